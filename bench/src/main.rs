@@ -1,0 +1,3 @@
+//! `sluice-bench`: arguments to meaning to one command.
+
+fn main() {}

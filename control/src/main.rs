@@ -1,0 +1,3 @@
+//! `sluice`: arguments to meaning to one command.
+
+fn main() {}

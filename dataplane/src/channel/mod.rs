@@ -1,0 +1,3 @@
+//! The channel between the control process and the dataplane.
+
+pub mod record;

@@ -1,0 +1,3 @@
+//! `sluice-dataplane`: arguments to meaning to one command.
+
+fn main() {}

@@ -1,0 +1,219 @@
+#![allow(unsafe_code)]
+//! Frame memory: one worker's arena of equal chunks, shared by all its NIC ports, and the move-only `Frame` that says
+//! who holds a chunk. A frame is in exactly one place: a burst, a driver's ring (as a raw chunk number), or the free
+//! list. Two ports of one worker therefore forward without copying.
+
+use std::io;
+
+use crate::segment::Region;
+
+/// Bytes kept free before a received packet, so that a header can be put in front (VLAN, virtio-net).
+pub const HEADROOM: usize = 256;
+
+/// A packet's place in frame memory. Not `Clone`: whoever has it owns the bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Frame {
+    chunk: u32,
+    start: u16,
+    len: u16,
+}
+
+impl Frame {
+    /// Packet length in bytes, from the Ethernet header on.
+    pub const fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// True for a frame just allocated and not yet filled.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+/// One worker's frames.
+#[derive(Debug)]
+pub struct FrameMemory {
+    region: Region,
+    chunk_size: usize,
+    count: usize,
+    free: Vec<u32>,
+}
+
+impl FrameMemory {
+    /// `count` frames of `chunk_size` bytes (a power of two from 2048 to 32768, as AF_XDP's UMEM wants), of which
+    /// `HEADROOM` come before the packet. Errors: InvalidInput for other sizes; ENOMEM.
+    pub fn new(count: usize, chunk_size: usize) -> io::Result<Self> {
+        let sound = chunk_size.is_power_of_two() && (2048..=32768).contains(&chunk_size);
+        if !sound || count == 0 || u32::try_from(count).is_err() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "frame size must be a power of two, 2048 to 32768"));
+        }
+        let bytes = count.checked_mul(chunk_size).ok_or(io::ErrorKind::OutOfMemory)?;
+        let region = Region::anonymous(bytes)?;
+        // Highest first, so that the first frames handed out are the lowest addresses: easier to read in dumps.
+        let free = (0..count as u32).rev().collect();
+        Ok(Self { region, chunk_size, count, free })
+    }
+
+    /// A free frame, empty, `HEADROOM` bytes into its chunk; `None` when all are in use.
+    pub fn alloc(&mut self) -> Option<Frame> {
+        let chunk = self.free.pop()?;
+        Some(Frame { chunk, start: HEADROOM as u16, len: 0 })
+    }
+
+    /// Takes a frame back.
+    pub fn free(&mut self, frame: Frame) {
+        debug_assert!(self.free.len() < self.count, "more frames freed than exist");
+        self.free.push(frame.chunk);
+    }
+
+    /// The packet's bytes.
+    pub fn bytes(&self, frame: &Frame) -> &[u8] {
+        let at = self.offset(frame.chunk, frame.start);
+        // SAFETY: every Frame is made by this module with start + len <= chunk_size and chunk < count, so the range
+        // lies in the region; only the holder of the Frame may write it, and it is borrowed here.
+        unsafe { std::slice::from_raw_parts(self.region.base().as_ptr().add(at), frame.len()) }
+    }
+
+    /// The packet's bytes, writable by the frame's holder.
+    #[allow(clippy::mut_from_ref, reason = "`frame` is move-only and borrowed mutably: it is the exclusive right")]
+    pub fn bytes_mut(&self, frame: &mut Frame) -> &mut [u8] {
+        let at = self.offset(frame.chunk, frame.start);
+        // SAFETY: in bounds as in `bytes`. Exclusive because `&mut Frame` of a move-only Frame is the only way to
+        // this chunk: no second Frame for it exists, and drivers hold raw chunks only while no Frame exists.
+        unsafe { std::slice::from_raw_parts_mut(self.region.base().as_ptr().add(at), frame.len()) }
+    }
+
+    /// Sets the packet's length, keeping its start; what is added holds whatever was there. `false` (and no change)
+    /// if it would not fit the chunk.
+    #[must_use]
+    pub fn set_len(&self, frame: &mut Frame, len: usize) -> bool {
+        let fits = frame.start as usize + len <= self.chunk_size;
+        if fits {
+            frame.len = len as u16;
+        }
+        fits
+    }
+
+    /// Moves the packet's first byte by `by` (negative: forward into the headroom), keeping its end. `false` (and no
+    /// change) if that would leave the chunk or pass the end.
+    #[must_use]
+    pub fn move_start(&self, frame: &mut Frame, by: isize) -> bool {
+        let start = frame.start as isize + by;
+        let len = frame.len as isize - by;
+        let fits = start >= 0 && len >= 0 && start + len <= self.chunk_size as isize;
+        if fits {
+            frame.start = start as u16;
+            frame.len = len as u16;
+        }
+        fits
+    }
+
+    /// A new frame holding a copy of `packet`; `None` when there is no free frame or the packet is too long for one.
+    pub fn copy_in(&mut self, packet: &[u8]) -> Option<Frame> {
+        if packet.len() > self.max_packet() {
+            return None;
+        }
+        let mut frame = self.alloc()?;
+        frame.len = packet.len() as u16;
+        self.bytes_mut(&mut frame).copy_from_slice(packet);
+        Some(frame)
+    }
+
+    /// The longest packet a fresh frame can hold.
+    pub const fn max_packet(&self) -> usize {
+        self.chunk_size - HEADROOM
+    }
+
+    /// Gives up the frame to a kernel or device ring: its chunk number, and the packet's offset in the whole region.
+    /// The chunk comes back by `from_raw`.
+    pub fn into_raw(&self, frame: Frame) -> RawFrame {
+        RawFrame { address: self.offset(frame.chunk, frame.start) as u64, len: frame.len as u32 }
+    }
+
+    /// Takes back a frame from a ring by the address (anywhere in the chunk) and length that the ring reports. `None`
+    /// if they do not lie in one chunk, which a sound peer never reports.
+    ///
+    /// The caller vouches that the chunk was given up by `into_raw` and not taken back since.
+    pub fn from_raw(&self, raw: RawFrame) -> Option<Frame> {
+        let address = usize::try_from(raw.address).ok()?;
+        let (chunk, start) = (address / self.chunk_size, address % self.chunk_size);
+        let len = raw.len as usize;
+        if chunk >= self.count || start + len > self.chunk_size {
+            return None;
+        }
+        Some(Frame { chunk: chunk as u32, start: start as u16, len: len as u16 })
+    }
+
+    /// Start of the arena, for registering it with a driver (XDP_UMEM_REG).
+    pub const fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// Bytes per frame, headroom included.
+    pub const fn chunk_size(&self) -> usize {
+        self.chunk_size
+    }
+
+    /// Frames in all.
+    pub const fn capacity(&self) -> usize {
+        self.count
+    }
+
+    /// Frames not in use.
+    pub fn available(&self) -> usize {
+        self.free.len()
+    }
+
+    const fn offset(&self, chunk: u32, start: u16) -> usize {
+        chunk as usize * self.chunk_size + start as usize
+    }
+}
+
+/// A frame as rings know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RawFrame {
+    /// Offset of the packet's first byte in the frame memory.
+    pub address: u64,
+    /// Packet length.
+    pub len: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_run_out_and_come_back() {
+        let mut memory = FrameMemory::new(2, 2048).unwrap();
+        let a = memory.copy_in(b"one").unwrap();
+        let b = memory.copy_in(b"two").unwrap();
+        assert!(memory.alloc().is_none());
+        assert_eq!((memory.bytes(&a), memory.bytes(&b)), (&b"one"[..], &b"two"[..]));
+        memory.free(a);
+        assert_eq!(memory.available(), 1);
+        memory.free(b);
+    }
+
+    #[test]
+    fn a_frame_survives_the_trip_through_a_ring_and_lies_are_refused() {
+        let mut memory = FrameMemory::new(2, 2048).unwrap();
+        let frame = memory.copy_in(b"packet").unwrap();
+        let raw = memory.into_raw(frame);
+        let frame = memory.from_raw(raw).unwrap();
+        assert_eq!(memory.bytes(&frame), b"packet");
+        assert!(memory.from_raw(RawFrame { address: 4096, len: 1 }).is_none());
+        assert!(memory.from_raw(RawFrame { address: 2040, len: 9 }).is_none());
+        memory.free(frame);
+    }
+
+    #[test]
+    fn start_and_length_stay_inside_the_chunk() {
+        let mut memory = FrameMemory::new(1, 2048).unwrap();
+        let mut frame = memory.copy_in(&[7; 100]).unwrap();
+        assert!(memory.move_start(&mut frame, -4) && frame.len() == 104);
+        assert!(!memory.move_start(&mut frame, -(HEADROOM as isize)));
+        assert!(!memory.move_start(&mut frame, 105));
+        assert!(!memory.set_len(&mut frame, 2048));
+        assert!(memory.set_len(&mut frame, 60) && frame.len() == 60);
+    }
+}

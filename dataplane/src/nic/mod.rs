@@ -1,0 +1,117 @@
+//! NIC ports: the driver contract, one file per driver.
+//!
+//! A driver gives one queue of one NIC port to one worker. What every driver must do:
+//! * `rx_burst` and `tx_burst` never block and never allocate; a worker with nothing to do waits on `wait_fd`.
+//! * A frame handed to `tx_burst` and accepted is the driver's until its memory is free again; the driver then frees
+//!   it into the worker's `FrameMemory` itself (at the next call). What is not accepted stays in `frames`, in order.
+//! * Nothing a peer or the kernel writes into a ring may cause a panic or an access outside the frame memory: what
+//!   does not fit is counted as an error and forgotten.
+//! * When the other side vanishes (interface deleted, peer closed) `rx_burst` gives nothing, `tx_burst` takes nothing
+//!   or counts, and `link()` says `Gone`; nothing panics.
+//! * The transport checksums of what `rx_burst` gives are complete: a driver that can receive packets whose checksum
+//!   its sender left to hardware (veth, tap) completes them, and counts them.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use arrayvec::ArrayVec;
+
+pub mod frame;
+
+/// A waiting worker's frame memory, free frames and rings.
+pub use frame::{Frame, FrameMemory};
+
+/// Most packets one turn of a worker handles from one queue. 64: two prefetch waves fill the core's outstanding-miss
+/// buffers, and a burst's headers still fit the first-level cache.
+pub const BURST: usize = 64;
+
+/// Up to one burst of frames.
+pub type Burst = ArrayVec<Frame, BURST>;
+
+/// One queue of one NIC port, owned by one worker.
+pub trait Driver: Send {
+    /// Appends up to the burst's remaining room of received frames, from `memory`.
+    fn rx_burst(&mut self, memory: &mut FrameMemory, frames: &mut Burst);
+
+    /// Sends frames from the front of `frames`; those the ring has no room for stay.
+    fn tx_burst(&mut self, memory: &mut FrameMemory, frames: &mut Burst);
+
+    /// Readable when packets wait to be received; `None` if the driver can only be polled.
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// What was opened, for the start-up line and for the steward's ARP.
+    fn info(&self) -> &DriverInfo;
+
+    /// Counters since open.
+    fn stats(&self) -> DriverStats;
+
+    /// Whether the other side is there.
+    fn link(&self) -> Link;
+}
+
+/// What a driver found when it opened its NIC port.
+#[derive(Clone, Debug)]
+pub struct DriverInfo {
+    /// Driver name as in the config: `af_xdp`, `af_packet`, `tap`, `memory`.
+    pub driver: &'static str,
+    /// Interface name, or the driver's own word for the other side.
+    pub interface: String,
+    /// What was chosen: copy or zero-copy, native or generic attach, ring sizes.
+    pub mode: String,
+    /// The station address frames to this port carry.
+    pub mac: crate::addr::Mac,
+    /// The other side's address where the driver knows it: a tap's kernel end. Needs no ARP.
+    pub peer_mac: Option<crate::addr::Mac>,
+    /// Largest IP packet the port sends, in bytes.
+    pub mtu: usize,
+}
+
+/// Counters of one queue. Errors are frames that could not be taken from or given to a ring for a reason other than
+/// a full ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DriverStats {
+    /// Frames received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Frames the kernel or peer reports lost because we did not take them in time, or had no free frame.
+    pub rx_missed: u64,
+    /// Frames refused: descriptor out of bounds, longer than a frame.
+    pub rx_errors: u64,
+    /// Frames whose partial checksum was completed.
+    pub rx_checksums_completed: u64,
+    /// Frames sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Frames the driver accepted but could not send.
+    pub tx_errors: u64,
+}
+
+/// State of the other side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// Carrier present.
+    Up,
+    /// Interface present, no carrier.
+    Down,
+    /// Interface or peer no longer exists.
+    Gone,
+}
+
+/// Why a NIC port could not be opened: what, where, and what to do next, in one line.
+#[derive(Debug, thiserror::Error)]
+#[error("NIC port {port}: {interface}: {what}; {advice}")]
+pub struct OpenError {
+    /// Name of the NIC port in the config.
+    pub port: String,
+    /// Interface name.
+    pub interface: String,
+    /// What happened.
+    pub what: String,
+    /// What to do next.
+    pub advice: String,
+    /// The system's error, where there was one.
+    #[source]
+    pub source: Option<io::Error>,
+}

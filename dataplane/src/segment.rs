@@ -1,0 +1,174 @@
+#![allow(unsafe_code)]
+//! Mapped memory: anonymous for one process's big tables and frames, or a sealed memfd to share with another.
+//!
+//! A `Region` is bytes; a `Slab<T>` is a region that holds plain old data of one type, zeroed at birth. Neither ever
+//! grows or moves, so raw rings and other processes may keep pointing into them.
+
+use std::io;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use bytemuck::{AnyBitPattern, NoUninit};
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+/// A mapping of this process, unmapped on drop.
+#[derive(Debug)]
+pub struct Region {
+    base: NonNull<u8>,
+    len: usize,
+    /// Present when the memory can be handed to another process.
+    memfd: Option<OwnedFd>,
+}
+
+// SAFETY: a Region owns its mapping and has no thread affinity; access through it is governed by whoever wraps it.
+unsafe impl Send for Region {}
+// SAFETY: as above; `&Region` gives only the base pointer and the length.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// `len` zeroed bytes (rounded up to whole pages), private to this process, on huge pages where the machine has
+    /// transparent ones to give. Errors: what mmap(2) says, in practice ENOMEM.
+    pub fn anonymous(len: usize) -> io::Result<Self> {
+        let len = page_align(len)?;
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a fresh anonymous mapping at an address the kernel chooses overlaps nothing.
+        let base = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, prot, MapFlags::PRIVATE)? };
+        // SAFETY: the range was just mapped and is ours; the advice changes no contents. It may fail where the kernel
+        // has no transparent huge pages: the memory is as good, only slower.
+        let _ = unsafe { rustix::mm::madvise(base, len, Advice::LinuxHugepage) };
+        Self::owning(base, len, None)
+    }
+
+    /// `len` zeroed bytes in a memfd that can neither shrink nor grow, to be handed to another process.
+    pub fn shared(name: &str, len: usize) -> io::Result<Self> {
+        let len = page_align(len)?;
+        let memfd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        rustix::fs::ftruncate(&memfd, len as u64)?;
+        rustix::fs::fcntl_add_seals(&memfd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        Self::map(memfd, len)
+    }
+
+    /// Maps what another process handed over. Refused (InvalidData) unless the file can no longer shrink, since a
+    /// shrinking file turns a read into SIGBUS, and unless it has exactly `len` bytes rounded up to pages.
+    pub fn adopt(memfd: OwnedFd, len: usize) -> io::Result<Self> {
+        let seals = rustix::fs::fcntl_get_seals(&memfd)?;
+        let size = rustix::fs::fstat(&memfd)?.st_size;
+        if !seals.contains(SealFlags::SHRINK) || u64::try_from(size).ok() != Some(page_align(len)? as u64) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "shared segment is unsealed or of another size"));
+        }
+        Self::map(memfd, page_align(len)?)
+    }
+
+    fn map(memfd: OwnedFd, len: usize) -> io::Result<Self> {
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address the kernel chooses; the file cannot shrink below `len` (sealed).
+        let base =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, &memfd, 0)? };
+        Self::owning(base, len, Some(memfd))
+    }
+
+    fn owning(base: *mut std::ffi::c_void, len: usize, memfd: Option<OwnedFd>) -> io::Result<Self> {
+        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap returned the null page"))?;
+        Ok(Self { base, len, memfd })
+    }
+
+    /// First byte; the mapping stays where it is for the Region's life.
+    pub const fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// Length in bytes, whole pages.
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never: a mapping has at least one page.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The memfd to hand over, for a shared region.
+    pub fn memfd(&self) -> Option<BorrowedFd<'_>> {
+        self.memfd.as_ref().map(AsFd::as_fd)
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: base and len are exactly what mmap gave, and nobody can use the Region after its drop.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+fn page_align(len: usize) -> io::Result<usize> {
+    len.max(1)
+        .checked_next_multiple_of(rustix::param::page_size())
+        .ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))
+}
+
+/// A fixed array of plain data in mapped memory: zeroed lazily by the kernel, on huge pages where possible.
+#[derive(Debug)]
+pub struct Slab<T> {
+    region: Region,
+    count: usize,
+    _items: PhantomData<T>,
+}
+
+impl<T: AnyBitPattern + NoUninit> Slab<T> {
+    /// `count` zeroed items. Errors: ENOMEM.
+    pub fn zeroed(count: usize) -> io::Result<Self> {
+        let bytes = count.checked_mul(size_of::<T>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { region: Region::anonymous(bytes)?, count, _items: PhantomData })
+    }
+
+    /// Bytes of address space taken.
+    pub const fn bytes(&self) -> usize {
+        self.region.len()
+    }
+}
+
+impl<T: AnyBitPattern + NoUninit> Deref for Slab<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: the region holds count * size_of::<T>() bytes at a page-aligned address (alignment of every T that
+        // is plain data is below a page), any bit pattern is a T, and `&self` allows shared reads only.
+        unsafe { std::slice::from_raw_parts(self.region.base.cast().as_ptr(), self.count) }
+    }
+}
+
+impl<T: AnyBitPattern + NoUninit> DerefMut for Slab<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`; `&mut self` is the only access, since the region is private to this Slab.
+        unsafe { std::slice::from_raw_parts_mut(self.region.base.cast().as_ptr(), self.count) }
+    }
+}
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slab_is_zeroed_and_keeps_what_is_written() {
+        let mut slab = Slab::<u64>::zeroed(100_000).unwrap();
+        assert!(slab.iter().all(|&x| x == 0));
+        slab[99_999] = 7;
+        assert_eq!(slab[99_999], 7);
+    }
+
+    #[test]
+    fn a_shared_region_is_seen_by_its_adopter_and_refuses_other_sizes() {
+        let region = Region::shared("sluice-test", 8192).unwrap();
+        let fd = || region.memfd().unwrap().try_clone_to_owned().unwrap();
+        let other = Region::adopt(fd(), 8192).unwrap();
+        // SAFETY: both mappings are alive and at least one page long; nobody else writes.
+        unsafe {
+            region.base().as_ptr().write(42);
+            assert_eq!(other.base().as_ptr().read(), 42);
+        }
+        assert!(Region::adopt(fd(), 16384).is_err());
+    }
+}

@@ -1,0 +1,98 @@
+//! What becomes of a packet. A verdict is a value, never an error; every drop has a name, a sentence and a counter.
+
+use crate::index::NextHopIndex;
+
+/// The fate of one packet, decided in `parse` or `lookup` and carried out in `nat` and `tx`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send to this next hop, rewritten if a flow said so.
+    Forward(NextHopIndex),
+    /// Hand to the host's own network stack by the host port.
+    Punt,
+    /// Hand to the steward: ARP, or a packet whose next hop has to be resolved first.
+    Steward,
+    /// Answer with an ICMP error built from this packet.
+    Reject(Rejection),
+    /// Forget it, for this reason.
+    Drop(DropReason),
+}
+
+/// Which ICMP error answers a rejected packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// No endpoint, or a port that the cluster IP does not have (RJ-1: type 3, code 3).
+    PortUnreachable,
+    /// The packet's time to live ended here (TTL-1: type 11, code 0).
+    TimeExceeded,
+}
+
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $name:ident $text:literal $sentence:literal,)*) => {
+        /// Why a packet was dropped. The table below is the only place that lists them.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum DropReason { $(#[doc = $sentence] $name,)* }
+
+        impl DropReason {
+            /// Every reason, in counter order.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The counter's name.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// One sentence for the operator.
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$name => $sentence,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    Truncated "truncated" "The frame ends before the header that its previous header announces.",
+    BadIpHeader "bad-ip-header" "IPv4 version, header length or total length contradict each other or the frame.",
+    BadIpChecksum "bad-ip-checksum" "The IPv4 header checksum is wrong.",
+    BadTransportHeader "bad-transport-header" "The TCP or UDP header contradicts itself or the packet's length.",
+    BadSource "bad-source" "The source address cannot send: multicast, broadcast, loopback or unspecified.",
+    UnknownEtherType "unknown-ethertype" "Neither IPv4 nor ARP, and there is no host port to give it to.",
+    NotForUs "not-for-us" "A unicast frame for another station's MAC address.",
+    Multicast "multicast" "Multicast or broadcast IP traffic, and there is no host port to give it to.",
+    Fragment "fragment" "A fragment of a Service packet: its ports are unknown.",
+    UnsupportedProtocol "unsupported-protocol" "A protocol Services do not carry, addressed to a Service address.",
+    NoLocalEndpoint "no-local-endpoint" "The traffic policy is Local and no endpoint is on this node (VD-2, VD-3).",
+    UnallocatedServiceAddress "unallocated-service-address" "Inside a Service range, but no Service has this address (VD-5).",
+    InvalidTcp "invalid-tcp" "A TCP packet that opens no flow and belongs to none.",
+    FlowTableFull "flow-table-full" "No flow could be opened: the flow table is full.",
+    SnatPortsExhausted "snat-ports-exhausted" "No flow could be opened: every source port toward this endpoint is in use.",
+    BackendGone "backend-gone" "The flow's endpoint was removed and the protocol cannot move to another.",
+    IcmpErrorWithoutFlow "icmp-error-without-flow" "An ICMP error that quotes a packet of no flow we know.",
+    NoRoute "no-route" "No route leads to the destination.",
+    TtlExpired "ttl-expired" "The time to live ended here and may not be answered.",
+    NeighbourPending "neighbour-pending" "The next hop's MAC address is not known yet and its waiting queue is full.",
+    NeighbourUnreachable "neighbour-unreachable" "The next hop does not answer ARP.",
+    RejectRateLimited "reject-rate-limited" "An ICMP error was due, but its rate limit is used up (RJ-3).",
+    RejectForbidden "reject-forbidden" "An ICMP error was due, but must not answer this packet (RJ-4).",
+    NoHostPort "no-host-port" "For the node itself, but no host port is configured.",
+    StewardQueueFull "steward-queue-full" "The steward's queue is full.",
+    HandoverQueueFull "handover-queue-full" "The owning worker's queue is full.",
+    NoFrame "no-frame" "No free frame to receive into or to build an answer in.",
+    TooBig "too-big" "Larger than the outgoing NIC port can send.",
+    TxFull "tx-full" "The outgoing ring is full.",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_name_and_counter() {
+        let names: std::collections::BTreeSet<_> = DropReason::ALL.iter().map(|r| r.name()).collect();
+        assert_eq!(names.len(), DropReason::ALL.len());
+        for (i, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, i);
+            assert!(reason.sentence().ends_with('.'));
+        }
+    }
+}

@@ -10,6 +10,8 @@
 pub mod parse;
 /// What `nat` does.
 pub mod nat;
+/// What answers a rejected packet.
+pub mod reject;
 
 /// What becomes of a packet.
 pub mod verdict;
@@ -23,6 +25,8 @@ pub mod addr;
 pub mod index;
 /// Coarse time.
 pub mod tick;
+/// Protocol headers as bytes.
+pub mod wire;
 
 /// NIC ports and their drivers.
 pub mod nic;

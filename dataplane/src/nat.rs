@@ -5,7 +5,7 @@
 
 use crate::addr::{FlowKey, Mac, Protocol};
 use crate::parse::{Fragment, Packet};
-use crate::wire::{Ethernet, checksum, tcp, udp};
+use crate::wire::{Ethernet, checksum, ipv4, tcp, udp};
 
 /// What a flow does to a packet in one direction: the key the packet leaves with, and the checksum deltas from the key
 /// it came with (RFC 1624, ones-complement sums to add).
@@ -32,22 +32,17 @@ pub fn deltas(from: &FlowKey, to: &FlowKey) -> (u16, u16) {
     )
 }
 
-// Where a header's fields lie, from its start.
-const TTL: usize = 8;
-const IP_CHECKSUM: usize = 10;
-const ADDRESSES: usize = 12;
-
 /// Writes addresses and ports into the frame that `parse` proved `packet` of, and updates its checksums. Later fragments
 /// and a first fragment without its whole transport header carry no ports: only their addresses change. ICMP and other
 /// protocols likewise: their checksums do not cover addresses.
 #[inline]
 pub fn rewrite(bytes: &mut [u8], packet: &Packet, rewrite: &Rewrite) {
-    let Some(header) = fixed_header::<20>(bytes, packet.l3, packet.end) else {
+    let Some(header) = fixed_header::<{ ipv4::HEADER_LEN }>(bytes, packet.l3, packet.end) else {
         return;
     };
-    header[ADDRESSES..ADDRESSES + 4].copy_from_slice(&rewrite.to.src);
-    header[ADDRESSES + 4..ADDRESSES + 8].copy_from_slice(&rewrite.to.dst);
-    update(header, IP_CHECKSUM, |checksum| {
+    header[ipv4::SRC..ipv4::SRC + 4].copy_from_slice(&rewrite.to.src);
+    header[ipv4::DST..ipv4::DST + 4].copy_from_slice(&rewrite.to.dst);
+    update(header, ipv4::CHECKSUM, |checksum| {
         checksum::apply(checksum, rewrite.l3_delta)
     });
 
@@ -80,15 +75,15 @@ pub fn rewrite(bytes: &mut [u8], packet: &Packet, rewrite: &Rewrite) {
 /// Takes one from the time to live (TTL-1). One that is 0 stays 0: `lookup` answers or drops those that may not go on.
 #[inline]
 pub fn decrement_ttl(bytes: &mut [u8], packet: &Packet) {
-    let Some(header) = fixed_header::<20>(bytes, packet.l3, packet.end) else {
+    let Some(header) = fixed_header::<{ ipv4::HEADER_LEN }>(bytes, packet.l3, packet.end) else {
         return;
     };
-    if header[TTL] == 0 {
+    if header[ipv4::TTL] == 0 {
         return;
     }
-    header[TTL] -= 1;
+    header[ipv4::TTL] -= 1;
     // The time to live is the high byte of its word, so the header's sum shrinks by 0x0100.
-    update(header, IP_CHECKSUM, |checksum| {
+    update(header, ipv4::CHECKSUM, |checksum| {
         checksum::apply(checksum, negate(0x0100))
     });
 }
@@ -213,7 +208,7 @@ mod tests {
             rewrite(&mut frame, &packet, &there);
             let difference = checksum::delta(&right[at..at + 2], &frame[at..at + 2]);
             prop_assert_eq!(difference, error);
-            frame[at..at + 2].copy_from_slice(&right[at..at + 2].to_vec());
+            frame[at..at + 2].copy_from_slice(&right[at..at + 2]);
             prop_assert_eq!(frame, right, "nothing but the checksum differs");
         }
 

@@ -171,7 +171,7 @@ mod tests {
     use crate::addr::Port;
     use crate::wire::samples::{STATION, Sample, any_sample, fix_ip_checksum};
 
-    /// A UDP frame, changed at one byte of the IP header or before; the header's checksum is right.
+    /// A UDP frame with one byte of its IP header changed and the header's checksum made right again.
     fn udp_with(at: usize, value: u8) -> Vec<u8> {
         let mut frame = Sample::of(Protocol::UDP).frame();
         frame[at] = value;
@@ -304,10 +304,12 @@ mod tests {
         frame[24] ^= 1;
         assert_eq!(parse(&frame, STATION), Parsed::Drop(DropReason::BadIpChecksum));
         for (at, value) in [(14, 0x55), (14, 0x44), (14, 0x4f), (17, 19), (17, 200)] {
+            let mut frame = Sample::of(Protocol::UDP).frame();
+            frame[at] = value;
             assert_eq!(
-                parse(&udp_with(at, value), STATION),
+                parse(&frame, STATION),
                 Parsed::Drop(DropReason::BadIpHeader),
-                "{at}={value}"
+                "byte {at} is {value}"
             );
         }
         assert_eq!(parse(&frame[..33], STATION), Parsed::Drop(DropReason::Truncated));

@@ -192,7 +192,7 @@ impl<T: AsRef<[u8]>> fmt::Display for Icmp<T> {
 mod tests {
     use super::*;
 
-    const ECHO: [u8; 11] = [8, 0, 0x33, 0x97, 0x12, 0x34, 0x00, 0x01, b'a', b'b', b'c'];
+    const ECHO: [u8; 11] = [8, 0, 0x21, 0x68, 0x12, 0x34, 0x00, 0x01, b'a', b'b', b'c'];
 
     #[test]
     fn the_bytes_of_an_echo_request_read_as_its_fields() {

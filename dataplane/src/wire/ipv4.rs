@@ -13,15 +13,20 @@ mod field {
     pub(super) const TOTAL_LEN: usize = 2;
     pub(super) const IDENT: usize = 4;
     pub(super) const FRAGMENT: usize = 6;
-    pub(super) const TTL: usize = 8;
     pub(super) const PROTOCOL: usize = 9;
-    pub(super) const CHECKSUM: usize = 10;
-    pub(super) const SRC: usize = 12;
-    pub(super) const DST: usize = 16;
 }
 
 /// Bytes of a header without options.
 pub const HEADER_LEN: usize = 20;
+
+/// Where the time to live lies in the header.
+pub const TTL: usize = 8;
+/// Where the checksum lies in the header.
+pub const CHECKSUM: usize = 10;
+/// Where the source address lies in the header.
+pub const SRC: usize = 12;
+/// Where the destination address lies in the header.
+pub const DST: usize = 16;
 
 const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
@@ -112,7 +117,7 @@ impl<T: AsRef<[u8]>> Ipv4<T> {
     /// Time to live.
     #[inline]
     pub fn ttl(&self) -> u8 {
-        self.bytes.as_ref()[field::TTL]
+        self.bytes.as_ref()[TTL]
     }
 
     /// What `payload` is.
@@ -124,19 +129,19 @@ impl<T: AsRef<[u8]>> Ipv4<T> {
     /// The header checksum as carried.
     #[inline]
     pub fn checksum(&self) -> u16 {
-        be16(self.bytes.as_ref(), field::CHECKSUM)
+        be16(self.bytes.as_ref(), CHECKSUM)
     }
 
     /// Source address.
     #[inline]
     pub fn src(&self) -> Ipv4Addr {
-        Ipv4Addr::from(array::<4>(self.bytes.as_ref(), field::SRC))
+        Ipv4Addr::from(array::<4>(self.bytes.as_ref(), SRC))
     }
 
     /// Destination address.
     #[inline]
     pub fn dst(&self) -> Ipv4Addr {
-        Ipv4Addr::from(array::<4>(self.bytes.as_ref(), field::DST))
+        Ipv4Addr::from(array::<4>(self.bytes.as_ref(), DST))
     }
 
     /// Options with their padding; usually empty.
@@ -196,25 +201,25 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Ipv4<T> {
     /// Sets the time to live.
     #[inline]
     pub fn set_ttl(&mut self, ttl: u8) {
-        self.bytes.as_mut()[field::TTL] = ttl;
+        self.bytes.as_mut()[TTL] = ttl;
     }
 
     /// Sets the source address.
     #[inline]
     pub fn set_src(&mut self, src: Ipv4Addr) {
-        put(self.bytes.as_mut(), field::SRC, src.octets());
+        put(self.bytes.as_mut(), SRC, src.octets());
     }
 
     /// Sets the destination address.
     #[inline]
     pub fn set_dst(&mut self, dst: Ipv4Addr) {
-        put(self.bytes.as_mut(), field::DST, dst.octets());
+        put(self.bytes.as_mut(), DST, dst.octets());
     }
 
     /// Sets the checksum as given: by difference, when a header in flight changes.
     #[inline]
     pub fn set_checksum(&mut self, checksum: u16) {
-        put(self.bytes.as_mut(), field::CHECKSUM, checksum.to_be_bytes());
+        put(self.bytes.as_mut(), CHECKSUM, checksum.to_be_bytes());
     }
 
     /// Computes and sets the checksum: for a packet that is built here, never for one in flight.

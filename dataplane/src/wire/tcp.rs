@@ -136,6 +136,7 @@ impl<T: AsRef<[u8]>> Tcp<T> {
     }
 
     fn covered_sum(&self, src: Ipv4Addr, dst: Ipv4Addr) -> u16 {
+        // An IP packet carries fewer than 65,536 bytes.
         let bytes = self.bytes.as_ref();
         checksum::add(
             checksum::pseudo_header(src, dst, Protocol::TCP, bytes.len() as u16),
@@ -245,8 +246,8 @@ mod tests {
     const SRC: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
     const DST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
     const BYTES: [u8; 23] = [
-        0xc0, 0x01, 0x00, 0x50, 0x00, 0x00, 0x00, 0x07, 0x00, 0x00, 0x00, 0x09, 0x50, 0x18, 0x01, 0x00, 0x58,
-        0xfd, 0x00, 0x00, b'a', b'b', b'c',
+        0xc0, 0x01, 0x00, 0x50, 0x00, 0x00, 0x00, 0x07, 0x00, 0x00, 0x00, 0x09, 0x50, 0x18, 0x01, 0x00, 0x16,
+        0x03, 0x00, 0x00, b'a', b'b', b'c',
     ];
 
     #[test]

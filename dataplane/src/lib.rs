@@ -14,6 +14,9 @@ pub mod nat;
 /// What becomes of a packet.
 pub mod verdict;
 
+/// What the steward builds and every worker reads.
+pub mod tables;
+
 /// The channel to the control process.
 pub mod channel;
 

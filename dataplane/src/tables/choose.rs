@@ -12,7 +12,10 @@ use crate::index::{BackendIndex, ServicePortIndex};
 /// The hash of a client that `Tables::choose` takes; equal on every gateway, so that Maglev's choice is. With port 0
 /// it names the client's address alone.
 pub const fn client_hash(address: [u8; 4], port: Port) -> u64 {
-    hash((u32::from_be_bytes(address) as u64) << 16 | port.number() as u64, 3)
+    hash(
+        (u32::from_be_bytes(address) as u64) << 16 | port.number() as u64,
+        3,
+    )
 }
 
 /// How many endpoints least-connections compares, from a random one on: a new flow costs the same in a set of
@@ -117,7 +120,9 @@ impl Picker {
             (Algorithm::Maglev, _) => {
                 let slots = set.maglev();
                 // Hashed once more: callers may hand a hash whose high bits say little.
-                slots.get(reduce(hash(client, 5), slots.len())).map_or(0, |&position| position as usize)
+                slots
+                    .get(reduce(hash(client, 5), slots.len()))
+                    .map_or(0, |&position| position as usize)
             }
         };
         backends.get(position).copied()

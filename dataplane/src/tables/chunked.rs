@@ -11,7 +11,9 @@ pub(super) struct Chunked<T, const N: usize> {
 
 impl<T, const N: usize> Clone for Chunked<T, N> {
     fn clone(&self) -> Self {
-        Self { chunks: Arc::clone(&self.chunks) }
+        Self {
+            chunks: Arc::clone(&self.chunks),
+        }
     }
 }
 
@@ -71,7 +73,10 @@ mod tests {
         new.set(5, 50);
         new.set(6, 60);
         assert_eq!(new.unshared(&old), 1);
-        assert_eq!((old.get(5), new.get(5), new.get(7)), (Some(&5), Some(&50), Some(&7)));
+        assert_eq!(
+            (old.get(5), new.get(5), new.get(7)),
+            (Some(&5), Some(&50), Some(&7))
+        );
     }
 
     #[test]
@@ -79,7 +84,10 @@ mod tests {
         let mut array = Chunked::<u32, 4>::new();
         assert_eq!(array.get(0), None);
         array.set(9, 9);
-        assert_eq!((array.get(0), array.get(9), array.get(12)), (Some(&0), Some(&9), None));
+        assert_eq!(
+            (array.get(0), array.get(9), array.get(12)),
+            (Some(&0), Some(&9), None)
+        );
         assert_eq!(array.iter().count(), 12);
     }
 }

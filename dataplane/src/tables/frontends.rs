@@ -61,7 +61,10 @@ struct Slot {
 impl Slot {
     const FREE: Self = Self {
         key: FrontendKey(0),
-        frontend: Frontend { service_port: ServicePortIndex(0), kind: FrontendKind::ClusterIp },
+        frontend: Frontend {
+            service_port: ServicePortIndex(0),
+            kind: FrontendKind::ClusterIp,
+        },
     };
 }
 
@@ -81,7 +84,9 @@ pub(super) struct FrontendTable {
 impl FrontendTable {
     pub(super) fn new() -> Self {
         let none: Arc<[Line]> = Arc::new([]);
-        Self { shards: Arc::new(std::array::from_fn(|_| Arc::clone(&none))) }
+        Self {
+            shards: Arc::new(std::array::from_fn(|_| Arc::clone(&none))),
+        }
     }
 
     /// The row under `key`.
@@ -122,7 +127,10 @@ impl FrontendTable {
     pub(super) fn edit(&mut self, changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>) {
         let mut by_shard = BTreeMap::<usize, Vec<_>>::new();
         for (key, frontend) in changes {
-            by_shard.entry(shard_of(hash(key.0, 0))).or_default().push((key, frontend));
+            by_shard
+                .entry(shard_of(hash(key.0, 0)))
+                .or_default()
+                .push((key, frontend));
         }
         for (shard, changes) in by_shard {
             let lines = &self.shards[shard];
@@ -146,7 +154,11 @@ impl FrontendTable {
     /// How many shards this table and `other` do not share.
     #[cfg(test)]
     pub(super) fn unshared(&self, other: &Self) -> usize {
-        self.shards.iter().zip(other.shards.iter()).filter(|(a, b)| !Arc::ptr_eq(a, b)).count()
+        self.shards
+            .iter()
+            .zip(other.shards.iter())
+            .filter(|(a, b)| !Arc::ptr_eq(a, b))
+            .count()
     }
 }
 
@@ -155,7 +167,10 @@ const fn shard_of(hash: u64) -> usize {
 }
 
 fn rows(lines: &[Line]) -> impl Iterator<Item = &Slot> {
-    lines.iter().flat_map(|line| line.0.iter()).filter(|slot| slot.key != Slot::FREE.key)
+    lines
+        .iter()
+        .flat_map(|line| line.0.iter())
+        .filter(|slot| slot.key != Slot::FREE.key)
 }
 
 fn build(rows: &BTreeMap<FrontendKey, Frontend>) -> Arc<[Line]> {

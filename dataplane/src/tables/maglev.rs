@@ -9,15 +9,24 @@ use super::hash::hash;
 /// that shares differ by at most 1 %. Sizes are a factor of four apart because flows move when the size changes: that
 /// happens only where a set outgrows a step. The last size bounds a table to 2 MiB and a build to some tens of
 /// milliseconds; sets beyond it trade evenness for that (16 slots per backend at the very end).
-const SIZES: [(usize, usize); 6] =
-    [(10, 1_009), (40, 4_001), (160, 16_001), (640, 65_537), (2_560, 262_147), (usize::MAX, 1_048_583)];
+const SIZES: [(usize, usize); 6] = [
+    (10, 1_009),
+    (40, 4_001),
+    (160, 16_001),
+    (640, 65_537),
+    (2_560, 262_147),
+    (usize::MAX, 1_048_583),
+];
 
 /// Slots of the table for so many backends; none where there is nothing to choose.
 pub(super) fn size(backends: usize) -> usize {
     if backends < 2 {
         return 0;
     }
-    SIZES.iter().find(|(most, _)| backends <= *most).map_or(0, |&(_, size)| size)
+    SIZES
+        .iter()
+        .find(|(most, _)| backends <= *most)
+        .map_or(0, |&(_, size)| size)
 }
 
 /// The identity of a backend on every gateway.
@@ -34,7 +43,12 @@ pub(super) fn table(backends: &[u64]) -> Vec<u16> {
     }
     let mut walks: Vec<(usize, usize)> = backends
         .iter()
-        .map(|&id| ((hash(id, 1) % size as u64) as usize, 1 + (hash(id, 2) % (size as u64 - 1)) as usize))
+        .map(|&id| {
+            (
+                (hash(id, 1) % size as u64) as usize,
+                1 + (hash(id, 2) % (size as u64 - 1)) as usize,
+            )
+        })
         .collect();
     let mut table = vec![FREE; size];
     let mut left = size;
@@ -61,14 +75,22 @@ mod tests {
     use super::*;
 
     fn identities(count: usize) -> Vec<u64> {
-        (0..count).map(|i| identity([10, 1, (i >> 8) as u8, i as u8], 8080)).collect()
+        (0..count)
+            .map(|i| identity([10, 1, (i >> 8) as u8, i as u8], 8080))
+            .collect()
     }
 
     #[test]
     fn every_table_size_is_a_prime_of_at_least_a_hundred_slots_per_backend() {
         for (most, size) in SIZES {
-            assert!((2..).take_while(|d| d * d <= size).all(|d| size % d != 0), "{size} is not prime");
-            assert!(most == usize::MAX || size >= 100 * most, "{size} is too small for {most}");
+            assert!(
+                (2..).take_while(|d| d * d <= size).all(|d| size % d != 0),
+                "{size} is not prime"
+            );
+            assert!(
+                most == usize::MAX || size >= 100 * most,
+                "{size} is too small for {most}"
+            );
         }
         assert_eq!((size(0), size(1), size(2), size(11)), (0, 0, 1_009, 4_001));
     }

@@ -27,14 +27,21 @@ mod choose;
 mod maglev;
 mod backend;
 
+mod rows;
+mod check;
+mod build;
+
 mod chunked;
 mod hash;
 mod prefetch;
 
 pub use backend::{Backend, BackendState};
+pub use build::TablesBuilder;
+pub use check::Refusal;
 pub use choose::{Picker, client_hash};
 pub use frontends::Frontend;
 pub use limits::TableLimits;
+pub use rows::TablesUsed;
 pub use service_port::{EndpointSet, EndpointSetKind, ServicePort};
 
 use backend::SlotState;
@@ -153,7 +160,9 @@ impl Tables {
     /// What became of the backend that had this slot in this generation of the slot: one word read.
     #[inline]
     pub fn backend_state(&self, index: BackendIndex, generation: u32) -> BackendState {
-        self.states.get(index.get()).map_or(BackendState::Gone, |state| state.of(generation))
+        self.states
+            .get(index.get())
+            .map_or(BackendState::Gone, |state| state.of(generation))
     }
 
     /// The backend for a new flow to this service port, by its algorithm; `client` is `client_hash`, `pick` the
@@ -166,16 +175,25 @@ impl Tables {
         pick: &mut Picker,
     ) -> Option<BackendIndex> {
         let row = self.service_port(service_port)?;
-        let generation = |slot: BackendIndex| self.states.get(slot.get()).map_or(0, |state| state.generation());
-        pick.choose(row.record.algorithm, service_port, row.set(set), client, generation)
+        let generation =
+            |slot: BackendIndex| self.states.get(slot.get()).map_or(0, |state| state.generation());
+        pick.choose(
+            row.record.algorithm,
+            service_port,
+            row.set(set),
+            client,
+            generation,
+        )
     }
 
     /// An estimate of the memory these tables hold, counting what they share with other generations. Walks all of
     /// them: for reports, not for packets.
     pub fn bytes(&self) -> usize {
         let arc = 2 * size_of::<usize>();
-        let service_ports: usize =
-            self.service_ports().map(|row| arc + size_of::<ServicePort>() + row.bytes()).sum();
+        let service_ports: usize = self
+            .service_ports()
+            .map(|row| arc + size_of::<ServicePort>() + row.bytes())
+            .sum();
         size_of::<Self>()
             + self.networks.bytes()
             + self.frontends.bytes()
@@ -188,6 +206,8 @@ impl Tables {
 
 impl std::fmt::Debug for Tables {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tables").field("generation", &self.generation).finish_non_exhaustive()
+        f.debug_struct("Tables")
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
     }
 }

@@ -80,7 +80,10 @@ mod tests {
     use super::*;
 
     fn pods(networks: &[&str]) -> Networks {
-        let rows: Vec<_> = networks.iter().map(|n| (NetworkKind::PodRange, n.parse().unwrap())).collect();
+        let rows: Vec<_> = networks
+            .iter()
+            .map(|n| (NetworkKind::PodRange, n.parse().unwrap()))
+            .collect();
         Networks::new(rows.iter())
     }
 

@@ -54,7 +54,10 @@ pub struct EndpointSet {
 
 impl EndpointSet {
     pub(super) fn new(backends: Vec<BackendIndex>, maglev: Vec<u16>) -> Self {
-        Self { backends: backends.into(), maglev: maglev.into() }
+        Self {
+            backends: backends.into(),
+            maglev: maglev.into(),
+        }
     }
 
     /// The set nobody can choose from.

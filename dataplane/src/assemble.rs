@@ -73,6 +73,7 @@ impl Dataplane {
             service_ports: config.tables.service_ports as u32,
             frontends: config.tables.frontends as u32,
             backends: config.tables.backends as u32,
+            ..TableLimits::default()
         };
         let ranges: Vec<RangeInclusive<u16>> = config.snat.ports.iter().map(|r| r.0.clone()).collect();
         let steering = Steering::new(config.workers.count, ranges);

@@ -39,9 +39,6 @@ pub mod steering;
 /// Letters between threads.
 pub mod mailbox;
 
-/// What the steward builds and every worker reads.
-pub mod tables;
-
 /// The channel to the control process.
 pub mod channel;
 /// Counter pages.

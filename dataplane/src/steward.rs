@@ -124,7 +124,7 @@ impl Steward {
             }
             Event::DumpRequest => {
                 let generation = self.builder.generation();
-                self.server.dump(generation, self.builder.records().cloned().collect());
+                self.server.dump(generation, self.builder.records().collect());
             }
             Event::Disconnected => log::info!("control has gone; packets go on as the tables stand"),
         }

@@ -174,7 +174,7 @@ impl Worker {
             flows: parts.flows,
             snat_ports: parts.snat_ports,
             picker: parts.picker,
-            limiter: RateLimiter::default(),
+            limiter: RateLimiter::new(Tick::now()),
             counters: parts.counters,
             rung: 0,
             ring_steward: false,
@@ -334,8 +334,8 @@ impl Worker {
             _ => shared.network.source_address(port).ok_or(DropReason::NoRoute)?,
         };
         // The node itself is exempt from the limit, as it is in Linux.
-        if !shared.network.is_own(packet.key.src) && !self.limiter.allow(packet.key.src.into(), tick) {
-            return Err(DropReason::RejectRateLimited);
+        if !shared.network.is_own(packet.key.src) {
+            self.limiter.take(packet.key.src.into(), tick)?;
         }
         let mut answer = self.memory.alloc().ok_or(DropReason::NoFrame)?;
         let room = self.memory.max_packet();

@@ -68,6 +68,11 @@ impl TablesBuilder {
         &self.tables
     }
 
+    /// Generation of the tables built last.
+    pub fn generation(&self) -> Generation {
+        self.tables.generation
+    }
+
     /// Every acknowledged record, each after those it refers to: put in this order, they make the same tables.
     pub fn records(&self) -> impl Iterator<Item = Record> {
         self.rows.records()

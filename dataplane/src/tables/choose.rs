@@ -56,6 +56,11 @@ impl Picker {
         hash(self.random, 4)
     }
 
+    /// Any number, for whoever else needs one that an outsider cannot guess.
+    pub fn random(&mut self) -> u64 {
+        self.next()
+    }
+
     /// A flow to this backend was opened. Needed for least-connections service ports only.
     pub fn opened(&mut self, backend: BackendIndex, generation: u32) {
         if let Some(slot) = self.live.get_mut(backend.get()) {

@@ -13,6 +13,8 @@ pub mod nat;
 
 /// What becomes of a packet.
 pub mod verdict;
+/// One worker's flows.
+pub mod conntrack;
 
 /// The channel to the control process.
 pub mod channel;
@@ -28,3 +30,5 @@ pub mod tick;
 pub mod nic;
 /// Mapped memory.
 pub mod segment;
+/// A hint to the processor.
+pub mod prefetch;

@@ -39,6 +39,9 @@ pub mod steering;
 /// Letters between threads.
 pub mod mailbox;
 
+/// Counters of every worker.
+pub mod counters;
+
 /// The channel to the control process.
 pub mod channel;
 /// Counter pages.

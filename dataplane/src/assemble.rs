@@ -6,11 +6,12 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crate::channel::server::{BindError, Server, ServerOptions};
+use crate::channel::BindError;
+use crate::channel::server::{Server, ServerOptions};
 use crate::config::{self, Config, DriverKind, Idle, Role};
 use crate::conntrack::ports::{PortPool, PortPoolConfig};
 use crate::conntrack::{FlowConfig, Flows, HashKey, Timeouts};
-use crate::counters::{CounterId, WorkerCounters};
+use crate::counters::CounterId;
 use crate::index::{NicPortIndex, WorkerIndex};
 use crate::lookup::LookupOptions;
 use crate::mailbox::Mailbox;
@@ -68,7 +69,7 @@ impl Dataplane {
     pub fn open(config: &Config) -> Result<Self, StartError> {
         // The channel first: another dataplane on the same socket must be noticed before a NIC port is touched.
         let options = ServerOptions { workers: usize::from(config.workers.count), ..ServerOptions::default() };
-        let server = Server::bind(&config.channel.socket, options)?;
+        let mut server = Server::bind(&config.channel.socket, options)?;
         let limits = TableLimits {
             service_ports: config.tables.service_ports as u32,
             frontends: config.tables.frontends as u32,
@@ -80,15 +81,16 @@ impl Dataplane {
         let tables = Arc::new(Tables::empty());
         let mut workers = Vec::new();
         let mut infos: Vec<DriverInfo> = Vec::new();
-        for index in (0..config.workers.count).map(WorkerIndex) {
+        let pages = server.take_counters();
+        for (index, mut counters) in (0..config.workers.count).map(WorkerIndex).zip(pages) {
             let (memory, drivers) = open_ports(config, index)?;
             if index.0 == 0 {
                 infos = drivers.iter().flatten().map(|d| d.info().clone()).collect();
             }
             let flows = open_flows(config)?;
             let snat_ports = open_snat_ports(config, &steering, index)?;
-            let counters = server.worker_counters(index);
-            account(config, index, &memory, &flows, &counters);
+            account(config, index, &memory, &flows);
+            counters.set(CounterId::FLOWS_LIMIT, config.flows.capacity as u64);
             let seed = HashKey::random().map_err(resources("random numbers"))?.seed();
             workers.push(Worker::new(WorkerParts {
                 index,
@@ -184,13 +186,12 @@ fn open_snat_ports(config: &Config, steering: &Steering, worker: WorkerIndex) ->
 }
 
 /// One line per worker: what its capacities cost.
-fn account(config: &Config, worker: WorkerIndex, memory: &FrameMemory, flows: &Flows, counters: &WorkerCounters) {
+fn account(config: &Config, worker: WorkerIndex, memory: &FrameMemory, flows: &Flows) {
     const MIB: f64 = 1_048_576.0;
     let frames = (memory.capacity() * memory.chunk_size()) as f64 / MIB;
     let table = flows.bytes() as f64 / MIB;
     let capacity = config.flows.capacity;
     log::info!("worker {}: {capacity} flows in {table:.1} MiB, {} frames in {frames:.1} MiB", worker.0, memory.capacity());
-    counters.set(CounterId::FlowsLimit, capacity as u64);
 }
 
 fn network(config: &Config, infos: &[DriverInfo]) -> Network {

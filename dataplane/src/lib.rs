@@ -44,8 +44,6 @@ pub mod counters;
 
 /// The channel to the control process.
 pub mod channel;
-/// Counter pages.
-pub mod counters;
 /// The non-packet thread.
 #[cfg(feature = "nic")]
 pub mod steward;

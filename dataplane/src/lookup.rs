@@ -64,6 +64,8 @@ pub struct Lookup<'a> {
     pub picker: &'a mut Picker,
     /// Switches.
     pub options: LookupOptions,
+    /// Flows opened by this burst, for the counters.
+    pub opened: u64,
     /// Coarse time.
     pub tick: Tick,
 }
@@ -302,7 +304,10 @@ impl Lookup<'_> {
             l4_delta,
             flags,
         };
-        self.flows.open(&new, self.tick)
+        let index = self.flows.open(&new, self.tick)?;
+        self.picker.opened(flow.backend, flow.backend_generation);
+        self.opened += 1;
+        Ok(index)
     }
 
     fn close(&mut self, index: FlowIndex) {

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 
 use crate::channel::record::Record;
-use crate::channel::server::{Event, Server};
+use crate::channel::server::{Event, Server, Transaction};
 use crate::index::{Generation, NicPortIndex};
 use crate::mailbox::Purpose;
 use crate::neighbours::{Neighbours, Outbox};
@@ -50,7 +50,8 @@ impl Steward {
                     PollFd::from_borrowed_fd(shared.steward.bell(), PollFlags::IN),
                 ];
                 fds.extend(self.server.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-                match poll(&mut fds, Some(&WAKE)) {
+                let wait = if self.server.wants_poll() { Timespec::default() } else { WAKE };
+                match poll(&mut fds, Some(&wait)) {
                     Ok(_) | Err(rustix::io::Errno::INTR) => {}
                     Err(error) => return Err(error.into()),
                 }
@@ -109,7 +110,7 @@ impl Steward {
 
     fn channel(&mut self, shared: &Shared, event: Event) {
         match event {
-            Event::Transaction { generation, deletes, puts } => {
+            Event::Transaction(Transaction { generation, deletes, puts, .. }) => {
                 match self.builder.apply(generation, &deletes, &puts) {
                     Ok(tables) => {
                         log::info!("generation {}: {} puts, {} deletes", generation.0, puts.len(), deletes.len());
@@ -118,7 +119,7 @@ impl Steward {
                     }
                     Err(refusal) => {
                         log::warn!("generation {} refused: {refusal}", generation.0);
-                        self.server.nack(generation, &refusal.to_string());
+                        self.server.nack(generation, 0, &refusal.to_string());
                     }
                 }
             }

@@ -206,8 +206,8 @@ impl Worker {
             if frames.is_empty() {
                 continue;
             }
-            self.counters.add(CounterId::RxPackets, frames.len() as u64);
-            self.counters.add(CounterId::RxBytes, bytes as u64);
+            self.counters.add(CounterId::RX_PACKETS, frames.len() as u64);
+            self.counters.add(CounterId::RX_BYTES, bytes as u64);
             handled += frames.len();
             self.burst(shared, NicPortIndex(port as u8), &mut frames, tick);
         }
@@ -234,9 +234,11 @@ impl Worker {
             snat_ports: &mut self.snat_ports,
             picker: &mut self.picker,
             options: shared.options,
+            opened: 0,
             tick,
         };
         lookup.burst(&packets, &mut |i, decision| decisions[i] = decision);
+        self.counters.add(CounterId::FLOWS_OPENED, lookup.opened);
         for ((frame, packet), decision) in frames.drain(..).zip(&packets).zip(&decisions) {
             self.carry_out(shared, port, frame, packet, decision, tick);
         }
@@ -261,7 +263,7 @@ impl Worker {
                             nat::rewrite(bytes, packet, rewrite);
                         }
                         nat::decrement_ttl(bytes, packet);
-                        self.counters.add(CounterId::Forwarded, 1);
+                        self.counters.add(CounterId::FORWARDED, 1);
                         return self.send(shared, out, mac, frame);
                     }
                     (Reachability::Incomplete, _) => {
@@ -279,7 +281,7 @@ impl Worker {
                     let Some(mac) = shared.network.interfaces()[host.get()].peer_mac else {
                         return self.drop_frame(frame, DropReason::NoHostPort);
                     };
-                    self.counters.add(CounterId::Punted, 1);
+                    self.counters.add(CounterId::PUNTED, 1);
                     return self.send(shared, host, mac, frame);
                 }
                 // What the host sent to itself or to a group has nowhere to go.
@@ -294,6 +296,7 @@ impl Worker {
             }
             Verdict::Reject(rejection) => match packet {
                 Parsed::Ipv4(packet) => {
+                    self.counters.add(CounterId::REJECTED, 1);
                     let answer = self.reject(shared, port, &frame, packet, rejection, tick);
                     answer.map(|answer| self.enqueue(shared, port, answer))
                 }
@@ -346,7 +349,7 @@ impl Worker {
             Ok(len) => {
                 let fits = self.memory.set_len(&mut answer, len);
                 debug_assert!(fits, "shorter than before");
-                self.counters.add(CounterId::Rejected, 1);
+                self.counters.add(CounterId::REJECTS_SENT, 1);
                 Ok(answer)
             }
             Err(reason) => {
@@ -369,10 +372,10 @@ impl Worker {
     /// Sends a whole frame: on our queue of the NIC port, or through a worker that has one.
     fn enqueue(&mut self, shared: &Shared, out: NicPortIndex, frame: Frame) {
         if let Some(nic) = &mut self.ports[out.get()] {
-            self.counters.add(CounterId::TxPackets, 1);
-            self.counters.add(CounterId::TxBytes, frame.len() as u64);
+            self.counters.add(CounterId::TX_PACKETS, 1);
+            self.counters.add(CounterId::TX_BYTES, frame.len() as u64);
             let dropped = nic.queue.push(frame, nic.driver.as_mut(), &mut self.memory);
-            self.counters.drop(DropReason::TxFull, dropped as u64);
+            self.count_drops(DropReason::TxFull, dropped);
             return;
         }
         // Ports with one queue (a tap) belong to worker 0.
@@ -405,12 +408,22 @@ impl Worker {
         frame: &Frame,
         full: DropReason,
     ) -> Result<(), DropReason> {
-        self.ring_steward |= !matches!(purpose, Purpose::Receive | Purpose::Send);
+        if !matches!(purpose, Purpose::Receive | Purpose::Send) {
+            self.ring_steward = true;
+            self.counters.add(CounterId::TO_STEWARD, 1);
+        }
         if mailbox.post(purpose, port, self.memory.bytes(frame)) { Ok(()) } else { Err(full) }
     }
 
+    fn count_drops(&mut self, reason: DropReason, count: usize) {
+        if count > 0 {
+            self.counters.add(CounterId::dropped(reason), count as u64);
+            self.counters.add(CounterId::DROPPED, count as u64);
+        }
+    }
+
     fn drop_frame(&mut self, frame: Frame, reason: DropReason) {
-        self.counters.drop(reason, 1);
+        self.count_drops(reason, 1);
         self.memory.free(frame);
     }
 
@@ -426,7 +439,7 @@ impl Worker {
             };
             opened += 1;
             let Some(frame) = frame else {
-                self.counters.drop(DropReason::NoFrame, 1);
+                self.count_drops(DropReason::NoFrame, 1);
                 continue;
             };
             match purpose {
@@ -442,16 +455,22 @@ impl Worker {
     }
 
     fn flush(&mut self) {
-        for nic in self.ports.iter_mut().flatten() {
-            let dropped = nic.queue.flush(nic.driver.as_mut(), &mut self.memory);
-            self.counters.drop(DropReason::TxFull, dropped as u64);
-        }
+        let memory = &mut self.memory;
+        let flush = |nic: &mut NicPort| nic.queue.flush(nic.driver.as_mut(), memory);
+        let dropped = self.ports.iter_mut().flatten().map(flush).sum();
+        self.count_drops(DropReason::TxFull, dropped);
     }
 
     fn expire(&mut self, tick: Tick) {
         let Self { flows, snat_ports, picker, .. } = self;
-        flows.expire(tick, EXPIRE_PER_TURN, &mut |flow| lookup::ended(flow, snat_ports, picker));
-        self.counters.set(CounterId::FlowsUsed, self.flows.usage().used as u64);
+        let mut expired = 0;
+        flows.expire(tick, EXPIRE_PER_TURN, &mut |flow| {
+            lookup::ended(flow, snat_ports, picker);
+            expired += 1;
+        });
+        self.counters.add(CounterId::FLOWS_EXPIRED, expired);
+        self.counters.set(CounterId::SNAT_PORTS_USED, self.snat_ports.usage().used as u64);
+        self.counters.set(CounterId::FLOWS_USED, self.flows.usage().used as u64);
     }
 
     fn wake(&mut self, shared: &Shared) {

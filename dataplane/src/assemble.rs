@@ -1,6 +1,7 @@
 //! From the config to running parts: frame memory, NIC ports, flows, tables, channel. Opens everything or nothing, and
 //! says in one line each what was opened and what memory it took.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -91,7 +92,9 @@ impl Dataplane {
             let snat_ports = open_snat_ports(config, &steering, index)?;
             account(config, index, &memory, &flows);
             counters.set(CounterId::FLOWS_LIMIT, config.flows.capacity as u64);
-            let seed = HashKey::random().map_err(resources("random numbers"))?.seed();
+            counters.set(CounterId::SNAT_PORTS_LIMIT, snat_ports.ports_per_destination() as u64);
+            // The standard library's own source of unpredictable keys.
+            let seed = RandomState::new().build_hasher().finish();
             workers.push(Worker::new(WorkerParts {
                 index,
                 memory,

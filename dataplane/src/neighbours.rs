@@ -6,6 +6,7 @@
 //! Never  waits: one neighbour that does not answer holds up nobody else.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use crate::addr::Mac;
 use crate::index::{NextHopIndex, NicPortIndex};
@@ -143,7 +144,7 @@ impl Neighbours {
             }
         }
         if for_us && packet.operation() == Operation::REQUEST {
-            let reply = frame(Operation::REPLY, sender_mac, (interface.mac, target), (sender_mac, sender));
+            let reply = arp_frame(Operation::REPLY, sender_mac, (interface.mac, target), (sender_mac, sender));
             out.send(port, &reply);
         }
     }
@@ -167,7 +168,7 @@ impl Neighbours {
                 neighbour.state = Reachability::Unreachable;
                 network.next_hops().set(index, neighbour.state);
                 neighbour.waiting.clear();
-                let address = std::net::Ipv4Addr::from(neighbour.address);
+                let address = Ipv4Addr::from(neighbour.address);
                 log::warn!("{}: neighbour {address} does not answer ARP", interface.name);
             }
             neighbour.tries = neighbour.tries.saturating_add(1);
@@ -198,13 +199,13 @@ impl Neighbour {
 
 /// Asks who has `address`, from our address on that link, else any of ours (a router on an unnumbered port).
 fn question(network: &Network, interface: &Interface, port: NicPortIndex, address: [u8; 4], to: Mac) -> Vec<u8> {
-    let on_link = interface.addresses.iter().find(|n| n.contains(&address.into())).map(|n| n.addr().octets());
+    let on_link = interface.addresses.iter().find(|n| n.contains(&Ipv4Addr::from(address))).map(|n| n.addr().octets());
     let source = on_link.or_else(|| network.source_address(port)).unwrap_or_default();
-    frame(Operation::REQUEST, to, (interface.mac, source), (Mac::default(), address))
+    arp_frame(Operation::REQUEST, to, (interface.mac, source), (Mac::default(), address))
 }
 
 /// An Ethernet frame to `to` with an ARP packet from `sender` about `target`.
-fn frame(operation: Operation, to: Mac, sender: (Mac, [u8; 4]), target: (Mac, [u8; 4])) -> Vec<u8> {
+fn arp_frame(operation: Operation, to: Mac, sender: (Mac, [u8; 4]), target: (Mac, [u8; 4])) -> Vec<u8> {
     let mut bytes = vec![0; ethernet::HEADER_LEN + LEN];
     let (header, payload) = bytes.split_at_mut(ethernet::HEADER_LEN);
     // Both buffers are exactly as long as what is built in them.
@@ -256,7 +257,7 @@ mod tests {
     }
 
     fn answer(from: Mac) -> Vec<u8> {
-        frame(Operation::REPLY, GATEWAY, (from, [10, 244, 0, 7]), (GATEWAY, [10, 244, 0, 1]))
+        arp_frame(Operation::REPLY, GATEWAY, (from, [10, 244, 0, 7]), (GATEWAY, [10, 244, 0, 1]))
     }
 
     fn reachability(network: &Network) -> Reachability {
@@ -314,7 +315,7 @@ mod tests {
     fn we_answer_for_our_addresses_on_links_and_for_all_others_on_the_host_port() {
         let (network, mut neighbours, mut out) = (network(), Neighbours::default(), Box_::default());
         let ask = |target: [u8; 4]| {
-            frame(Operation::REQUEST, Mac::BROADCAST, (POD, [10, 244, 0, 7]), (Mac::default(), target))
+            arp_frame(Operation::REQUEST, Mac::BROADCAST, (POD, [10, 244, 0, 7]), (Mac::default(), target))
         };
         neighbours.received(&network, PODS, &ask([10, 244, 0, 1]), Tick(0), &mut out);
         neighbours.received(&network, PODS, &ask([10, 244, 0, 8]), Tick(0), &mut out);

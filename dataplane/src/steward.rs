@@ -125,7 +125,7 @@ impl Steward {
             }
             Event::DumpRequest => {
                 let generation = self.builder.generation();
-                self.server.dump(generation, self.builder.records().collect());
+                self.server.dump(generation, self.builder.records().collect::<Vec<_>>());
             }
             Event::Disconnected => log::info!("control has gone; packets go on as the tables stand"),
         }

@@ -469,7 +469,7 @@ impl Worker {
             expired += 1;
         });
         self.counters.add(CounterId::FLOWS_EXPIRED, expired);
-        self.counters.set(CounterId::SNAT_PORTS_USED, self.snat_ports.usage().used as u64);
+        self.counters.set(CounterId::SNAT_PORTS_USED, self.snat_ports.taken() as u64);
         self.counters.set(CounterId::FLOWS_USED, self.flows.usage().used as u64);
     }
 

@@ -13,7 +13,7 @@ use conformance::{FRAMES, Pair, Port, conformance, receive};
 use namespace::{User, address_with_neighbour, delete, in_namespace, skipped, veth};
 use sluice_dataplane::nic::af_xdp::Umem;
 use sluice_dataplane::nic::open::{Attach, DriverSpec, PortSpec, ZeroCopy, open};
-use sluice_dataplane::nic::{Driver, FrameMemory, Link, OpenError, memory};
+use sluice_dataplane::nic::{FrameMemory, Link, OpenError, memory};
 
 const AF_PACKET: DriverSpec = DriverSpec::AfPacket { fanout: None };
 const TAP: DriverSpec = DriverSpec::Tap { mtu: 1500 };

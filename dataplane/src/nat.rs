@@ -126,7 +126,8 @@ mod tests {
     use super::*;
     use crate::parse::{Parsed, parse};
     use crate::wire::samples::{
-        PEER, STATION, Sample, any_host, any_sample, assert_checksums_right, fix_ip_checksum,
+        PEER, STATION, Sample, any_host, any_mutated_frame, any_sample, assert_checksums_right,
+        fix_ip_checksum,
     };
     use crate::wire::{Ipv4, Tcp, Udp};
 
@@ -219,6 +220,47 @@ mod tests {
             prop_assert_eq!(packet(&frame), Packet { ttl: before.ttl.saturating_sub(1), ..before });
             assert_checksums_right(&frame);
         }
+    }
+
+    proptest! {
+        #[test]
+        fn no_packet_that_parse_accepts_panics_or_changes_outside_its_headers(
+            frame in any_mutated_frame(), to in any_case(),
+        ) {
+            if let Parsed::Ipv4(packet) = parse(&frame, STATION) {
+                let mut changed = frame.clone();
+                rewrite(&mut changed, &packet, &there_and_back(packet.key, to.1).0);
+                decrement_ttl(&mut changed, &packet);
+                let header = match packet.key.protocol {
+                    Protocol::TCP if packet.fragment != Fragment::Later => 20,
+                    Protocol::UDP if packet.fragment != Fragment::Later => 8,
+                    _ => 0,
+                };
+                let (l3, after) = (usize::from(packet.l3), usize::from(packet.l4) + header);
+                prop_assert_eq!(&changed[..l3], &frame[..l3]);
+                prop_assert_eq!(changed.get(after..), frame.get(after..));
+            }
+        }
+    }
+
+    #[test]
+    fn a_time_to_live_of_zero_stays_zero() {
+        let mut frame = Sample {
+            ttl: 0,
+            ..Sample::of(Protocol::UDP)
+        }
+        .frame();
+        let original = frame.clone();
+        let packet = packet(&frame);
+        decrement_ttl(&mut frame, &packet);
+        assert_eq!(frame, original);
+    }
+
+    #[test]
+    fn a_rewrite_to_the_same_key_changes_no_byte() {
+        let from = to_backend(Protocol::TCP);
+        assert_eq!(deltas(&from, &from), (0, 0));
+        assert_eq!(negate(0), 0);
     }
 
     fn to_backend(protocol: Protocol) -> FlowKey {

@@ -352,6 +352,13 @@ mod tests {
     fn a_quoted_packet_may_end_early_and_gives_what_is_there() {
         assert_eq!(Ipv4::partial(&BYTES[..22]).unwrap().payload(), [0xde, 0xad]);
         assert!(Ipv4::partial(&BYTES[..20]).unwrap().payload().is_empty());
+        let mut with_options = BYTES;
+        with_options[0] = 0x46;
+        assert_eq!(
+            Ipv4::partial(&with_options[..23]).unwrap_err(),
+            DropReason::BadIpHeader,
+            "options are cut off"
+        );
     }
 
     #[test]

@@ -195,10 +195,12 @@ mod tests {
         }
 
         #[test]
-        fn a_wrong_checksum_stays_wrong_by_the_same_amount((mut frame, to) in any_case(), error in 1u16..0xffff) {
+        fn a_wrong_checksum_stays_wrong_by_the_same_amount(
+            (mut frame, to) in any_case().prop_filter("ICMP checksums stay as they are", |(frame, _)| frame[23] != 1),
+            error in 1u16..0xffff,
+        ) {
             // CSM-1: never laundered, never made worse. A right twin shows what the difference must be.
             let packet = packet(&frame);
-            prop_assume!(packet.key.protocol != Protocol::ICMP);
             let at = usize::from(packet.l4) + if packet.key.protocol == Protocol::UDP { 6 } else { 16 };
             let mut right = frame.clone();
             let wrong = checksum::add(u16::from_be_bytes([frame[at], frame[at + 1]]), error);

@@ -15,6 +15,9 @@
 //! time). Setters do not: none of them touches a length field, which only `blank` writes, nor a field that says where
 //! the payload starts. A view checks form, not truth: checksums have their own questions (`checksum_ok`).
 //!
+//! Everything short is `inline(always)`: behind a header's many early returns the compiler takes the packet's main way for
+//! cold, and would call a function for every two bytes.
+//!
 //! The error of a constructor is the `DropReason` that it means for a received packet.
 
 /// Ones-complement checksums: whole, and by difference.
@@ -44,13 +47,13 @@ pub use tcp::Tcp;
 pub use udp::Udp;
 
 /// The two bytes of `bytes` from `at`, as the number that network byte order writes. The caller's view has checked.
-#[inline]
+#[inline(always)]
 fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
 /// The `N` bytes of `bytes` from `at`. The caller's view has checked.
-#[inline]
+#[inline(always)]
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut field = [0; N];
     field.copy_from_slice(&bytes[at..at + N]);
@@ -58,7 +61,7 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 
 /// Writes `value` from `at` on. The caller's view has checked.
-#[inline]
+#[inline(always)]
 fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {
     bytes[at..at + N].copy_from_slice(&value);
 }

@@ -82,7 +82,9 @@ mod tests {
         /// The contract: every question that some bytes could answer only by a panic, and every setter, which must leave
         /// the view as sound as it was.
         #[test]
-        fn no_accessor_of_a_checked_view_panics_whatever_its_bytes(mut bytes in vec(any::<u8>(), 0..90), sound in any::<bool>()) {
+        fn no_accessor_of_a_checked_view_panics_whatever_its_bytes(
+            mut bytes in vec(any::<u8>(), 0..90), sound in any::<bool>(),
+        ) {
             if let Ok(mut view) = Ethernet::new(&mut bytes) {
                 view.set_dst(Mac::BROADCAST);
                 view.set_src(Mac::BROADCAST);

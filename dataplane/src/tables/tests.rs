@@ -1,13 +1,13 @@
-//! The tables against a model that is slow and obvious: a map of records, searched from end to end for every answer.
+//! What the tables promise, one promise at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-
-use proptest::prelude::*;
 
 use super::*;
 use crate::channel::record::*;
+
+mod oracle;
+mod refusals;
 
 fn service_port(index: u32, algorithm: Algorithm) -> Record {
     Record::ServicePort(ServicePortRecord {
@@ -54,9 +54,7 @@ fn pod(service_port: u32, number: u32, port: u16) -> Record {
     ))
 }
 
-use std::net::Ipv4Addr;
-
-fn builder(records: &[Record]) -> TablesBuilder {
+fn builder_of(records: &[Record]) -> TablesBuilder {
     let mut builder = TablesBuilder::new(TableLimits::default());
     builder.apply(Generation(1), &[], records).unwrap();
     builder
@@ -66,7 +64,7 @@ fn builder(records: &[Record]) -> TablesBuilder {
 fn one_service(algorithm: Algorithm, endpoints: u32) -> TablesBuilder {
     let mut records = vec![service_port(0, algorithm), frontend(0, "10.96.0.1", 80)];
     records.extend((1..=endpoints).map(|number| pod(0, number, 8080)));
-    builder(&records)
+    builder_of(&records)
 }
 
 fn many_services(count: u32, endpoints: u32) -> TablesBuilder {
@@ -80,7 +78,7 @@ fn many_services(count: u32, endpoints: u32) -> TablesBuilder {
         ));
         records.extend((0..endpoints).map(|endpoint| pod(index, 1 + index * endpoints + endpoint, 8080)));
     }
-    builder(&records)
+    builder_of(&records)
 }
 
 const SP: ServicePortIndex = ServicePortIndex(0);
@@ -228,18 +226,14 @@ fn another_endpoint_in_the_same_slot_gets_its_own_maglev_table() {
     let tables = builder
         .apply(Generation(2), &[pod(0, 2, 8080).key()], &[pod(0, 3, 8080)])
         .unwrap();
-    let afresh = [
+    let records = [
         service_port(0, Algorithm::Maglev),
         pod(0, 1, 8080),
         pod(0, 3, 8080),
     ];
-    let afresh = Arc::clone(builder_of(&afresh).tables());
+    let afresh = builder_of(&records);
     let set = |tables: &Tables| tables.service_port(SP).unwrap().cluster.clone();
-    assert_eq!(set(&tables).maglev(), set(&afresh).maglev());
-
-    fn builder_of(records: &[Record]) -> TablesBuilder {
-        builder(records)
-    }
+    assert_eq!(set(&tables).maglev(), set(afresh.tables()).maglev());
 }
 
 #[test]
@@ -361,7 +355,7 @@ fn an_address_is_what_its_frontends_and_ranges_say() {
             network: network.parse().unwrap(),
         })
     };
-    let mut builder = builder(&[
+    let mut builder = builder_of(&[
         service_port(0, Algorithm::Random),
         frontend(0, "10.96.0.1", 80),
         frontend(0, "10.96.0.1", 443),
@@ -398,7 +392,7 @@ fn ipv6_records_are_kept_and_given_back_but_build_nothing() {
         frontend(0, "fd00::1", 80),
         Record::Backend(backend(0, "fd00::2".parse().unwrap(), 8080)),
     ];
-    let mut builder = builder(&records);
+    let mut builder = builder_of(&records);
     assert_eq!(builder.records().collect::<Vec<_>>(), records);
     assert_eq!(
         builder.used(),

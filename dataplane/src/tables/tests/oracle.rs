@@ -11,38 +11,75 @@ type Model = BTreeMap<Key, Record>;
 
 const SERVICE_PORTS: u32 = 4;
 const PROTOCOLS: [Protocol; 2] = [Protocol::TCP, Protocol::UDP];
-const ALGORITHMS: [Algorithm; 4] =
-    [Algorithm::Random, Algorithm::Maglev, Algorithm::RoundRobin, Algorithm::LeastConnections];
-const KINDS: [FrontendKind; 3] = [FrontendKind::ClusterIp, FrontendKind::ExternalIp, FrontendKind::LoadBalancerIp];
+const ALGORITHMS: [Algorithm; 4] = [
+    Algorithm::Random,
+    Algorithm::Maglev,
+    Algorithm::RoundRobin,
+    Algorithm::LeastConnections,
+];
+const KINDS: [FrontendKind; 3] = [
+    FrontendKind::ClusterIp,
+    FrontendKind::ExternalIp,
+    FrontendKind::LoadBalancerIp,
+];
 
 fn record() -> impl Strategy<Value = Record> {
     let index = || (0..SERVICE_PORTS).prop_map(ServicePortIndex);
     let protocol = || prop::sample::select(&PROTOCOLS[..]);
     let service_ports = (index(), protocol(), prop::sample::select(&ALGORITHMS[..])).prop_map(
         |(index, protocol, algorithm)| {
-            let Record::ServicePort(record) = service_port(index.0, algorithm) else { unreachable!() };
+            let Record::ServicePort(record) = service_port(index.0, algorithm) else {
+                unreachable!()
+            };
             Record::ServicePort(ServicePortRecord { protocol, ..record })
         },
     );
-    let frontends = (index(), protocol(), 0..5u8, 1..4u16, prop::sample::select(&KINDS[..])).prop_map(
-        |(service_port, protocol, host, port, kind)| {
+    let frontends = (
+        index(),
+        protocol(),
+        0..5u8,
+        1..4u16,
+        prop::sample::select(&KINDS[..]),
+    )
+        .prop_map(|(service_port, protocol, host, port, kind)| {
             let address = (host > 0).then(|| IpAddr::from([10, 96, 0, host]));
             let kind = if host > 0 { kind } else { FrontendKind::NodePort };
-            Record::Frontend(FrontendRecord { address, protocol, port, kind, service_port })
-        },
-    );
+            Record::Frontend(FrontendRecord {
+                address,
+                protocol,
+                port,
+                kind,
+                service_port,
+            })
+        });
     let backends = (index(), 1..6u8, 1..3u16, any::<[bool; 5]>()).prop_map(|(index, host, port, flags)| {
-        let address = if host == 5 { "fd00::5".parse().unwrap() } else { IpAddr::from([10, 1, 0, host]) };
+        let address = if host == 5 {
+            "fd00::5".parse().unwrap()
+        } else {
+            IpAddr::from([10, 1, 0, host])
+        };
         let [in_cluster_set, in_local_set, usable, serving, local] = flags;
         let record = backend(index.0, address, port);
-        Record::Backend(BackendRecord { in_cluster_set, in_local_set, usable, serving, local, ..record })
+        Record::Backend(BackendRecord {
+            in_cluster_set,
+            in_local_set,
+            usable,
+            serving,
+            local,
+            ..record
+        })
     });
-    let networks = (0..2usize, prop::sample::select(vec!["10.96.0.0/30", "10.1.0.0/31", "10.0.0.0/8"])).prop_map(
-        |(kind, network)| {
+    let networks = (
+        0..2usize,
+        prop::sample::select(vec!["10.96.0.0/30", "10.1.0.0/31", "10.0.0.0/8"]),
+    )
+        .prop_map(|(kind, network)| {
             let kind = [NetworkKind::PodRange, NetworkKind::ServiceRange][kind];
-            Record::Network(NetworkRecord { kind, network: network.parse().unwrap() })
-        },
-    );
+            Record::Network(NetworkRecord {
+                kind,
+                network: network.parse().unwrap(),
+            })
+        });
     let settings =
         any::<bool>().prop_map(|masquerade_all| Record::Settings(SettingsRecord { masquerade_all }));
     prop_oneof![3 => service_ports, 4 => frontends, 8 => backends, 1 => networks, 1 => settings]
@@ -81,14 +118,18 @@ fn frontends(model: &Model) -> impl Iterator<Item = &FrontendRecord> {
 }
 
 fn in_range(model: &Model, kind: NetworkKind, address: [u8; 4]) -> bool {
-    model.keys().any(|key| matches!(key, Key::Network(k, net) if *k == kind && net.contains(&IpAddr::from(address))))
+    model
+        .keys()
+        .any(|key| matches!(key, Key::Network(k, net) if *k == kind && net.contains(&IpAddr::from(address))))
 }
 
 fn expect_equal(tables: &Tables, model: &Model) {
     for host in 0..6u8 {
         let address = [10, 96, 0, host];
-        let kinds: Vec<_> =
-            frontends(model).filter(|f| f.address == Some(address.into())).map(|f| f.kind).collect();
+        let kinds: Vec<_> = frontends(model)
+            .filter(|f| f.address == Some(address.into()))
+            .map(|f| f.kind)
+            .collect();
         let expected = if kinds.contains(&FrontendKind::ClusterIp) {
             AddressKind::ClusterIp
         } else if !kinds.is_empty() {
@@ -99,13 +140,22 @@ fn expect_equal(tables: &Tables, model: &Model) {
             AddressKind::Other
         };
         assert_eq!(tables.address(address), expected, "{address:?}");
-        for (protocol, port) in PROTOCOLS.into_iter().flat_map(|protocol| (0..5).map(move |port| (protocol, port))) {
+        for (protocol, port) in PROTOCOLS
+            .into_iter()
+            .flat_map(|protocol| (0..5).map(move |port| (protocol, port)))
+        {
             let expected = |address| match model.get(&Key::Frontend(address, protocol, port)) {
-                Some(Record::Frontend(f)) => Some(Frontend { service_port: f.service_port, kind: f.kind }),
+                Some(Record::Frontend(f)) => Some(Frontend {
+                    service_port: f.service_port,
+                    kind: f.kind,
+                }),
                 _ => None,
             };
             let (exact, node_port) = (expected(Some(address.into())), expected(None));
-            assert_eq!(tables.frontend(address, protocol, Port::new(port)), exact.as_ref());
+            assert_eq!(
+                tables.frontend(address, protocol, Port::new(port)),
+                exact.as_ref()
+            );
             assert_eq!(tables.node_port(protocol, Port::new(port)), node_port.as_ref());
             tables.prefetch(address, protocol, Port::new(port));
         }
@@ -115,7 +165,8 @@ fn expect_equal(tables: &Tables, model: &Model) {
     let masquerade_all =
         matches!(model.get(&Key::Settings), Some(Record::Settings(settings)) if settings.masquerade_all);
     assert_eq!(tables.settings().masquerade_all, masquerade_all);
-    (0..SERVICE_PORTS + 1).for_each(|index| expect_equal_service_port(tables, model, ServicePortIndex(index)));
+    (0..SERVICE_PORTS + 1)
+        .for_each(|index| expect_equal_service_port(tables, model, ServicePortIndex(index)));
 }
 
 fn expect_equal_service_port(tables: &Tables, model: &Model, index: ServicePortIndex) {
@@ -132,13 +183,23 @@ fn expect_equal_service_port(tables: &Tables, model: &Model, index: ServicePortI
             _ => None,
         })
         .collect();
-    let mut pick = Picker::new(1, &TableLimits { backends: 64, ..TableLimits::default() });
+    let mut pick = Picker::new(
+        1,
+        &TableLimits {
+            backends: 64,
+            ..TableLimits::default()
+        },
+    );
     for kind in [EndpointSetKind::Cluster, EndpointSetKind::Local] {
         let member = |b: &&&BackendRecord| match kind {
             EndpointSetKind::Cluster => b.in_cluster_set,
             EndpointSetKind::Local => b.in_local_set,
         };
-        let expected: Vec<_> = backends.iter().filter(member).map(|b| (b.address, b.port, b.local, b.serving)).collect();
+        let expected: Vec<_> = backends
+            .iter()
+            .filter(member)
+            .map(|b| (b.address, b.port, b.local, b.serving))
+            .collect();
         let seen = |slot: BackendIndex| {
             let backend = tables.backend(slot).unwrap();
             assert_eq!(backend.service_port, index);
@@ -147,7 +208,12 @@ fn expect_equal_service_port(tables: &Tables, model: &Model, index: ServicePortI
                 BackendState::NotServing => false,
                 BackendState::Gone => panic!("a backend of a set is gone"),
             };
-            (IpAddr::from(backend.address), backend.port.number(), backend.local, serving)
+            (
+                IpAddr::from(backend.address),
+                backend.port.number(),
+                backend.local,
+                serving,
+            )
         };
         let slots = row.map_or(&[][..], |row| row.set(kind).backends());
         assert_eq!(slots.iter().map(|&slot| seen(slot)).collect::<Vec<_>>(), expected);
@@ -158,7 +224,10 @@ fn expect_equal_service_port(tables: &Tables, model: &Model, index: ServicePortI
             assert!(chosen.is_none_or(|slot| slots.contains(&slot)));
         }
     }
-    assert_eq!(row.is_some_and(|row| row.has_any), backends.iter().any(|b| b.usable));
+    assert_eq!(
+        row.is_some_and(|row| row.has_any),
+        backends.iter().any(|b| b.usable)
+    );
 }
 
 /// Everything workers can see, with endpoints in place of slots.
@@ -168,7 +237,10 @@ fn same_tables(left: &Tables, right: &Tables) {
             let seen = |tables: &Tables| {
                 let set = tables.service_port(ServicePortIndex(index))?.set(kind).clone();
                 let address = |&slot| tables.backend(slot).map(|b| (b.address, b.port));
-                Some((set.backends().iter().map(address).collect::<Vec<_>>(), set.maglev().to_vec()))
+                Some((
+                    set.backends().iter().map(address).collect::<Vec<_>>(),
+                    set.maglev().to_vec(),
+                ))
             };
             assert_eq!(seen(left), seen(right));
         }
@@ -180,8 +252,9 @@ proptest! {
     fn tables_answer_as_the_records_say_after_any_transactions(transactions in transactions()) {
         let mut builder = TablesBuilder::new(TableLimits::default());
         let mut model = Model::new();
-        // Every (slot, generation) that was ever given, and the endpoint it was given to.
+        // Every (slot, generation) an endpoint has, and those whose endpoint was removed.
         let mut given = BTreeMap::<(BackendIndex, u32), Key>::new();
+        let mut dead = BTreeSet::new();
         for (number, (deletes, puts)) in transactions.iter().enumerate() {
             let present: Vec<_> = model.keys().cloned().collect();
             let deletes: BTreeSet<_> =
@@ -196,14 +269,12 @@ proptest! {
                 }
                 Some(after) => {
                     prop_assert_eq!(built.map(|tables| tables.generation), Ok(Generation(number as u64 + 1)));
-                    for key in &deletes {
-                        given.retain(|&(slot, generation), owner| {
-                            let gone = builder.tables().backend_state(slot, generation) == BackendState::Gone;
-                            assert_eq!(owner == key, gone, "{owner:?}");
-                            owner != key
-                        });
-                        // Endpoints of earlier deletes stay gone for this transaction's reuse of their slots.
-                    }
+                    given.retain(|&pair, owner| {
+                        if deletes.contains(owner) {
+                            dead.insert(pair);
+                        }
+                        !deletes.contains(owner)
+                    });
                     model = after;
                 }
             }
@@ -211,8 +282,12 @@ proptest! {
             let records: Model = builder.records().map(|record| (record.key(), record)).collect();
             prop_assert_eq!(&records, &model);
             for (slot, generation, key) in occupants(&builder, &model) {
+                prop_assert!(!dead.contains(&(slot, generation)), "given twice");
                 let owner = given.entry((slot, generation)).or_insert_with(|| key.clone());
                 prop_assert_eq!(&*owner, &key, "a flow could mistake one endpoint for another");
+            }
+            for &(slot, generation) in &dead {
+                prop_assert_eq!(builder.tables().backend_state(slot, generation), BackendState::Gone);
             }
         }
         // D31: what grew step by step equals what is built at once, and what is built of its own dump.
@@ -227,8 +302,14 @@ proptest! {
 fn occupants(builder: &TablesBuilder, model: &Model) -> Vec<(BackendIndex, u32, Key)> {
     let find = |key: &Key| match *key {
         Key::Backend(index, IpAddr::V4(address), port) => {
-            let slot = builder.backend_slot(index, address.octets(), Port::new(port)).unwrap();
-            Some((slot, builder.tables().backend(slot).unwrap().generation, key.clone()))
+            let slot = builder
+                .backend_slot(index, address.octets(), Port::new(port))
+                .unwrap();
+            Some((
+                slot,
+                builder.tables().backend(slot).unwrap().generation,
+                key.clone(),
+            ))
         }
         _ => None,
     };

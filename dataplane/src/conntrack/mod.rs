@@ -27,6 +27,7 @@ pub mod timeouts;
 /// Source ports for flows that the endpoint must see coming from us.
 pub mod ports;
 
+mod bits;
 mod group;
 mod hash;
 mod pool;
@@ -109,6 +110,9 @@ impl Flows {
     }
 
     /// `find` for each of `keys` into the same place of `found`; the shorter of the two counts.
+    ///
+    /// What was found stays true until a flow is closed, what was not until one is opened: a burst's later packets ask
+    /// `holds` after a close, and `find` before they open a flow.
     pub fn find_burst(&self, keys: &[FlowKey], found: &mut [Option<(FlowIndex, Direction)>]) {
         for (keys, found) in keys.chunks(BURST).zip(found.chunks_mut(BURST)) {
             let mut hashes = [Hash::default(); BURST];
@@ -130,6 +134,12 @@ impl Flows {
                 };
             }
         }
+    }
+
+    /// Whether `index` is still the flow whose packets arrive in `direction` with `key`.
+    #[inline(always)]
+    pub fn holds(&self, index: FlowIndex, direction: Direction, key: &FlowKey) -> bool {
+        self.flow(index).has_key(direction, key)
     }
 
     /// Opens a flow, its first packet having come at `tick`.
@@ -253,7 +263,7 @@ impl Flows {
     #[inline(always)]
     fn is(&self, word: u32, key: &FlowKey) -> bool {
         let (index, direction) = parts(word);
-        self.flow(index).has_key(direction, key)
+        self.holds(index, direction, key)
     }
 
     fn insert(&mut self, hash: Hash, word: u32) -> Result<(), table::NoRoom> {
@@ -285,5 +295,6 @@ const fn parts(word: u32) -> (FlowIndex, Direction) {
     )
 }
 
-#[cfg(all(test, not(miri)))]
+#[cfg(test)]
+#[cfg(not(miri))]
 mod tests;

@@ -111,8 +111,7 @@ impl Flows {
 
     /// `find` for each of `keys` into the same place of `found`; the shorter of the two counts.
     ///
-    /// What was found stays true until a flow is closed, what was not until one is opened: a burst's later packets ask
-    /// `holds` after a close, and `find` before they open a flow.
+    /// The answers hold until a flow is opened or closed: a burst's later packets ask `find` then, whose lines are near.
     pub fn find_burst(&self, keys: &[FlowKey], found: &mut [Option<(FlowIndex, Direction)>]) {
         for (keys, found) in keys.chunks(BURST).zip(found.chunks_mut(BURST)) {
             let mut hashes = [Hash::default(); BURST];
@@ -134,12 +133,6 @@ impl Flows {
                 };
             }
         }
-    }
-
-    /// Whether `index` is still the flow whose packets arrive in `direction` with `key`.
-    #[inline(always)]
-    pub fn holds(&self, index: FlowIndex, direction: Direction, key: &FlowKey) -> bool {
-        self.flow(index).has_key(direction, key)
     }
 
     /// Opens a flow, its first packet having come at `tick`.
@@ -263,7 +256,7 @@ impl Flows {
     #[inline(always)]
     fn is(&self, word: u32, key: &FlowKey) -> bool {
         let (index, direction) = parts(word);
-        self.holds(index, direction, key)
+        self.flow(index).has_key(direction, key)
     }
 
     fn insert(&mut self, hash: Hash, word: u32) -> Result<(), table::NoRoom> {

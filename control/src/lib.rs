@@ -1,1 +1,11 @@
-//! Sluice.
+//! Sluice's control process: Services as they are meant, turned into the dataplane's tables.
+//!
+//! **An update's way**: `source` → `manifest` → `model` (with `allocate`) → `endpoints` → `compile` → `publish`,
+//! driven by `daemon`. The other end of the channel is `sluice_dataplane::channel`.
+//!
+//! The modules are listed in the order an update meets them; what reads the result comes after, the commands last.
+//! Nothing here touches a packet, and nothing here is privileged: control needs its folders and its sockets.
+#![forbid(unsafe_code)]
+
+/// Commands.
+pub mod cli;

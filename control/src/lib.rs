@@ -7,5 +7,11 @@
 //! Nothing here touches a packet, and nothing here is privileged: control needs its folders and its sockets.
 #![forbid(unsafe_code)]
 
+/// Bytes to typed objects.
+pub mod manifest;
+
+/// What is wrong, and where.
+pub mod problem;
+
 /// Commands.
 pub mod cli;

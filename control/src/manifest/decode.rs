@@ -314,8 +314,13 @@ impl<'de> de::Deserializer<'de> for Decoder<'_, '_> {
 
     integers! {
         deserialize_i8: i8, visit_i8; deserialize_i16: i16, visit_i16; deserialize_i32: i32, visit_i32;
-        deserialize_i64: i64, visit_i64; deserialize_u8: u8, visit_u8; deserialize_u16: u16, visit_u16;
-        deserialize_u32: u32, visit_u32; deserialize_u64: u64, visit_u64;
+        deserialize_u8: u8, visit_u8; deserialize_u16: u16, visit_u16; deserialize_u32: u32, visit_u32;
+        deserialize_u64: u64, visit_u64;
+    }
+
+    fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        let value = self.integer()?;
+        self.placed(visitor.visit_i64(value))
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {

@@ -14,6 +14,9 @@ pub mod nat;
 /// What becomes of a packet.
 pub mod verdict;
 
+/// Counters of every worker.
+pub mod counters;
+
 /// The channel to the control process.
 pub mod channel;
 

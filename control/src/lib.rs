@@ -36,5 +36,7 @@ pub mod api;
 /// What is wrong, and where.
 pub mod problem;
 
+/// Objects as rows.
+pub mod table;
 /// Commands.
 pub mod cli;

@@ -7,5 +7,8 @@
 //! Nothing here touches a packet, and nothing here is privileged: control needs its folders and its sockets.
 #![forbid(unsafe_code)]
 
+/// A cluster of network namespaces to try Services in.
+pub mod lab;
+
 /// Commands.
 pub mod cli;

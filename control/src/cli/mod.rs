@@ -8,6 +8,7 @@ pub mod args;
 mod check;
 mod control;
 mod get;
+mod lab;
 
 /// Runs the command that was typed. An error is one line for a person; a command that has already said what is wrong
 /// returns its exit code instead.
@@ -16,5 +17,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Control(args) => control::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Get(args) => get::run(&args),
+        Command::Lab(args) => lab::run(args),
     }
 }

@@ -7,6 +7,8 @@
 
 #[path = "nic/conformance.rs"]
 mod conformance;
+#[path = "nic/forwarding.rs"]
+mod forwarding;
 #[path = "nic/namespace.rs"]
 mod namespace;
 
@@ -180,6 +182,43 @@ fn ports_of_one_worker_share_a_umem_and_forward_the_same_frame() {
             left.close(&mut memory);
             right.close(&mut memory);
             assert_eq!(memory.available(), FRAMES);
+        },
+    );
+}
+
+#[test]
+fn tcp_flows_between_two_hosts_through_two_af_packet_ports() {
+    in_namespace(
+        "tcp_flows_between_two_hosts_through_two_af_packet_ports",
+        User::Namespaced,
+        || {
+            forwarding::tcp_echo_through(&AF_PACKET);
+        },
+    );
+}
+
+#[test]
+fn tcp_flows_between_two_hosts_through_two_native_af_xdp_ports() {
+    in_namespace(
+        "tcp_flows_between_two_hosts_through_two_native_af_xdp_ports",
+        User::Same,
+        || {
+            if may_use(&NATIVE, "TCP over AF_XDP") {
+                forwarding::tcp_echo_through(&NATIVE);
+            }
+        },
+    );
+}
+
+#[test]
+fn tcp_flows_between_two_hosts_through_two_generic_af_xdp_ports() {
+    in_namespace(
+        "tcp_flows_between_two_hosts_through_two_generic_af_xdp_ports",
+        User::Same,
+        || {
+            if may_use(&GENERIC, "TCP over AF_XDP") {
+                forwarding::tcp_echo_through(&GENERIC);
+            }
         },
     );
 }

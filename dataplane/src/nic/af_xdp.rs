@@ -295,8 +295,9 @@ impl Driver for AfXdp {
         } = *self;
         drop(rings);
         drop(socket);
-        // In copy mode a closed socket touches no frame any more. In zero-copy mode the interface may, for a moment
-        // that cannot be observed: those frames stay out of use.
+        // In copy mode a closed socket writes no frame any more (what it still sends may go out garbled: the port is
+        // closing). In zero-copy mode the interface may, for a moment that cannot be observed: those frames stay out
+        // of use.
         if !zero_copy {
             ledger.free_all(memory);
         }

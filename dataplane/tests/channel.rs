@@ -381,30 +381,48 @@ fn a_hostile_control_that_lies_about_its_indices_is_hung_up_on() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("channel");
     let mut steward = Steward::bind(&socket);
+    let connect = |steward: &mut Steward| {
+        let control = RawControl::connect_unserved(&socket);
+        assert_eq!(steward.server.poll(), None);
+        control
+    };
     for lie in [RING_SLOTS as u64 + 1, u64::MAX, 1 << 63] {
-        let mut control = RawControl::connect_unserved(&socket);
+        let mut control = connect(&mut steward);
         control.write_word(channel_raw::TO_DATAPLANE_WRITTEN, lie);
-        assert_eq!(steward.until_disconnected(), [Event::Disconnected]);
-        // Hung up on, not merely left: its socket is at its end.
+        control.ring_bell();
+        assert_eq!(steward.event(), Event::Disconnected);
         control.hear_the_end();
     }
-    let mut control = RawControl::connect_unserved(&socket);
-    steward.server.poll();
-    control.write_word(channel_raw::TO_CONTROL_READ, 5); // of nothing written
+    // Claims to have read answers that were never written; found out when the ring to control is full.
+    let mut control = connect(&mut steward);
     control.hello();
-    for _ in 0..RING_SLOTS {
-        // Garbage outside a transaction: each is answered, until the lie is found out.
-        control.send_slot(&[0xff; 256]);
-        if steward.server.poll() == Some(Event::Disconnected) {
-            break;
-        }
-    }
-    control.ring_bell();
+    control.write_word(channel_raw::TO_CONTROL_READ, 1000);
+    let refused = Message::Begin { generation: Generation(0) };
+    let found_out = (0..=RING_SLOTS).find(|_| {
+        control.send(&refused);
+        (0..3).any(|_| steward.server.poll() == Some(Event::Disconnected))
+    });
+    assert_eq!(found_out, Some(RING_SLOTS));
+    control.hear_the_end();
+}
+
+#[test]
+fn a_control_that_is_refused_again_and_again_is_hung_up_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("channel");
+    let mut steward = Steward::bind(&socket);
+    let mut control = RawControl::connect_unserved(&socket);
+    assert_eq!(steward.server.poll(), None);
+    control.hello();
+    let mut refusals = 0;
     while steward.server.is_connected() {
-        control.send_slot(&[0xff; 256]);
+        control.send(&Message::Begin { generation: Generation(0) });
+        refusals += 1;
+        control.write_word(channel_raw::TO_CONTROL_READ, refusals - 1);
         steward.server.poll();
     }
-    assert!(steward.rows().is_empty());
+    assert_eq!(refusals, 64);
+    control.hear_the_end();
 }
 
 proptest! {

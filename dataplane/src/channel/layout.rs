@@ -4,7 +4,7 @@
 //! Every access to the segment, by either side, is an atomic access to an aligned 64-bit word: whatever the other
 //! process does, there is no data race, only surprising numbers.
 //!
-//!     word    0   header: magic, version, layout hash, ring slots, counter pages; written once, before hand-over
+//!     word    0   header: magic, version, layout hash, ring slots, counter pages; written before hand-over
 //!     word   64   ring to the dataplane: messages written        (control's word)
 //!     word   80   ring to the dataplane: messages read           (the dataplane's word)
 //!     word   96   ring to control: messages written              (the dataplane's word)
@@ -217,18 +217,21 @@ impl Segment {
             });
         }
         let words = SharedWords::mapped(Region::shared("sluice-channel", geometry.counters().end * 8)?);
-        let header = [
-            MAGIC,
-            VERSION,
-            layout_hash(),
-            geometry.ring_slots as u64,
-            geometry.workers as u64,
-        ];
-        for (word, value) in words.iter().zip(header) {
-            // Relaxed: the hand-over of the segment through the socket orders the header before any reader.
+        let segment = Self { words, geometry };
+        segment.prepare();
+        Ok(segment)
+    }
+
+    /// Writes the header and sets the ring words to 0: before each hand-over, while nobody else uses them. The
+    /// control before may have written anything anywhere.
+    pub(super) fn prepare(&self) {
+        let Geometry { ring_slots, workers } = self.geometry;
+        let header = [MAGIC, VERSION, layout_hash(), ring_slots as u64, workers as u64];
+        let values = header.into_iter().chain(std::iter::repeat(0));
+        for (word, value) in self.words.iter().take(PAGE_WORDS).zip(values) {
+            // Relaxed: the hand-over of the segment through the socket orders these before any access of control's.
             word.store(value, Ordering::Relaxed);
         }
-        Ok(Self { words, geometry })
     }
 
     /// Maps a segment that the dataplane handed over, and checks that both mean the same by it.
@@ -236,7 +239,7 @@ impl Segment {
         let size = rustix::fs::fstat(&memfd).map_err(io::Error::from)?.st_size;
         let size = usize::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
         let words = SharedWords::mapped(Region::adopt(memfd, size)?);
-        let word = |i: usize| words[i].load(Ordering::Relaxed); // as in `create`
+        let word = |i: usize| words[i].load(Ordering::Relaxed); // as in `prepare`
         if word(0) != MAGIC {
             return Err(LayoutError::Magic);
         }

@@ -21,7 +21,7 @@
 //!     slots                     the ring's writing side, while a slot is its own: not yet written, or read
 //!     counter pages             the page's worker; read by anyone, at any time
 //!
-//! The dataplane also sets the four ring words to 0 before each hand-over, when nobody else uses them.
+//! The dataplane also sets the four ring words to 0 before each hand-over, while nobody else uses them.
 //!
 //! **Orderings.** One ring needs two pairs, named by the side that releases (0) and the side that acquires (1):
 //!

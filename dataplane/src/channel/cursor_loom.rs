@@ -31,7 +31,10 @@ unsafe impl Sync for Slot {}
 
 impl Slot {
     fn new() -> Self {
-        Self { halves: [AtomicU64::new(0), AtomicU64::new(0)], cell: UnsafeCell::new(()) }
+        Self {
+            halves: [AtomicU64::new(0), AtomicU64::new(0)],
+            cell: UnsafeCell::new(()),
+        }
     }
 
     fn store(&self, message: u64) {
@@ -42,7 +45,8 @@ impl Slot {
     }
 
     fn load(&self) -> [u64; 2] {
-        self.cell.with(|_| self.halves.each_ref().map(|half| half.load(Ordering::Relaxed)))
+        self.cell
+            .with(|_| self.halves.each_ref().map(|half| half.load(Ordering::Relaxed)))
     }
 }
 
@@ -93,7 +97,11 @@ fn read(ring: &Ring, messages: u64, batch: u64) {
             cursor.release(ring.words());
             thread::yield_now();
         };
-        assert_eq!(ring.slots[slot].load(), [expected, !expected], "lost, repeated or torn");
+        assert_eq!(
+            ring.slots[slot].load(),
+            [expected, !expected],
+            "lost, repeated or torn"
+        );
         if expected % batch == 0 {
             cursor.release(ring.words());
         }

@@ -359,7 +359,7 @@ mod tests {
         let put = Message::Put(Record::Settings(Default::default()));
         let delete = Message::Delete(Key::Settings);
         let out_of_order = Some(NackReason::OutOfOrder);
-        assert_eq!(refused(&[put.clone()]), out_of_order);
+        assert_eq!(refused(std::slice::from_ref(&put)), out_of_order);
         assert_eq!(refused(&[hello()]), out_of_order);
         assert_eq!(
             refused(&[Message::Begin {

@@ -328,7 +328,11 @@ mod tests {
     };
 
     fn handed_over(segment: &Segment) -> OwnedFd {
-        segment.memfd().unwrap().try_clone_to_owned().unwrap()
+        segment
+            .memfd()
+            .expect("made")
+            .try_clone_to_owned()
+            .expect("a descriptor")
     }
 
     #[test]

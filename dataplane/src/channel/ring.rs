@@ -102,11 +102,11 @@ mod tests {
     use super::*;
 
     fn ring() -> (Segment, RingWriter, RingReader) {
-        let segment = Segment::create(Geometry {
+        let geometry = Geometry {
             ring_slots: 16,
             workers: 0,
-        })
-        .unwrap();
+        };
+        let segment = Segment::create(geometry).expect("shared memory");
         let (writer, reader) = (
             RingWriter::new(&segment, Way::ToDataplane),
             RingReader::new(&segment, Way::ToDataplane),

@@ -264,6 +264,10 @@ impl Server {
             }
             Err(error) => return log::warn!("connection to {} refused: {error}", self.endpoint),
         };
+        let doorbell = Doorbell::new(socket);
+        if doorbell.is_hung_up() {
+            return; // a second dataplane that only asked whether somebody listens here
+        }
         if let Some(control) = &self.control {
             log::warn!(
                 "{peer} refused at {}: {} is connected",

@@ -28,8 +28,15 @@ pub(crate) fn transaction(generation: Generation, deletes: &[Key], puts: &[Recor
     messages.extend(deletes.iter().cloned().map(Message::Delete));
     messages.extend(puts.iter().cloned().map(Message::Put));
     let mut digest = Digest::default();
-    messages.iter().skip(1).for_each(|message| digest.add(&message.encode().unwrap()));
-    messages.push(Message::Commit { generation, count: digest.count, digest: digest.sum });
+    messages
+        .iter()
+        .skip(1)
+        .for_each(|message| digest.add(&message.encode().unwrap()));
+    messages.push(Message::Commit {
+        generation,
+        count: digest.count,
+        digest: digest.sum,
+    });
     messages
 }
 
@@ -50,7 +57,11 @@ impl RawControl {
 
     /// Connects to a dataplane that has yet to greet: the caller's own thread may be its steward.
     pub(crate) fn connect_unserved(path: &Path) -> Self {
-        Self { socket: UnixStream::connect(path).unwrap(), memfd: None, written: 0 }
+        Self {
+            socket: UnixStream::connect(path).unwrap(),
+            memfd: None,
+            written: 0,
+        }
     }
 
     fn memfd(&mut self) -> &File {
@@ -59,7 +70,13 @@ impl RawControl {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut ancillary = RecvAncillaryBuffer::new(&mut space);
             let mut greeting = [0];
-            recvmsg(socket, &mut [IoSliceMut::new(&mut greeting)], &mut ancillary, RecvFlags::empty()).unwrap();
+            recvmsg(
+                socket,
+                &mut [IoSliceMut::new(&mut greeting)],
+                &mut ancillary,
+                RecvFlags::empty(),
+            )
+            .unwrap();
             let fd = ancillary.drain().find_map(|message| match message {
                 RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
                 _ => None,
@@ -95,8 +112,13 @@ impl RawControl {
 
     pub(crate) fn hello(&mut self) {
         let mut hash = [0; 8];
-        self.memfd().read_exact_at(&mut hash, LAYOUT_HASH as u64 * 8).unwrap();
-        self.send(&Message::Hello { version: VERSION, layout_hash: u64::from_le_bytes(hash) });
+        self.memfd()
+            .read_exact_at(&mut hash, LAYOUT_HASH as u64 * 8)
+            .unwrap();
+        self.send(&Message::Hello {
+            version: VERSION,
+            layout_hash: u64::from_le_bytes(hash),
+        });
     }
 
     /// Waits until the dataplane has hung up.

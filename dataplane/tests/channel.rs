@@ -1,7 +1,6 @@
 //! The channel between two real processes. This test binary runs itself again as the control process or as the
 //! dataplane, and kills it where it hurts. A child says on its standard output how far it is and waits for a line on
 //! its standard input, so that nothing here waits for time to pass.
-#![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
 mod channel_raw;

@@ -1,6 +1,8 @@
 #![allow(unsafe_code)]
 //! The ring's two cursors under loom: every interleaving and every permitted reordering of a writer and a reader.
 //!
+//! `cursor.rs` is compiled here a second time, over loom's atomics; all else in this crate keeps core's.
+//!
 //! Each slot has what the segment's slots have, relaxed atomics, and a checked cell that stands for their bytes: loom
 //! fails the test where both sides use a slot at once, or one after the other with no lettered pair between.
 
@@ -8,8 +10,14 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 
-use super::cursor::{ReadCursor, Words, WriteCursor};
-use super::sync::{AtomicU64, Ordering};
+use loom::sync::atomic as sync;
+
+#[path = "cursor.rs"]
+#[allow(unreachable_pub, reason = "public where the channel has it")]
+mod cursor;
+
+use cursor::{ReadCursor, Words, WriteCursor};
+use sync::{AtomicU64, Ordering};
 
 /// Two slots: the smallest ring in which a batch and a wrap-around can meet.
 const CAPACITY: usize = 2;

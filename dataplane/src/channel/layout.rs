@@ -318,7 +318,7 @@ pub(super) fn layout_hash() -> u64 {
     sum.sum
 }
 
-#[cfg(all(test, not(miri), not(loom)))]
+#[cfg(all(test, not(miri)))]
 mod tests {
     use super::*;
 

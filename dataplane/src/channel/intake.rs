@@ -8,7 +8,8 @@ use crate::index::Generation;
 
 use super::codec::Slot;
 use super::digest::Digest;
-use super::layout::{VERSION, layout_hash};
+use super::fingerprint::layout_hash;
+use super::layout::VERSION;
 use super::message::{Message, Nack, NackReason};
 use super::record::{Key, Record};
 

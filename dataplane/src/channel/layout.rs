@@ -4,14 +4,16 @@
 //! Every access to the segment, by either side, is an atomic access to an aligned 64-bit word: whatever the other
 //! process does, there is no data race, only surprising numbers.
 //!
-//!     word    0   header: magic, version, layout hash, ring slots, counter pages; written before hand-over
-//!     word   64   ring to the dataplane: messages written        (control's word)
-//!     word   80   ring to the dataplane: messages read           (the dataplane's word)
-//!     word   96   ring to control: messages written              (the dataplane's word)
-//!     word  112   ring to control: messages read                 (control's word)
-//!     word  512   slots of the ring to the dataplane, 32 words each
-//!                 slots of the ring to control
-//!                 counter pages, 512 words each, one per worker  (each the word of its worker)
+//! ```text
+//! word    0   header: magic, version, layout hash, ring slots, counter pages; written before hand-over
+//! word   64   ring to the dataplane: messages written        (control's word)
+//! word   80   ring to the dataplane: messages read           (the dataplane's word)
+//! word   96   ring to control: messages written              (the dataplane's word)
+//! word  112   ring to control: messages read                 (control's word)
+//! word  512   slots of the ring to the dataplane, 32 words each
+//!             slots of the ring to control
+//!             counter pages, 512 words each, one per worker  (each the word of its worker)
+//! ```
 //!
 //! The four ring words stand two cache lines apart, since processors fetch lines in pairs.
 
@@ -21,11 +23,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::counters::CounterId;
 use crate::segment::Region;
 
 use super::codec::SLOT;
-use super::digest;
+use super::fingerprint::layout_hash;
 
 /// "sluice" and the kind of segment, as bytes read in a hex dump.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"sluicech");
@@ -303,19 +304,6 @@ impl Segment {
     pub(super) fn words(&self) -> &[AtomicU64] {
         &self.words
     }
-}
-
-/// What both programs must agree on beyond the version that people remember to raise: the encoding of a sample of
-/// every message, and the counters' names and places.
-pub(super) fn layout_hash() -> u64 {
-    let mut sum = digest::Digest::default();
-    for (place, slot) in super::message::samples().into_iter().enumerate() {
-        sum.add(&[&(place as u64).to_le_bytes()[..], &slot].concat());
-    }
-    for id in CounterId::all() {
-        sum.add(format!("{} {id}", id.get()).as_bytes());
-    }
-    sum.sum
 }
 
 #[cfg(all(test, not(miri)))]

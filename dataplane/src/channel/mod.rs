@@ -1,10 +1,12 @@
 //! The channel between the control process and the dataplane: what each should know of the other, and no more.
 //!
-//!     client (control)                                             server (dataplane's steward)
-//!        │  encode     message, row, codec     decode, assemble       │   intake, outbox
-//!        │  push       ring over cursor        pop, one copy          │   layout: words of the segment
-//!        └──────────── segment (memfd) ───────────────────────────────┘
-//!        └──────────── socket: hand-over, doorbell, liveness ─────────┘   endpoint, peer
+//! ```text
+//! client (control)                                             server (dataplane's steward)
+//!    │  encode     message, row, codec     decode, assemble       │   intake, outbox
+//!    │  push       ring over cursor        pop, one copy          │   layout: words of the segment
+//!    └──────────── segment (memfd) ───────────────────────────────┘
+//!    └──────────── socket: hand-over, doorbell, liveness ─────────┘   endpoint, peer
+//! ```
 //!
 //! **Life.** The dataplane makes the segment at start (`layout`) and listens on a Unix socket. To a process that
 //! connects, is root or its own user, and is the only one, it hands the segment over; control checks magic, version and
@@ -15,11 +17,13 @@
 //!
 //! **Shared words.** Each has one writer. All are 64-bit and accessed atomically.
 //!
-//!     header (5 words)          the dataplane, before it hands the segment over; read once, by control
-//!     ring to dataplane written control                    ring to control written   the dataplane
-//!     ring to dataplane read    the dataplane              ring to control read      control
-//!     slots                     the ring's writing side, while a slot is its own: not yet written, or read
-//!     counter pages             the page's worker; read by anyone, at any time
+//! ```text
+//! header (5 words)          the dataplane, before it hands the segment over; read once, by control
+//! ring to dataplane written control                    ring to control written   the dataplane
+//! ring to dataplane read    the dataplane              ring to control read      control
+//! slots                     the ring's writing side, while a slot is its own: not yet written, or read
+//! counter pages             the page's worker; read by anyone, at any time
+//! ```
 //!
 //! The dataplane also sets the four ring words to 0 before each hand-over, while nobody else uses them.
 //!
@@ -53,6 +57,7 @@ pub mod codec;
 pub mod record;
 mod row;
 pub mod message;
+mod fingerprint;
 mod intake;
 pub(crate) mod layout;
 mod peer;

@@ -1,7 +1,7 @@
 //! The channel between two real processes. This test binary runs itself again as the control process or as the
 //! dataplane, and kills it where it hurts. A child says on its standard output how far it is and waits for a line on
 //! its standard input, so that nothing here waits for time to pass.
-#![cfg(not(loom))]
+#![allow(clippy::unwrap_used, reason = "all of this file is test code")]
 
 mod channel_raw;
 
@@ -23,12 +23,19 @@ use channel_raw::{RING_SLOTS, RawControl, transaction};
 
 const ROLE: &str = "SLUICE_CHANNEL_TEST_ROLE";
 const SOCKET: &str = "SLUICE_CHANNEL_TEST_SOCKET";
-const OPTIONS: ServerOptions = ServerOptions { ring_slots: RING_SLOTS, workers: 2, max_changes: 100 };
+const OPTIONS: ServerOptions = ServerOptions {
+    ring_slots: RING_SLOTS,
+    workers: 2,
+    max_changes: 100,
+};
 
 /// A row, one for each number.
 fn network(number: u8) -> Record {
     let network = format!("10.{number}.0.0/16").parse().unwrap();
-    Record::Network(NetworkRecord { kind: NetworkKind::PodRange, network })
+    Record::Network(NetworkRecord {
+        kind: NetworkKind::PodRange,
+        network,
+    })
 }
 
 fn networks(numbers: std::ops::Range<u8>) -> Vec<Record> {
@@ -44,7 +51,11 @@ struct Steward {
 
 impl Steward {
     fn bind(path: &Path) -> Self {
-        Self { server: Server::bind(path, OPTIONS).unwrap(), table: BTreeMap::new(), generation: Generation(0) }
+        Self {
+            server: Server::bind(path, OPTIONS).unwrap(),
+            table: BTreeMap::new(),
+            generation: Generation(0),
+        }
     }
 
     /// Sleeps until control has done something.
@@ -69,10 +80,16 @@ impl Steward {
 
     fn answer(&mut self, event: &Event) {
         match event {
-            Event::Transaction(Transaction { generation, deletes, puts }) => {
+            Event::Transaction(Transaction {
+                generation,
+                deletes,
+                puts,
+            }) => {
                 if let Some(place) = puts.iter().position(|put| matches!(put, Record::Settings(_))) {
                     let number = (deletes.len() + place + 1) as u64;
-                    return self.server.nack(*generation, number, "this table has no settings");
+                    return self
+                        .server
+                        .nack(*generation, number, "this table has no settings");
                 }
                 deletes.iter().for_each(|key| drop(self.table.remove(key)));
                 self.table.extend(puts.iter().map(|put| (put.key(), put.clone())));
@@ -132,7 +149,11 @@ impl Actor {
         let mut said = String::new();
         while said.trim_end() != line {
             said.clear();
-            assert_ne!(self.said.read_line(&mut said).unwrap(), 0, "the child ended before it said {line:?}");
+            assert_ne!(
+                self.said.read_line(&mut said).unwrap(),
+                0,
+                "the child ended before it said {line:?}"
+            );
         }
     }
 
@@ -175,8 +196,10 @@ fn the_other_process_plays_its_role() {
             let mut steward = Steward::bind(&socket);
             say("listening");
             assert_eq!(steward.event(), Event::DumpRequest);
-            while until != "dump" {
-                steward.event();
+            if until != "dump" {
+                loop {
+                    steward.event();
+                }
             }
             while steward.server.wants_poll() {
                 steward.server.poll();
@@ -211,7 +234,10 @@ fn a_control_killed_after_any_message_leaves_the_old_table_or_the_whole_new_one(
         let mut steward = Steward::bind(&socket);
         steward.beside(|| {
             let (mut connection, inventory) = Connection::connect(&socket).unwrap();
-            assert_eq!((inventory.generation, inventory.records), (Generation(0), Vec::new()));
+            assert_eq!(
+                (inventory.generation, inventory.records),
+                (Generation(0), Vec::new())
+            );
             connection.publish(Generation(1), &[], &networks(0..2)).unwrap();
         });
 
@@ -224,8 +250,16 @@ fn a_control_killed_after_any_message_leaves_the_old_table_or_the_whole_new_one(
             });
             assert_eq!(steward.until_disconnected().len(), if whole { 2 } else { 1 });
         });
-        let (generation, table) = if whole { (2, networks(1..3)) } else { (1, networks(0..2)) };
-        assert_eq!((steward.generation.0, steward.rows()), (generation, table.clone()), "after {messages}");
+        let (generation, table) = if whole {
+            (2, networks(1..3))
+        } else {
+            (1, networks(0..2))
+        };
+        assert_eq!(
+            (steward.generation.0, steward.rows()),
+            (generation, table.clone()),
+            "after {messages}"
+        );
 
         // A new control learns what is there, and sends only the difference to what it wants.
         let wanted = networks(1..4);
@@ -236,7 +270,9 @@ fn a_control_killed_after_any_message_leaves_the_old_table_or_the_whole_new_one(
             let deletes: Vec<Key> = unwanted.map(Record::key).collect();
             let missing = wanted.iter().filter(|record| !inventory.records.contains(record));
             let puts: Vec<Record> = missing.cloned().collect();
-            connection.publish(Generation(generation + 1), &deletes, &puts).unwrap();
+            connection
+                .publish(Generation(generation + 1), &deletes, &puts)
+                .unwrap();
             (deletes.len(), puts.len())
         });
         assert_eq!(sent, if whole { (0, 1) } else { (1, 2) });
@@ -271,7 +307,10 @@ fn a_transaction_and_a_dump_larger_than_the_ring_flow_through_it() {
         connection.publish(Generation(1), &[], &networks(0..100)).unwrap();
     });
     let inventory = steward.beside(|| Connection::connect(&socket).unwrap().1);
-    assert_eq!((inventory.generation, inventory.records), (Generation(1), networks(0..100)));
+    assert_eq!(
+        (inventory.generation, inventory.records),
+        (Generation(1), networks(0..100))
+    );
 }
 
 #[test]
@@ -281,15 +320,17 @@ fn a_refused_update_names_the_row_and_the_connection_lives_on() {
     let mut steward = Steward::bind(&socket);
     steward.beside(|| {
         let (mut connection, _) = Connection::connect(&socket).unwrap();
-        let mut refusal = |deletes: &[Key], puts: &[Record]| {
-            match connection.publish(Generation(1), deletes, puts) {
+        let mut refusal =
+            |deletes: &[Key], puts: &[Record]| match connection.publish(Generation(1), deletes, puts) {
                 Err(PublishError::Refused(nack)) => (nack.message, nack.reason, nack.text),
                 other => panic!("{other:?}"),
-            }
-        };
+            };
         let settings = Record::Settings(SettingsRecord::default());
         let (message, reason, text) = refusal(&[network(9).key()], &[network(1), settings]);
-        assert_eq!((message, reason, text.as_str()), (3, NackReason::Refused, "this table has no settings"));
+        assert_eq!(
+            (message, reason, text.as_str()),
+            (3, NackReason::Refused, "this table has no settings")
+        );
         // This one is refused while control still writes.
         let (message, reason, _) = refusal(&[], &networks(0..200));
         assert_eq!((message, reason), (101, NackReason::TooLarge));
@@ -309,7 +350,12 @@ fn a_second_control_is_refused_while_the_first_lives_and_let_in_after() {
         let _first = Connection::connect(&socket).unwrap();
         let error = Connection::connect(&socket).unwrap_err();
         assert!(matches!(error, ConnectError::Refused(_)));
-        assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("process {}", std::process::id())),
+            "{error}"
+        );
     });
     steward.beside(|| drop(Connection::connect(&socket).unwrap()));
 }
@@ -320,10 +366,16 @@ fn a_second_dataplane_at_the_same_path_is_told_who_holds_it() {
     let socket = folder.path().join("channel");
     let first = Server::bind(&socket, OPTIONS).unwrap();
     let error = Server::bind(&socket, OPTIONS).unwrap_err().to_string();
-    assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+    assert!(
+        error.contains(&format!("process {}", std::process::id())),
+        "{error}"
+    );
     drop(first);
     drop(Server::bind(&socket, OPTIONS).unwrap());
-    assert!(matches!(Connection::connect(&socket), Err(ConnectError::NoDataplane { .. })));
+    assert!(matches!(
+        Connection::connect(&socket),
+        Err(ConnectError::NoDataplane { .. })
+    ));
 }
 
 #[test]
@@ -342,7 +394,11 @@ fn counters_cross_to_control_and_outlive_the_dataplane() {
         }
         control.join().unwrap()
     });
-    let read = |worker| connection.counters().get(WorkerIndex(worker), CounterId::FORWARDED);
+    let read = |worker| {
+        connection
+            .counters()
+            .get(WorkerIndex(worker), CounterId::FORWARDED)
+    };
     assert_eq!((connection.counters().workers(), read(0), read(1)), (2, 0, 5));
     writers[1].add(CounterId::FORWARDED, 1);
     assert_eq!(read(1), 6);
@@ -364,7 +420,10 @@ fn a_control_whose_dataplane_is_killed_hears_that_it_is_lost_and_meets_the_next(
     std::thread::scope(|scope| {
         let publisher = scope.spawn(|| connection.publish(Generation(1), &[], &networks(0..90)));
         dataplane.kill();
-        assert!(matches!(publisher.join().unwrap(), Err(PublishError::Lost(Lost::Closed))));
+        assert!(matches!(
+            publisher.join().unwrap(),
+            Err(PublishError::Lost(Lost::Closed))
+        ));
     });
     assert!(!connection.is_alive());
     let again = connection.publish(Generation(2), &[], &[]);
@@ -381,30 +440,52 @@ fn a_hostile_control_that_lies_about_its_indices_is_hung_up_on() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("channel");
     let mut steward = Steward::bind(&socket);
+    let connect = |steward: &mut Steward| {
+        let control = RawControl::connect_unserved(&socket);
+        assert_eq!(steward.server.poll(), None);
+        control
+    };
     for lie in [RING_SLOTS as u64 + 1, u64::MAX, 1 << 63] {
-        let mut control = RawControl::connect_unserved(&socket);
+        let mut control = connect(&mut steward);
         control.write_word(channel_raw::TO_DATAPLANE_WRITTEN, lie);
-        assert_eq!(steward.until_disconnected(), [Event::Disconnected]);
-        // Hung up on, not merely left: its socket is at its end.
+        control.ring_bell();
+        assert_eq!(steward.event(), Event::Disconnected);
         control.hear_the_end();
     }
-    let mut control = RawControl::connect_unserved(&socket);
-    steward.server.poll();
-    control.write_word(channel_raw::TO_CONTROL_READ, 5); // of nothing written
+    // Claims to have read answers that were never written; found out when the ring to control is full.
+    let mut control = connect(&mut steward);
     control.hello();
-    for _ in 0..RING_SLOTS {
-        // Garbage outside a transaction: each is answered, until the lie is found out.
-        control.send_slot(&[0xff; 256]);
-        if steward.server.poll() == Some(Event::Disconnected) {
-            break;
-        }
-    }
-    control.ring_bell();
+    control.write_word(channel_raw::TO_CONTROL_READ, 1000);
+    let refused = Message::Begin {
+        generation: Generation(0),
+    };
+    let found_out = (0..=RING_SLOTS).find(|_| {
+        control.send(&refused);
+        (0..3).any(|_| steward.server.poll() == Some(Event::Disconnected))
+    });
+    assert_eq!(found_out, Some(RING_SLOTS));
+    control.hear_the_end();
+}
+
+#[test]
+fn a_control_that_is_refused_again_and_again_is_hung_up_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("channel");
+    let mut steward = Steward::bind(&socket);
+    let mut control = RawControl::connect_unserved(&socket);
+    assert_eq!(steward.server.poll(), None);
+    control.hello();
+    let mut refusals = 0;
     while steward.server.is_connected() {
-        control.send_slot(&[0xff; 256]);
+        control.send(&Message::Begin {
+            generation: Generation(0),
+        });
+        refusals += 1;
+        control.write_word(channel_raw::TO_CONTROL_READ, refusals - 1);
         steward.server.poll();
     }
-    assert!(steward.rows().is_empty());
+    assert_eq!(refusals, 64);
+    control.hear_the_end();
 }
 
 proptest! {

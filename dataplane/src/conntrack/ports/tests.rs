@@ -27,8 +27,8 @@ fn pool(ranges: &[RangeInclusive<u16>], destinations: usize, blocks: usize) -> P
 }
 
 /// Random numbers for `take`.
-fn randoms() -> impl Iterator<Item = u32> {
-    std::iter::successors(Some(1u32), |n| {
+fn randoms(seed: u32) -> impl Iterator<Item = u32> {
+    std::iter::successors(Some(seed), |n| {
         Some(n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223))
     })
 }
@@ -36,7 +36,7 @@ fn randoms() -> impl Iterator<Item = u32> {
 #[test]
 fn every_port_of_the_slice_serves_every_destination_and_a_full_one_refuses_only_itself() {
     let mut pool = pool(&[1024..=29_999, 32_768..=65_535], 2, 400);
-    let mut randoms = randoms();
+    let mut randoms = randoms(1);
     for n in 0..2 {
         let ports: BTreeSet<_> = (0..pool.ports_per_destination())
             .map(|_| {
@@ -61,7 +61,7 @@ fn every_port_of_the_slice_serves_every_destination_and_a_full_one_refuses_only_
 #[test]
 fn a_destination_of_few_flows_takes_one_block_and_gives_it_back() {
     let mut pool = pool(&[1024..=65_535], 100, 100);
-    let ports: Vec<_> = randoms()
+    let ports: Vec<_> = randoms(1)
         .take(100)
         .map(|random| pool.take(destination(0), random).unwrap())
         .collect();
@@ -91,7 +91,7 @@ fn running_out_of_blocks_leaves_nothing_behind_and_recovers() {
 fn ports_spread_over_the_whole_slice() {
     let mut pool = pool(&[1024..=65_535], 1, 1);
     let mut thirds = [0; 3];
-    for random in randoms().take(3000) {
+    for random in randoms(1).take(3000) {
         let port = pool.take(destination(0), random).unwrap();
         thirds[(usize::from(port.number()) - 1024) * 3 / 64_512] += 1;
         assert!(pool.give(destination(0), port));
@@ -138,44 +138,69 @@ fn ranges_that_make_no_sense_are_refused() {
     assert_eq!(new(&[50..=60, 1..=49]), None);
 }
 
+/// The ranges of the property test below; the second makes up the number of ports.
+fn two_ranges(ports: u16) -> [RangeInclusive<u16>; 2] {
+    [100..=102, 2000..=2000 + ports - 4]
+}
+
+/// Ports in use per block of those ranges, for the blocks that have any.
+fn per_block(taken: &BTreeSet<u16>) -> BTreeMap<u16, usize> {
+    let mut blocks = BTreeMap::new();
+    for port in taken {
+        let at = if *port <= 102 { port - 100 } else { port - 2000 + 3 };
+        *blocks.entry(at / BLOCK_PORTS as u16).or_default() += 1;
+    }
+    blocks
+}
+
 proptest! {
+    // Each case is thousands of steps.
+    #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
     fn ports_taken_are_exactly_ports_given(
-        steps in prop::collection::vec((0u16..4, any::<bool>(), any::<u32>()), 1..3000),
-        // Around one, two and three blocks, in two ranges.
+        // Runs of takes or gives toward one destination, long enough to fill and to empty blocks.
+        runs in prop::collection::vec((0u16..4, any::<bool>(), 1usize..400), 1..30),
+        seed: u32,
+        // Less than one block, and around one and two.
         ports in prop::sample::select(vec![5u16, 448, 449, 900, 1000]),
     ) {
-        let ranges = [100..=102, 2000..=2000 + ports - 4];
+        let ranges = two_ranges(ports);
         let mut pool = pool(&ranges, 3, 7);
         let mut oracle: BTreeMap<u16, BTreeSet<u16>> = BTreeMap::new();
-        for (n, give, random) in steps {
-            let taken = oracle.entry(n).or_default();
-            let known = taken.range(random as u16..).next().or_else(|| taken.first()).copied();
-            if let (true, Some(port)) = (give, known) {
-                prop_assert!(pool.give(destination(n), Port::new(port)));
-                taken.remove(&port);
-                if taken.is_empty() {
-                    oracle.remove(&n);
+        let mut randoms = randoms(seed);
+        let steps = runs.into_iter().flat_map(|(n, give, count)| std::iter::repeat_n((n, give), count));
+        for (n, give) in steps {
+            let random = randoms.next().unwrap();
+            let taken = oracle.get(&n).cloned().unwrap_or_default();
+            let known = taken.range(random as u16 % 3000..).next().or_else(|| taken.first()).copied();
+            if give {
+                if let Some(port) = known {
+                    prop_assert!(pool.give(destination(n), Port::new(port)));
+                    let left = oracle.entry(n).or_default();
+                    left.remove(&port);
+                    if left.is_empty() {
+                        oracle.remove(&n);
+                    }
                 }
-                continue;
-            }
-            match pool.take(destination(n), random) {
-                Ok(port) => {
-                    prop_assert!(ranges.iter().any(|range| range.contains(&port.number())));
-                    prop_assert!(taken.insert(port.number()), "{port} is in use");
-                }
-                Err(PortError::PortsExhausted) => prop_assert_eq!(taken.len(), usize::from(ports)),
-                Err(PortError::DestinationsFull) => {
-                    prop_assert!(taken.is_empty());
-                    oracle.remove(&n);
-                    prop_assert_eq!(oracle.len(), 3);
-                }
-                Err(PortError::BlocksFull) => {
-                    prop_assert_eq!(pool.blocks().used, 7);
-                    oracle.retain(|_, taken| !taken.is_empty());
+            } else {
+                // Blocks are made only when those there are have no free port.
+                let all_full = per_block(&taken).into_iter().all(|(number, used)| {
+                    used == BLOCK_PORTS.min(usize::from(ports) - usize::from(number) * BLOCK_PORTS)
+                });
+                let blocks = pool.blocks().used;
+                match pool.take(destination(n), random) {
+                    Ok(port) => {
+                        prop_assert!(ranges.iter().any(|range| range.contains(&port.number())));
+                        prop_assert!(oracle.entry(n).or_default().insert(port.number()), "{} is in use", port);
+                        prop_assert_eq!(pool.blocks().used, blocks + usize::from(all_full));
+                    }
+                    Err(PortError::PortsExhausted) => prop_assert_eq!(taken.len(), usize::from(ports)),
+                    Err(PortError::DestinationsFull) => prop_assert!(taken.is_empty() && oracle.len() == 3),
+                    Err(PortError::BlocksFull) => prop_assert!(all_full && blocks == 7),
                 }
             }
             prop_assert_eq!(pool.destinations().used, oracle.len());
+            prop_assert_eq!(pool.blocks().used, oracle.values().map(|taken| per_block(taken).len()).sum::<usize>());
             prop_assert_eq!(pool.taken(), oracle.values().map(BTreeSet::len).sum::<usize>());
         }
         for (n, taken) in oracle {

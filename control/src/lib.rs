@@ -36,6 +36,9 @@ pub mod api;
 /// What is wrong, and where.
 pub mod problem;
 
+/// A cluster of network namespaces to try Services in.
+pub mod lab;
+
 /// Objects as rows.
 pub mod table;
 /// Commands.

@@ -6,19 +6,55 @@
 //! The modules are listed in the order a packet meets them; what they stand on comes after, the edges last.
 #![deny(unsafe_code)]
 
-/// What `parse` proves.
+/// One core's turn.
+#[cfg(feature = "nic")]
+pub mod worker;
+
+/// Frames off a ring.
+pub mod rx;
+/// Frames to packets.
 pub mod parse;
-/// What `nat` does.
+/// Packets to decisions.
+#[cfg(feature = "nic")]
+pub mod lookup;
+/// Packets rewritten.
 pub mod nat;
+/// Packets refused.
+pub mod reject;
+/// Frames to rings.
+pub mod tx;
 
 /// What becomes of a packet.
 pub mod verdict;
+/// Flows.
+pub mod conntrack;
+/// Services.
+pub mod tables;
+/// Surroundings.
+pub mod network;
+/// Neighbours as workers see them.
+pub mod next_hop;
+/// Which worker owns what.
+pub mod steering;
+/// Letters between threads.
+pub mod mailbox;
 
 /// Counters of every worker.
 pub mod counters;
 
 /// The channel to the control process.
 pub mod channel;
+/// The non-packet thread.
+#[cfg(feature = "nic")]
+pub mod steward;
+/// ARP, the steward's side.
+pub mod neighbours;
+/// The config file.
+#[cfg(feature = "nic")]
+pub mod config;
+/// Config to running parts.
+#[cfg(feature = "nic")]
+pub mod assemble;
 
 /// Addresses and flow keys.
 pub mod addr;
@@ -26,8 +62,12 @@ pub mod addr;
 pub mod index;
 /// Coarse time.
 pub mod tick;
+/// Protocol headers.
+pub mod wire;
 
 /// NIC ports and their drivers.
 pub mod nic;
 /// Mapped memory.
 pub mod segment;
+/// One hint.
+pub mod prefetch;

@@ -1,3 +1,72 @@
-//! `sluice-dataplane`: arguments to meaning to one command.
+//! `sluice-dataplane`: config → segment → NIC ports → one pinned worker per core → signal → exit code.
 
-fn main() {}
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use sluice_dataplane::assemble::Dataplane;
+use sluice_dataplane::config::Config;
+
+/// Carries packets for Kubernetes Services between NIC rings.
+#[derive(Debug, Parser)]
+#[command(name = "sluice-dataplane", version)]
+struct Arguments {
+    /// The config file (see configs/gateway/).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Read and check the config, then exit.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).format_timestamp_millis().init();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The one place errors are printed; a closed stderr leaves nobody to tell.
+            let _ = writeln!(std::io::stderr(), "sluice-dataplane: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
+    let config = Config::load(&arguments.config)?;
+    if arguments.check {
+        writeln!(std::io::stdout(), "{}: ok", arguments.config.display())?;
+        return Ok(());
+    }
+    // Before anything is opened, so that a signal during start-up ends it cleanly, too.
+    let (quit, signal) = UnixStream::pair()?;
+    for number in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        signal_hook::low_level::pipe::register(number, signal.try_clone()?)?;
+    }
+    let Dataplane { mut steward, workers, shared } = Dataplane::open(&config)?;
+    std::thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for (i, mut worker) in workers.into_iter().enumerate() {
+            let shared = Arc::clone(&shared);
+            let core = config.workers.cores.get(i).map(|&id| core_affinity::CoreId { id });
+            threads.push(std::thread::Builder::new().name(format!("worker-{i}")).spawn_scoped(scope, move || {
+                if let Some(core) = core
+                    && !core_affinity::set_for_current(core)
+                {
+                    log::warn!("worker {i}: cannot be pinned to CPU {}: not in this process's affinity mask", core.id);
+                }
+                worker.run(&shared);
+            })?);
+        }
+        log::info!("ready");
+        let result = steward.run(&shared, quit.as_fd());
+        steward.stop(&shared);
+        log::info!("stopping");
+        result
+    })?;
+    Ok(())
+}

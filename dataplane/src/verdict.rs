@@ -1,6 +1,6 @@
 //! What becomes of a packet. A verdict is a value, never an error; every drop has a name, a sentence and a counter.
 
-use crate::index::NextHopIndex;
+use crate::index::{NextHopIndex, NicPortIndex, WorkerIndex};
 
 /// The fate of one packet, decided in `parse` or `lookup` and carried out in `nat` and `tx`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,8 +9,12 @@ pub enum Verdict {
     Forward(NextHopIndex),
     /// Hand to the host's own network stack by the host port.
     Punt,
-    /// Hand to the steward: ARP, or a packet whose next hop has to be resolved first.
-    Steward,
+    /// Hand to the steward: ARP.
+    Arp,
+    /// Hand to the steward: this neighbour, on this NIC port, must be resolved before the packet can go on.
+    Resolve(NicPortIndex, [u8; 4]),
+    /// Hand to the worker that owns the flow.
+    Handover(WorkerIndex),
     /// Answer with an ICMP error built from this packet.
     Reject(Rejection),
     /// Forget it, for this reason.
@@ -69,7 +73,6 @@ drop_reasons! {
     BackendGone "backend-gone" "The flow's endpoint was removed and the protocol cannot move to another.",
     IcmpErrorWithoutFlow "icmp-error-without-flow" "An ICMP error that quotes a packet of no flow we know.",
     NoRoute "no-route" "No route leads to the destination.",
-    TtlExpired "ttl-expired" "The time to live ended here and may not be answered.",
     NeighbourPending "neighbour-pending" "The next hop's MAC address is not known yet and its waiting queue is full.",
     NeighbourUnreachable "neighbour-unreachable" "The next hop does not answer ARP.",
     RejectRateLimited "reject-rate-limited" "An ICMP error was due, but its rate limit is used up (RJ-3).",

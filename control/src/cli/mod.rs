@@ -8,6 +8,7 @@ pub mod args;
 mod check;
 mod control;
 pub mod get;
+mod lab;
 pub mod selector;
 
 /// Runs the command that was typed. An error is one line for a person; a command that has already said what is wrong
@@ -17,5 +18,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Control(args) => control::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Get(args) => get::run(&args),
+        Command::Lab(args) => lab::run(args),
     }
 }

@@ -16,7 +16,45 @@ use std::os::fd::BorrowedFd;
 
 use arrayvec::ArrayVec;
 
+/// Frame memory.
 pub mod frame;
+/// Ports between threads of one process.
+pub mod memory;
+
+/// Opening a port by its description.
+#[cfg(feature = "nic")]
+pub mod open;
+/// AF_XDP sockets.
+#[cfg(feature = "nic")]
+pub mod af_xdp;
+/// AF_PACKET sockets.
+#[cfg(feature = "nic")]
+pub mod af_packet;
+/// The host port.
+#[cfg(feature = "nic")]
+pub mod tap;
+
+/// Checksums left to hardware.
+#[cfg(feature = "nic")]
+pub mod checksum_fix;
+/// AF_XDP's program.
+#[cfg(feature = "nic")]
+pub mod xdp_program;
+#[cfg(feature = "nic")]
+mod xdp_attach;
+/// Sockets of AF_XDP.
+#[cfg(feature = "nic")]
+pub mod xdp_socket;
+#[cfg(feature = "nic")]
+mod ledger;
+#[cfg(feature = "nic")]
+mod ring;
+#[cfg(feature = "nic")]
+mod packet_ring;
+#[cfg(feature = "nic")]
+mod interface;
+#[cfg(feature = "nic")]
+mod sys;
 
 /// A waiting worker's frame memory, free frames and rings.
 pub use frame::{Frame, FrameMemory};
@@ -42,11 +80,18 @@ pub trait Driver: Send {
     /// What was opened, for the start-up line and for the steward's ARP.
     fn info(&self) -> &DriverInfo;
 
-    /// Counters since open.
+    /// Counters since open. May cost a system call: to be asked a few times a second, not per burst.
     fn stats(&self) -> DriverStats;
 
-    /// Whether the other side is there.
+    /// Whether the other side is there. As dear as `stats`.
     fn link(&self) -> Link;
+
+    /// Closes the port and frees the frames that were in its rings into `memory`. A driver that is only dropped takes
+    /// those frames with it, which does no harm where the memory ends with it.
+    fn close(self: Box<Self>, memory: &mut FrameMemory) {
+        // Most drivers hold no frames between calls.
+        let _ = memory;
+    }
 }
 
 /// What a driver found when it opened its NIC port.

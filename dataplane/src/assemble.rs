@@ -1,0 +1,221 @@
+//! From the config to running parts: frame memory, NIC ports, flows, tables, channel. Opens everything or nothing, and
+//! says in one line each what was opened and what memory it took.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::channel::BindError;
+use crate::channel::server::{Server, ServerOptions};
+use crate::config::{self, Config, DriverKind, Idle, Role};
+use crate::conntrack::ports::{PortPool, PortPoolConfig};
+use crate::conntrack::{FlowConfig, Flows, HashKey, Timeouts};
+use crate::counters::CounterId;
+use crate::index::{NicPortIndex, WorkerIndex};
+use crate::lookup::LookupOptions;
+use crate::mailbox::Mailbox;
+use crate::network::{Interface, Network, Route};
+use crate::nic::xdp_socket::Umem;
+use crate::nic::open::{self, Attach, DriverSpec, PortSpec, ZeroCopy};
+use crate::nic::{Driver, DriverInfo, FrameMemory, OpenError};
+use crate::steering::Steering;
+use crate::steward::Steward;
+use crate::tables::{Picker, TableLimits, Tables, TablesBuilder};
+use crate::worker::{Shared, TableSlot, Worker, WorkerParts};
+
+/// Letters a worker or the steward can have waiting: a few bursts; each place costs 9 KiB.
+const MAILBOX: usize = 256;
+
+/// Blocks of SNAT ports for each destination the config allows: one that is always there, and half of one on average
+/// for destinations with many flows.
+const BLOCKS_PER_DESTINATION: usize = 2;
+
+/// A dataplane ready to run.
+pub struct Dataplane {
+    /// The non-packet thread's part.
+    pub steward: Steward,
+    /// One for each packet thread.
+    pub workers: Vec<Worker>,
+    /// What they share.
+    pub shared: Arc<Shared>,
+}
+
+/// Why the dataplane could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A NIC port.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The channel.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Memory or file descriptors.
+    #[error("{what}: {source}; lower the capacities in the config or raise the process's limits")]
+    Resources {
+        /// What could not be had.
+        what: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn resources(what: &str) -> impl FnOnce(io::Error) -> StartError {
+    move |source| StartError::Resources { what: what.to_owned(), source }
+}
+
+impl Dataplane {
+    /// Opens what `config` describes. What was opened before an error is closed again.
+    pub fn open(config: &Config) -> Result<Self, StartError> {
+        // The channel first: another dataplane on the same socket must be noticed before a NIC port is touched.
+        let options = ServerOptions { workers: usize::from(config.workers.count), ..ServerOptions::default() };
+        let mut server = Server::bind(&config.channel.socket, options)?;
+        let limits = TableLimits {
+            service_ports: config.tables.service_ports as u32,
+            frontends: config.tables.frontends as u32,
+            backends: config.tables.backends as u32,
+            ..TableLimits::default()
+        };
+        let ranges: Vec<RangeInclusive<u16>> = config.snat.ports.iter().map(|r| r.0.clone()).collect();
+        let steering = Steering::new(config.workers.count, ranges);
+        let tables = Arc::new(Tables::empty());
+        let mut workers = Vec::new();
+        let mut infos: Vec<DriverInfo> = Vec::new();
+        let pages = server.take_counters();
+        for (index, mut counters) in (0..config.workers.count).map(WorkerIndex).zip(pages) {
+            let (memory, drivers) = open_ports(config, index)?;
+            if index.0 == 0 {
+                infos = drivers.iter().flatten().map(|d| d.info().clone()).collect();
+            }
+            let flows = open_flows(config)?;
+            let snat_ports = open_snat_ports(config, &steering, index)?;
+            account(config, index, &memory, &flows);
+            counters.set(CounterId::FLOWS_LIMIT, config.flows.capacity as u64);
+            counters.set(CounterId::SNAT_PORTS_LIMIT, snat_ports.ports_per_destination() as u64);
+            // The standard library's own source of unpredictable keys.
+            let seed = RandomState::new().build_hasher().finish();
+            workers.push(Worker::new(WorkerParts {
+                index,
+                memory,
+                drivers,
+                flows,
+                snat_ports,
+                picker: Picker::new(seed, &limits),
+                counters,
+                tables: Arc::clone(&tables),
+            }));
+        }
+        let network = network(config, &infos);
+        let mailbox = || Mailbox::new(MAILBOX).map_err(resources("a mailbox"));
+        let shared = Shared {
+            network,
+            steering,
+            workers: workers.iter().map(|_| mailbox()).collect::<Result<_, _>>()?,
+            slots: workers.iter().map(|_| TableSlot::new()).collect(),
+            steward: mailbox()?,
+            stop: AtomicBool::new(false),
+            options: LookupOptions { midstream_pickup: config.flows.midstream_pickup },
+            sleep: config.workers.idle == Idle::Sleep,
+        };
+        let steward = Steward::new(server, TablesBuilder::new(limits));
+        Ok(Self { steward, workers, shared: Arc::new(shared) })
+    }
+}
+
+type Queues = (FrameMemory, Vec<Option<Box<dyn Driver>>>);
+
+/// A worker's frame memory and its queue of every NIC port that has one for it.
+fn open_ports(config: &Config, worker: WorkerIndex) -> Result<Queues, StartError> {
+    let mut memory = FrameMemory::new(config.frames.count, config.frames.size).map_err(resources("frame memory"))?;
+    let mut umem: Option<Umem> = None;
+    let mut drivers = Vec::new();
+    for port in &config.ports {
+        // A tap has one queue: worker 0's.
+        if port.driver == DriverKind::Tap && worker.0 > 0 {
+            drivers.push(None);
+            continue;
+        }
+        let driver = open::open(&spec(config, port, worker), &mut memory, &mut umem)?;
+        let DriverInfo { driver: kind, interface, mode, mac, mtu, .. } = driver.info();
+        log::info!("NIC port {}: {kind} {interface} queue {}: {mode}, {mac}, MTU {mtu}", port.name, worker.0);
+        drivers.push(Some(driver));
+    }
+    Ok((memory, drivers))
+}
+
+fn spec(config: &Config, port: &config::NicPort, worker: WorkerIndex) -> PortSpec {
+    let driver = match port.driver {
+        DriverKind::AfXdp => DriverSpec::AfXdp {
+            attach: match port.attach {
+                config::Attach::Auto => Attach::Auto,
+                config::Attach::Native => Attach::Native,
+                config::Attach::Generic => Attach::Generic,
+            },
+            zero_copy: ZeroCopy::Auto,
+        },
+        DriverKind::AfPacket => {
+            // One group per interface would do, but its number is system-wide: this process's own.
+            let group = rustix::process::getpid().as_raw_nonzero().get() as u16;
+            DriverSpec::AfPacket { fanout: (config.workers.count > 1).then_some(group) }
+        }
+        DriverKind::Tap => DriverSpec::Tap { mtu: 1_500 },
+    };
+    PortSpec {
+        queue: u32::from(worker.0),
+        ring_size: port.ring_size,
+        complete_checksums: port.complete_checksums,
+        ..PortSpec::new(&port.name, &port.interface, driver)
+    }
+}
+
+fn open_flows(config: &Config) -> Result<Flows, StartError> {
+    let flow_config = FlowConfig {
+        capacity: config.flows.capacity,
+        timeouts: Timeouts::default(),
+        hash_key: HashKey::random().map_err(resources("random numbers"))?,
+    };
+    Flows::new(flow_config).map_err(resources("the flow table"))
+}
+
+fn open_snat_ports(config: &Config, steering: &Steering, worker: WorkerIndex) -> Result<PortPool, StartError> {
+    let pool_config = PortPoolConfig {
+        ranges: steering.slice(worker),
+        destinations: config.snat.destinations,
+        blocks: config.snat.destinations.saturating_mul(BLOCKS_PER_DESTINATION),
+        hash_key: HashKey::random().map_err(resources("random numbers"))?,
+    };
+    PortPool::new(pool_config).map_err(resources("the SNAT port pool"))
+}
+
+/// One line per worker: what its capacities cost.
+fn account(config: &Config, worker: WorkerIndex, memory: &FrameMemory, flows: &Flows) {
+    const MIB: f64 = 1_048_576.0;
+    let frames = (memory.capacity() * memory.chunk_size()) as f64 / MIB;
+    let table = flows.bytes() as f64 / MIB;
+    let capacity = config.flows.capacity;
+    log::info!("worker {}: {capacity} flows in {table:.1} MiB, {} frames in {frames:.1} MiB", worker.0, memory.capacity());
+}
+
+fn network(config: &Config, infos: &[DriverInfo]) -> Network {
+    let interfaces = config.ports.iter().zip(infos).map(|(port, info)| Interface {
+        name: port.name.clone(),
+        mac: info.mac,
+        mtu: info.mtu,
+        addresses: port.addresses.clone(),
+        peer_mac: info.peer_mac,
+    });
+    let routes = config.routes.iter().filter_map(|route| {
+        let on_link = |p: &config::NicPort| p.addresses.iter().any(|a| a.contains(&route.via));
+        let port = config.ports.iter().position(on_link)?;
+        Some(Route { to: route.to, via: Some(route.via), port: NicPortIndex(port as u8) })
+    });
+    let host = config.ports.iter().position(|p| p.role == Role::Host).map(|i| NicPortIndex(i as u8));
+    Network::new(
+        interfaces.collect(),
+        routes.collect(),
+        config.node.addresses.clone(),
+        host,
+        config.neighbours.capacity,
+    )
+}

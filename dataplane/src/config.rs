@@ -1,0 +1,416 @@
+//! The dataplane's small config file: NIC ports, routes, workers, capacities. What Services there are comes over the
+//! channel, never from here.
+//!
+//! Every capacity is here with its default and the reason for it; `memory_bytes` accounts for all of them at start.
+
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use ipnet::Ipv4Net;
+use serde::Deserialize;
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Config {
+    /// This node.
+    pub node: Node,
+    /// NIC ports, at least one.
+    pub ports: Vec<NicPort>,
+    /// Routes beside those that the ports' own networks imply.
+    #[serde(default)]
+    pub routes: Vec<StaticRoute>,
+    /// Packet threads.
+    #[serde(default)]
+    pub workers: Workers,
+    /// Connection tracking.
+    #[serde(default)]
+    pub flows: Flows,
+    /// Source ports for SNAT.
+    #[serde(default)]
+    pub snat: Snat,
+    /// Frames per worker.
+    #[serde(default)]
+    pub frames: Frames,
+    /// Service tables.
+    #[serde(default)]
+    pub tables: Tables,
+    /// Next hops.
+    #[serde(default)]
+    pub neighbours: Neighbours,
+    /// The channel to control.
+    pub channel: Channel,
+}
+
+/// This node.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Node {
+    /// The node's addresses, primary first (NP-2).
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+/// A NIC port.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NicPort {
+    /// Its name in logs and counters.
+    pub name: String,
+    /// Which driver opens it.
+    pub driver: DriverKind,
+    /// The interface it opens; the name of the tap it makes.
+    pub interface: String,
+    /// Our addresses on it.
+    #[serde(default)]
+    pub addresses: Vec<Ipv4Net>,
+    /// What it is to the gateway.
+    #[serde(default)]
+    pub role: Role,
+    /// af_xdp: how the program is attached.
+    #[serde(default)]
+    pub attach: Attach,
+    /// Descriptors per ring; a power of two. 1,024 is what drivers commonly default to and holds a millisecond at
+    /// 1 Mpps, longer than a worker is ever away.
+    #[serde(default = "ring_size")]
+    pub ring_size: u32,
+    /// Complete the partial TCP and UDP checksums that virtual peers (veth) leave to hardware.
+    #[serde(default = "yes")]
+    pub complete_checksums: bool,
+}
+
+/// Drivers this binary has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DriverKind {
+    /// AF_XDP sockets.
+    AfXdp,
+    /// AF_PACKET rings.
+    AfPacket,
+    /// A tap interface: the host port.
+    Tap,
+}
+
+/// What a NIC port is to the gateway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// A link to others.
+    #[default]
+    Link,
+    /// The node's own network stack is behind it.
+    Host,
+}
+
+/// How af_xdp attaches its program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attach {
+    /// Native, else generic.
+    #[default]
+    Auto,
+    /// In the driver.
+    Native,
+    /// In the kernel's generic receive path.
+    Generic,
+}
+
+/// A static route.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StaticRoute {
+    /// Destinations.
+    pub to: Ipv4Net,
+    /// The router, on one of the ports' networks.
+    pub via: Ipv4Addr,
+}
+
+/// Packet threads.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Workers {
+    /// How many.
+    pub count: u8,
+    /// The CPU of each, in order; empty: not pinned.
+    pub cores: Vec<usize>,
+    /// What a worker without packets does.
+    pub idle: Idle,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self { count: 1, cores: Vec::new(), idle: Idle::Spin }
+    }
+}
+
+/// What a worker without packets does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Idle {
+    /// Polls on: lowest latency, a whole core.
+    Spin,
+    /// Waits for a NIC port or a letter: a laptop's fan stays off.
+    Sleep,
+}
+
+/// Connection tracking, per worker.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Flows {
+    /// Flows a worker can hold. 131,072 is kube-proxy's minimum (CT-19).
+    pub capacity: usize,
+    /// CT-15: a lone ACK opens a flow mid-stream, as Linux does by default.
+    pub midstream_pickup: bool,
+}
+
+impl Default for Flows {
+    fn default() -> Self {
+        Self { capacity: 131_072, midstream_pickup: true }
+    }
+}
+
+/// Source ports for SNAT, shared out among the workers.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Snat {
+    /// Ranges `first-last`. The default leaves out well-known ports, Kubernetes's node ports (TP-7) and, with them,
+    /// nothing else: the host's own connections through the host port are translated like everybody's.
+    pub ports: Vec<PortRange>,
+    /// Endpoints (address, port, protocol) a worker can have SNAT flows to at one time.
+    pub destinations: usize,
+}
+
+impl Default for Snat {
+    fn default() -> Self {
+        let ports = vec![PortRange(1_024..=29_999), PortRange(32_768..=65_535)];
+        Self { ports, destinations: 16_384 }
+    }
+}
+
+/// `first-last`, both included.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct PortRange(pub RangeInclusive<u16>);
+
+impl TryFrom<String> for PortRange {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let parsed = text.split_once('-').and_then(|(first, last)| {
+            Some(first.trim().parse::<u16>().ok()?..=last.trim().parse::<u16>().ok()?)
+        });
+        match parsed {
+            Some(range) if *range.start() > 0 && range.start() <= range.end() => Ok(Self(range)),
+            _ => Err(format!("\"{text}\" is not a port range; write for example \"32768-65535\"")),
+        }
+    }
+}
+
+/// Frames, per worker.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Frames {
+    /// How many. Every NIC port keeps up to a ring of them for receiving and one for sending.
+    pub count: usize,
+    /// Bytes each, a power of two from 2048 to 32768; a packet may have 256 less. 2,048 holds a 1,500-byte MTU.
+    pub size: usize,
+}
+
+impl Default for Frames {
+    fn default() -> Self {
+        Self { count: 16_384, size: 2_048 }
+    }
+}
+
+/// Service tables.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Tables {
+    /// Service ports.
+    pub service_ports: usize,
+    /// Frontends of all kinds.
+    pub frontends: usize,
+    /// Backends of all service ports.
+    pub backends: usize,
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        // Above the largest cluster Kubernetes is tested with (10,000 Services, 150,000 pods; 5,000 nodes).
+        Self { service_ports: 65_536, frontends: 131_072, backends: 1_048_576 }
+    }
+}
+
+/// Next hops.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Neighbours {
+    /// Neighbours on all ports: as many as the kernel keeps by raising gc_thresh3 to a large network's needs.
+    pub capacity: usize,
+}
+
+impl Default for Neighbours {
+    fn default() -> Self {
+        Self { capacity: 16_384 }
+    }
+}
+
+/// The channel to control.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Channel {
+    /// The Unix socket that control connects to.
+    pub socket: PathBuf,
+}
+
+const fn ring_size() -> u32 {
+    1_024
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// Why a config was refused, in one line.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: cannot read the config file: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not YAML of this shape.
+    #[error("{path}:{problem}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// `line:column: what`.
+        problem: String,
+    },
+    /// Values that contradict each other.
+    #[error("{path}: {field}: {problem}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// Field path.
+        field: String,
+        /// What is wrong and what is allowed.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks a config file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads and checks a config; `path` is for the errors only.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let config: Self = serde_saphyr::from_str(text).map_err(|error| {
+            let place = error.location().map_or_else(String::new, |l| format!("{}:{}: ", l.line(), l.column()));
+            let text = error.without_snippet().to_string();
+            ConfigError::Parse { path: path.to_owned(), problem: place + text.lines().next().unwrap_or_default() }
+        })?;
+        match config.contradiction() {
+            None => Ok(config),
+            Some((field, problem)) => Err(ConfigError::Value { path: path.to_owned(), field, problem }),
+        }
+    }
+
+    fn contradiction(&self) -> Option<(String, String)> {
+        let found = |field: &str, problem: &str| Some((field.to_owned(), problem.to_owned()));
+        if self.node.addresses.is_empty() {
+            return found("node.addresses", "give at least one address, the primary first");
+        }
+        if self.ports.is_empty() || self.ports.len() > 255 {
+            return found("ports", "give 1 to 255 NIC ports");
+        }
+        for (i, port) in self.ports.iter().enumerate() {
+            let field = |name: &str| format!("ports[{i}].{name}");
+            if port.interface.is_empty() || port.interface.len() > 15 {
+                let problem = format!("\"{}\" is not an interface name: 1 to 15 characters", port.interface);
+                return Some((field("interface"), problem));
+            }
+            if !port.ring_size.is_power_of_two() || !(64..=32_768).contains(&port.ring_size) {
+                return Some((field("ringSize"), "must be a power of two, 64 to 32768".into()));
+            }
+            if (port.driver == DriverKind::Tap) != (port.role == Role::Host) {
+                return Some((field("role"), "a tap is the host port, and the host port is a tap".into()));
+            }
+            if self.ports[..i].iter().any(|p| p.name == port.name || p.interface == port.interface) {
+                return Some((field("name"), "name and interface must differ from every other port's".into()));
+            }
+        }
+        if self.ports.iter().filter(|p| p.role == Role::Host).count() > 1 {
+            return found("ports", "only one NIC port can be the host port");
+        }
+        if self.workers.count == 0 || self.workers.count > 64 {
+            return found("workers.count", "must be 1 to 64");
+        }
+        if !self.workers.cores.is_empty() && self.workers.cores.len() != usize::from(self.workers.count) {
+            return found("workers.cores", "give one CPU for each worker, or none at all");
+        }
+        for (i, route) in self.routes.iter().enumerate() {
+            let on_link = |p: &NicPort| p.addresses.iter().any(|a| a.contains(&route.via));
+            if !self.ports.iter().any(on_link) {
+                let problem = format!("{} is on no NIC port's network", route.via);
+                return Some((format!("routes[{i}].via"), problem));
+            }
+        }
+        if self.flows.capacity == 0 || self.flows.capacity > 1 << 30 {
+            return found("flows.capacity", "must be 1 to 1073741824");
+        }
+        let rings: usize = self.ports.iter().map(|p| 2 * p.ring_size as usize).sum();
+        if self.frames.count < rings {
+            let problem = format!("must be at least {rings}: two rings of frames for every NIC port");
+            return Some(("frames.count".into(), problem));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "
+node: {addresses: [172.18.0.2]}
+ports:
+- {name: client0, driver: af_xdp, interface: client0, addresses: [172.18.0.2/24]}
+- {name: host0, driver: tap, interface: host0, role: host}
+workers: {count: 1, idle: sleep}
+flows: {capacity: 1000}
+channel: {socket: /run/sluice/dataplane.sock}
+";
+
+    fn error(text: &str) -> String {
+        Config::parse(text, Path::new("gateway.yaml")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_small_config_gets_the_defaults() {
+        let config = Config::parse(SMALL, Path::new("x")).unwrap();
+        assert_eq!(config.ports[0].ring_size, 1024);
+        assert!(config.flows.midstream_pickup);
+        assert_eq!(config.snat.ports, Snat::default().ports);
+    }
+
+    #[test]
+    fn errors_name_the_file_the_place_and_what_is_allowed() {
+        let unknown = error(&SMALL.replace("workers: {count", "workers: {number"));
+        assert!(unknown.starts_with("gateway.yaml:6:") && unknown.contains("number"), "{unknown}");
+        assert!(!unknown.contains('\n'));
+        let two = error(&SMALL.replace("role: host", "role: link"));
+        assert_eq!(two, "gateway.yaml: ports[1].role: a tap is the host port, and the host port is a tap");
+        let route = error(&(SMALL.to_owned() + "routes: [{to: 0.0.0.0/0, via: 10.0.0.1}]\n"));
+        assert_eq!(route, "gateway.yaml: routes[0].via: 10.0.0.1 is on no NIC port's network");
+        let range = error(&(SMALL.to_owned() + "snat: {ports: [9-2]}\n"));
+        assert!(range.contains("\"9-2\" is not a port range"), "{range}");
+    }
+}

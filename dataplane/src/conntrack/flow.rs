@@ -1,0 +1,387 @@
+//! A flow's entry: one cache line that holds all a known packet needs, so that forwarding it costs one miss after the
+//! bucket's.
+//!
+//! ```text
+//!  0          12         24        25     26     27   28         32      36        38
+//!  ├ original ┼ reply ───┼ protocol ┼ state ┼ flags ┼ 0 ┼ last seen ┼ opened ┼ l3 delta ┼ l4 delta
+//!  40        44                   48             52                    56                 60     64
+//!  ├ backend ┼ backend generation ┼ service port ┼ next hop (original) ┼ next hop (reply) ┼ link ┤
+//! ```
+//!
+//! Each tuple is as the packets of that direction arrive (CT-1): the original one addressed to the frontend, the reply
+//! one coming from the endpoint. What leaves in one direction is therefore the other tuple reversed.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::pool::Linked;
+use super::tcp::{self, TcpVerdict};
+use crate::addr::{FlowKey, Port, Protocol};
+use crate::index::{BackendIndex, NextHopIndex, ServicePortIndex};
+use crate::nat::Rewrite;
+use crate::tick::Tick;
+
+/// Which of its two tuples a packet of a flow carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Direction {
+    /// From the client to the frontend.
+    Original = 0,
+    /// From the endpoint to the client, or to the address that stands in for it.
+    Reply = 1,
+}
+
+impl Direction {
+    /// Both, in storage order.
+    pub const BOTH: [Self; 2] = [Self::Original, Self::Reply];
+
+    /// The other one.
+    #[must_use]
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::Original => Self::Reply,
+            Self::Reply => Self::Original,
+        }
+    }
+}
+
+/// How far a flow has come (section 4 of the semantics; Linux' names). It decides the idle timeout only: a known
+/// flow's packets are translated in every state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum State {
+    /// No flow.
+    #[default]
+    Free,
+    /// TCP: SYN seen.
+    SynSent,
+    /// TCP: SYN seen from both sides (simultaneous open).
+    SynSent2,
+    /// TCP: SYN and its SYN+ACK seen.
+    SynRecv,
+    /// TCP: handshake complete, or found midway (CT-15).
+    Established,
+    /// TCP: one FIN seen.
+    FinWait,
+    /// TCP: that FIN acknowledged.
+    CloseWait,
+    /// TCP: second FIN seen.
+    LastAck,
+    /// TCP: that one acknowledged, too.
+    TimeWait,
+    /// TCP: RST seen.
+    Close,
+    /// Any other protocol: packets from the client only.
+    Unreplied,
+    /// Any other protocol: packets from both sides.
+    Replied,
+}
+
+impl State {
+    /// Every state, in storage order.
+    pub const ALL: [Self; 12] = [
+        Self::Free,
+        Self::SynSent,
+        Self::SynSent2,
+        Self::SynRecv,
+        Self::Established,
+        Self::FinWait,
+        Self::CloseWait,
+        Self::LastAck,
+        Self::TimeWait,
+        Self::Close,
+        Self::Unreplied,
+        Self::Replied,
+    ];
+
+    /// State of a flow that a packet of `protocol` opens; `None` for a TCP packet that cannot (`InvalidTcp`).
+    pub fn opening(protocol: Protocol, tcp_flags: u8) -> Option<Self> {
+        if protocol != Protocol::TCP {
+            return Some(Self::Unreplied);
+        }
+        match tcp::advance(Self::Free, Direction::Original, tcp_flags) {
+            TcpVerdict::Next(state) => Some(state),
+            TcpVerdict::Reopen | TcpVerdict::Invalid => None,
+        }
+    }
+}
+
+/// Properties a flow is opened with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct FlowFlags(u8);
+
+impl FlowFlags {
+    /// The endpoint sees our address: the reply tuple's destination port was taken from a `PortPool`.
+    pub const SNAT: Self = Self(1);
+
+    /// All of `other` are set.
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// What `Flows::open` needs to know.
+#[derive(Clone, Copy, Debug)]
+pub struct NewFlow {
+    /// Key of the packet that opens the flow.
+    pub original: FlowKey,
+    /// Key the endpoint's packets will arrive with.
+    pub reply: FlowKey,
+    /// From `State::opening`.
+    pub state: State,
+    /// The endpoint.
+    pub backend: BackendIndex,
+    /// The backend slot's generation now; the flow is stale once they differ.
+    pub backend_generation: u32,
+    /// The service port.
+    pub service_port: ServicePortIndex,
+    /// Where packets go: of the original direction, of the reply direction.
+    pub next_hops: [NextHopIndex; 2],
+    /// `Rewrite::l3_delta` of the original direction.
+    pub l3_delta: u16,
+    /// `Rewrite::l4_delta` of the original direction.
+    pub l4_delta: u16,
+    /// Its properties.
+    pub flags: FlowFlags,
+}
+
+/// Addresses and ports of one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+struct Tuple {
+    src: [u8; 4],
+    dst: [u8; 4],
+    src_port: Port,
+    dst_port: Port,
+}
+
+impl From<FlowKey> for Tuple {
+    fn from(key: FlowKey) -> Self {
+        Self {
+            src: key.src,
+            dst: key.dst,
+            src_port: key.src_port,
+            dst_port: key.dst_port,
+        }
+    }
+}
+
+/// One tracked connection.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub struct Flow {
+    tuples: [Tuple; 2],
+    protocol: Protocol,
+    state: u8,
+    flags: FlowFlags,
+    zero: u8,
+    last_seen: Tick,
+    opened: Tick,
+    l3_delta: u16,
+    l4_delta: u16,
+    backend: BackendIndex,
+    backend_generation: u32,
+    service_port: ServicePortIndex,
+    next_hops: [NextHopIndex; 2],
+    link: u32,
+}
+
+const _: () = assert!(size_of::<Flow>() == 64 && align_of::<Flow>() == 64);
+
+/// What a packet means for the flow it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Touched {
+    /// Translate and forward it.
+    Continues,
+    /// It starts another connection with this one's tuple (CT-16), and nothing was changed: close this flow, choose an
+    /// endpoint anew.
+    Reopens,
+}
+
+impl Flow {
+    /// The entry of a flow just opened.
+    pub(super) fn new(new: &NewFlow, tick: Tick) -> Self {
+        Self {
+            tuples: [new.original.into(), new.reply.into()],
+            protocol: new.original.protocol,
+            state: new.state as u8,
+            flags: new.flags,
+            zero: 0,
+            last_seen: tick,
+            opened: tick,
+            l3_delta: new.l3_delta,
+            l4_delta: new.l4_delta,
+            backend: new.backend,
+            backend_generation: new.backend_generation,
+            service_port: new.service_port,
+            next_hops: new.next_hops,
+            link: 0,
+        }
+    }
+
+    /// Key that packets of `direction` arrive with.
+    #[inline(always)]
+    pub fn key(&self, direction: Direction) -> FlowKey {
+        let Tuple {
+            src,
+            dst,
+            src_port,
+            dst_port,
+        } = self.tuples[direction as usize];
+        FlowKey {
+            src,
+            dst,
+            src_port,
+            dst_port,
+            protocol: self.protocol,
+            zero: [0; 3],
+        }
+    }
+
+    /// Whether packets of `direction` arrive with `key`. Compared without branches: hits and near misses mix.
+    #[inline(always)]
+    pub(super) fn has_key(&self, direction: Direction, key: &FlowKey) -> bool {
+        let [a, b, c]: [u32; 3] = bytemuck::cast(self.tuples[direction as usize]);
+        let [x, y, z, _]: [u32; 4] = bytemuck::cast(*key);
+        (a ^ x) | (b ^ y) | (c ^ z) | u32::from(self.protocol.0 ^ key.protocol.0) == 0
+    }
+
+    /// What happens to packets of `direction`.
+    #[inline(always)]
+    pub fn rewrite(&self, direction: Direction) -> Rewrite {
+        // In ones-complement arithmetic the complement is the negation (RFC 1624 §2): it takes back what was added.
+        let sign = match direction {
+            Direction::Original => 0,
+            Direction::Reply => u16::MAX,
+        };
+        Rewrite {
+            to: self.key(direction.opposite()).reversed(),
+            l3_delta: self.l3_delta ^ sign,
+            l4_delta: self.l4_delta ^ sign,
+        }
+    }
+
+    /// Follows one packet: the state, and when the flow was last seen.
+    #[inline(always)]
+    pub(super) fn touch(&mut self, direction: Direction, tcp_flags: u8, tick: Tick) -> Touched {
+        let state = self.state();
+        let next = if self.protocol != Protocol::TCP {
+            if direction == Direction::Reply {
+                State::Replied
+            } else {
+                state
+            }
+        } else {
+            match tcp::advance(state, direction, tcp_flags) {
+                TcpVerdict::Next(next) => next,
+                TcpVerdict::Reopen => return Touched::Reopens,
+                // Never dropped, never remembered (CT-14).
+                TcpVerdict::Invalid => state,
+            }
+        };
+        self.state = next as u8;
+        self.last_seen = tick;
+        Touched::Continues
+    }
+
+    /// Transport protocol.
+    pub const fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// How far it has come.
+    #[inline(always)]
+    pub fn state(&self) -> State {
+        // Memory adopted from another process could hold anything: what is no state is no flow.
+        State::ALL
+            .get(usize::from(self.state))
+            .copied()
+            .unwrap_or(State::Free)
+    }
+
+    /// Its properties.
+    pub const fn flags(&self) -> FlowFlags {
+        self.flags
+    }
+
+    /// When its last packet came.
+    pub const fn last_seen(&self) -> Tick {
+        self.last_seen
+    }
+
+    /// When its first packet came.
+    pub const fn opened(&self) -> Tick {
+        self.opened
+    }
+
+    /// Its endpoint's slot.
+    pub const fn backend(&self) -> BackendIndex {
+        self.backend
+    }
+
+    /// The slot's generation when the flow was opened.
+    pub const fn backend_generation(&self) -> u32 {
+        self.backend_generation
+    }
+
+    /// Its service port.
+    pub const fn service_port(&self) -> ServicePortIndex {
+        self.service_port
+    }
+
+    /// Where packets of `direction` go.
+    #[inline(always)]
+    pub const fn next_hop(&self, direction: Direction) -> NextHopIndex {
+        self.next_hops[direction as usize]
+    }
+
+    pub(super) fn set_next_hop(&mut self, direction: Direction, next_hop: NextHopIndex) {
+        self.next_hops[direction as usize] = next_hop;
+    }
+}
+
+impl Linked for Flow {
+    fn link(&self) -> u32 {
+        self.link
+    }
+
+    fn set_link(&mut self, link: u32) {
+        self.link = link;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_survive_storage_and_nonsense_is_no_flow() {
+        for (stored, state) in State::ALL.into_iter().enumerate() {
+            assert_eq!(state as usize, stored);
+            assert_eq!(
+                Flow {
+                    state: stored as u8,
+                    ..Flow::zeroed()
+                }
+                .state(),
+                state
+            );
+        }
+        assert_eq!(
+            Flow {
+                state: 200,
+                ..Flow::zeroed()
+            }
+            .state(),
+            State::Free
+        );
+    }
+
+    #[test]
+    fn flags_that_cannot_open_a_tcp_flow_open_any_other() {
+        assert_eq!(State::opening(Protocol::TCP, tcp::SYN), Some(State::SynSent));
+        assert_eq!(State::opening(Protocol::TCP, tcp::RST), None);
+        assert_eq!(State::opening(Protocol::UDP, tcp::RST), Some(State::Unreplied));
+    }
+}

@@ -1,0 +1,293 @@
+//! One worker's own flows: found by either tuple, followed, expired. No locks, no clock, no packet bytes.
+//!
+//! A **flow** is one tracked connection: an original and a reply tuple, what to do to packets in each direction, and how
+//! far the connection has come (CT-1). Memory is fixed at the start: an entry of one cache line per flow (`flow`), and a
+//! hash table that both tuples are in (`table`). What decides speed is how many lines a packet must wait for, so
+//! `find_burst` asks for a burst's lines together, in two waves: the buckets, then the entries they name.
+//!
+//! Time comes in as a `Tick`; nobody is told when a flow expires: `expire` looks at a bounded number of entries per call.
+
+use std::io;
+
+use arrayvec::ArrayVec;
+
+use crate::addr::FlowKey;
+use crate::index::{FlowIndex, NextHopIndex};
+use crate::nat::Rewrite;
+use crate::nic::BURST;
+use crate::prefetch::prefetch;
+use crate::tick::Tick;
+
+/// A flow's entry.
+pub mod flow;
+/// TCP states.
+pub mod tcp;
+/// Idle timeouts.
+pub mod timeouts;
+/// Source ports for flows that the endpoint must see coming from us.
+pub mod ports;
+
+mod bits;
+mod group;
+mod hash;
+mod pool;
+mod table;
+
+pub use flow::{Direction, Flow, FlowFlags, NewFlow, State, Touched};
+pub use hash::HashKey;
+pub use pool::Usage;
+pub use timeouts::Timeouts;
+
+use hash::Hash;
+use pool::Pool;
+use table::Table;
+
+/// Most flows a worker can hold: a table word is a flow's number and one bit for the direction.
+pub const MAX_CAPACITY: usize = 1 << 31;
+
+/// How a worker's flow table is made.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowConfig {
+    /// Most flows at once, 1 to `MAX_CAPACITY` (CT-19). Each costs 84 bytes.
+    pub capacity: usize,
+    /// Idle timeouts.
+    pub timeouts: Timeouts,
+    /// Secret of the hash.
+    pub hash_key: HashKey,
+}
+
+/// One worker's flows.
+pub struct Flows {
+    flows: Pool<Flow>,
+    table: Table,
+    timeouts: Timeouts,
+    hash_key: HashKey,
+    /// Entry that `expire` looks at next.
+    sweep: usize,
+}
+
+/// Why a flow could not be opened. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// Every entry is in use (CT-18).
+    #[error("every flow of the worker's table is in use; give it a larger capacity")]
+    Full,
+    /// There are entries, but no place in the table's buckets for one of the tuples.
+    #[error("no bucket of the worker's flow table has room for this tuple")]
+    BucketsFull,
+    /// A flow with this original tuple exists.
+    #[error("a flow with this original tuple exists")]
+    OriginalTaken,
+    /// A flow with this reply tuple exists: it would receive the replies (TP-8).
+    #[error("a flow with this reply tuple exists")]
+    ReplyTaken,
+}
+
+impl Flows {
+    /// An empty table. Errors: InvalidInput for a capacity out of range; ENOMEM.
+    pub fn new(config: FlowConfig) -> io::Result<Self> {
+        let FlowConfig {
+            capacity,
+            timeouts,
+            hash_key,
+        } = config;
+        if !(1..=MAX_CAPACITY).contains(&capacity) {
+            let what = format!("flow table capacity {capacity} is not between 1 and {MAX_CAPACITY}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        Ok(Self {
+            flows: Pool::new(capacity)?,
+            table: Table::new(2 * capacity)?,
+            timeouts,
+            hash_key,
+            sweep: 0,
+        })
+    }
+
+    /// The flow that a packet with `key` belongs to, and which way it goes.
+    pub fn find(&self, key: &FlowKey) -> Option<(FlowIndex, Direction)> {
+        self.find_hashed(self.hash_key.hash(key), key)
+    }
+
+    /// `find` for each of `keys` into the same place of `found`; the shorter of the two counts.
+    ///
+    /// The answers hold until a flow is opened or closed: a burst's later packets ask `find` then, whose lines are near.
+    pub fn find_burst(&self, keys: &[FlowKey], found: &mut [Option<(FlowIndex, Direction)>]) {
+        for (keys, found) in keys.chunks(BURST).zip(found.chunks_mut(BURST)) {
+            let mut hashes = [Hash::default(); BURST];
+            for (hash, key) in hashes.iter_mut().zip(keys) {
+                *hash = self.hash_key.hash(key);
+                self.table.prefetch(*hash);
+            }
+            let mut firsts = [None; BURST];
+            for (first, &hash) in firsts.iter_mut().zip(&hashes).take(keys.len()) {
+                *first = self.table.first(hash);
+                if let Some(word) = *first {
+                    prefetch(&self.flows[at(word)]);
+                }
+            }
+            for (((found, key), &first), &hash) in found.iter_mut().zip(keys).zip(&firsts).zip(&hashes) {
+                *found = match first {
+                    Some(word) if self.is(word, key) => Some(parts(word)),
+                    _ => self.find_hashed(hash, key),
+                };
+            }
+        }
+    }
+
+    /// Opens a flow, its first packet having come at `tick`.
+    pub fn open(&mut self, new: &NewFlow, tick: Tick) -> Result<FlowIndex, OpenError> {
+        debug_assert!(new.state != State::Free && new.original.protocol == new.reply.protocol);
+        let original = self.hash_key.hash(&new.original);
+        let reply = self.hash_key.hash(&new.reply);
+        self.table.prefetch(reply);
+        if self.find_hashed(original, &new.original).is_some() {
+            return Err(OpenError::OriginalTaken);
+        }
+        if new.reply == new.original || self.find_hashed(reply, &new.reply).is_some() {
+            return Err(OpenError::ReplyTaken);
+        }
+        let at = self.flows.insert(Flow::new(new, tick)).ok_or(OpenError::Full)?;
+        let index = FlowIndex(at);
+        let (first, second) = (word(index, Direction::Original), word(index, Direction::Reply));
+        if self.insert(original, first).is_err() {
+            self.flows.remove(at);
+            return Err(OpenError::BucketsFull);
+        }
+        if self.insert(reply, second).is_err() {
+            self.table.remove(original, first);
+            self.flows.remove(at);
+            return Err(OpenError::BucketsFull);
+        }
+        Ok(index)
+    }
+
+    /// Flow `index`.
+    #[inline(always)]
+    pub fn flow(&self, index: FlowIndex) -> &Flow {
+        &self.flows[index.get()]
+    }
+
+    /// What to do to a packet of flow `index`.
+    #[inline(always)]
+    pub fn rewrite(&self, index: FlowIndex, direction: Direction) -> Rewrite {
+        self.flow(index).rewrite(direction)
+    }
+
+    /// Follows a packet of flow `index`; `tcp_flags` is not looked at for other protocols.
+    #[inline(always)]
+    pub fn touch(&mut self, index: FlowIndex, direction: Direction, tcp_flags: u8, tick: Tick) -> Touched {
+        self.flows[index.get()].touch(direction, tcp_flags, tick)
+    }
+
+    /// Sends packets of `direction` elsewhere from now on.
+    pub fn set_next_hop(&mut self, index: FlowIndex, direction: Direction, next_hop: NextHopIndex) {
+        self.flows[index.get()].set_next_hop(direction, next_hop);
+    }
+
+    /// Forgets flow `index` and gives what it was, so that its source port can be given back. `None` if there was none.
+    pub fn close(&mut self, index: FlowIndex) -> Option<Flow> {
+        let flow = self.flows[index.get()];
+        if flow.state() == State::Free {
+            return None;
+        }
+        for direction in Direction::BOTH {
+            let hash = self.hash_key.hash(&flow.key(direction));
+            let removed = self.table.remove(hash, word(index, direction));
+            debug_assert!(removed, "an open flow's tuples are in the table");
+        }
+        Some(self.flows.remove(index.0))
+    }
+
+    /// Looks at the next `budget` entries and closes those idle for longer than their timeout, each shown to `gone`.
+    ///
+    /// In memory order and only as far as entries were ever used, so the lines come in by themselves; the table's are
+    /// asked for together.
+    pub fn expire(&mut self, tick: Tick, budget: usize, gone: &mut impl FnMut(&Flow)) {
+        let end = self.flows.touched().len();
+        let mut budget = budget.min(end);
+        while budget > 0 {
+            if self.sweep >= end {
+                self.sweep = 0;
+            }
+            let run = budget.min(end - self.sweep).min(BURST);
+            let mut idle = ArrayVec::<FlowIndex, BURST>::new();
+            for at in self.sweep..self.sweep + run {
+                let flow = &self.flows[at];
+                if flow.state() != State::Free && tick.since(flow.last_seen()) > self.timeouts.idle(flow) {
+                    for direction in Direction::BOTH {
+                        self.table.prefetch(self.hash_key.hash(&flow.key(direction)));
+                    }
+                    idle.push(FlowIndex(at as u32));
+                }
+            }
+            for index in idle {
+                if let Some(flow) = self.close(index) {
+                    gone(&flow);
+                }
+            }
+            self.sweep += run;
+            budget -= run;
+        }
+    }
+
+    /// Every flow, in no order that means anything.
+    pub fn iter(&self) -> impl Iterator<Item = (FlowIndex, &Flow)> {
+        let used = self.flows.touched().iter().enumerate();
+        used.filter(|(_, flow)| flow.state() != State::Free)
+            .map(|(at, flow)| (FlowIndex(at as u32), flow))
+    }
+
+    /// Bytes of memory taken, all at the start.
+    pub fn bytes(&self) -> usize {
+        self.flows.bytes() + self.table.bytes()
+    }
+
+    /// Flows now, at most, and most ever.
+    pub fn usage(&self) -> Usage {
+        self.flows.usage()
+    }
+
+    #[inline(always)]
+    fn find_hashed(&self, hash: Hash, key: &FlowKey) -> Option<(FlowIndex, Direction)> {
+        self.table.find(hash, |word| self.is(word, key)).map(parts)
+    }
+
+    #[inline(always)]
+    fn is(&self, word: u32, key: &FlowKey) -> bool {
+        let (index, direction) = parts(word);
+        self.flow(index).has_key(direction, key)
+    }
+
+    fn insert(&mut self, hash: Hash, word: u32) -> Result<(), table::NoRoom> {
+        let hash_of = |word| {
+            let (index, direction) = parts(word);
+            self.hash_key.hash(&self.flows[index.get()].key(direction))
+        };
+        self.table.insert(hash, word, hash_of)
+    }
+}
+
+/// What the table keeps for a tuple: the flow's number, and which of its tuples it is.
+const fn word(index: FlowIndex, direction: Direction) -> u32 {
+    index.0 << 1 | direction as u32
+}
+
+const fn at(word: u32) -> usize {
+    (word >> 1) as usize
+}
+
+const fn parts(word: u32) -> (FlowIndex, Direction) {
+    (
+        FlowIndex(word >> 1),
+        if word & 1 == 0 {
+            Direction::Original
+        } else {
+            Direction::Reply
+        },
+    )
+}
+
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests;

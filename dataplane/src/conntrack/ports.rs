@@ -1,0 +1,416 @@
+//! Takes a destination, gives a source port that no live flow to it uses (TP-6, TP-8); takes it back.
+//!
+//! A reply tells flows apart by where it comes from and by the port it is sent to, so one source port serves any number
+//! of *destinations* (our address, endpoint address and port, protocol), and each has the worker's whole slice.
+//!
+//! A destination's ports in use are bits in **blocks** of 448, one cache line each, made when the first port in it is
+//! taken and given up with the last: a destination of few flows costs two lines. Which blocks exist and which have a free
+//! port is in the destination's own line, so taking a port looks at 15 words at most however full it is: there is no
+//! probing. Destinations and blocks are found by the same kind of table as flows.
+//!
+//! Where the search begins is the caller's random number, so ports cannot be counted on (RFC 6056 §3.3). A port given back
+//! may be taken again at once; a quarantine would be a queue in front of `give`, and nothing here would change.
+
+use std::io;
+use std::ops::RangeInclusive;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::MAX_CAPACITY;
+use super::bits::{clear, first_from, has, ones, scaled, set};
+use super::hash::HashKey;
+use super::pool::{Linked, Pool, Usage};
+use super::table::{NoRoom, Table};
+use crate::addr::{FlowKey, Port};
+
+/// Words of a block's bitmap: with eight bytes of identity they fill a cache line.
+const BLOCK_WORDS: usize = 7;
+/// Ports in a block.
+const BLOCK_PORTS: usize = BLOCK_WORDS * 64;
+/// Words with a bit per block: all 65,535 ports are 147 blocks.
+const SUMMARY_WORDS: usize = 3;
+
+/// What a source port is taken for: our address, endpoint address and port, protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Destination(FlowKey);
+
+impl Destination {
+    /// From the key of the endpoint's replies; its destination port, the port in question, does not matter.
+    pub const fn of_reply(reply: &FlowKey) -> Self {
+        Self(FlowKey {
+            dst_port: Port([0; 2]),
+            ..*reply
+        })
+    }
+}
+
+/// How a worker's pool is made.
+#[derive(Clone, Debug)]
+pub struct PortPoolConfig {
+    /// Ports that this worker owns: no other worker, no socket and no node port uses them (TP-7). 1 to 65535, in any
+    /// order, no port twice.
+    pub ranges: Vec<RangeInclusive<u16>>,
+    /// Most destinations with ports in use at once, at most `MAX_CAPACITY`. Each costs 74 bytes.
+    pub destinations: usize,
+    /// Most blocks of 448 ports in use at once, at most `MAX_CAPACITY`; a destination has at least one. Each
+    /// costs 74 bytes.
+    pub blocks: usize,
+    /// Secret of the hash.
+    pub hash_key: HashKey,
+}
+
+/// Why no port could be given. Only new flows are affected, and only until ports are given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PortError {
+    /// Every port of the slice is in use toward this destination; others are unaffected (TP-8).
+    #[error("every source port toward this endpoint is in use; add endpoints or an address to translate to")]
+    PortsExhausted,
+    /// As many destinations have ports in use as the pool has room for.
+    #[error("source ports are in use toward too many endpoints; raise the pool's number of destinations")]
+    DestinationsFull,
+    /// As many blocks are in use as the pool has room for.
+    #[error("too many blocks of source ports are in use; raise the pool's number of blocks")]
+    BlocksFull,
+}
+
+/// One worker's source ports.
+pub struct PortPool {
+    ranges: Vec<RangeInclusive<u16>>,
+    /// Ports in all ranges.
+    ports: usize,
+    /// Finds destinations and blocks: a word is the entry's number and one bit for which of the two.
+    table: Table,
+    destinations: Pool<Entry>,
+    blocks: Pool<Block>,
+    hash_key: HashKey,
+    taken: usize,
+}
+
+/// A destination with ports in use.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Entry {
+    key: FlowKey,
+    /// Blocks that exist. While the entry is free, the chain's link.
+    present: [u64; SUMMARY_WORDS],
+    /// Blocks that exist and have a free port.
+    open: [u64; SUMMARY_WORDS],
+}
+
+/// 448 ports of a destination.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Block {
+    /// Ports not in use.
+    free: [u64; BLOCK_WORDS],
+    /// The destination's entry. While the block is free, the chain's link.
+    destination: u32,
+    /// Which of the destination's blocks it is.
+    number: u16,
+    /// Ports in use.
+    used: u16,
+}
+
+const _: () = assert!(size_of::<Entry>() == 64 && size_of::<Block>() == 64);
+
+impl PortPool {
+    /// A pool with every port free. Errors: InvalidInput for ranges or numbers out of range; ENOMEM.
+    pub fn new(config: PortPoolConfig) -> io::Result<Self> {
+        let PortPoolConfig {
+            mut ranges,
+            destinations,
+            blocks,
+            hash_key,
+        } = config;
+        let invalid = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        ranges.sort_by_key(|range| *range.start());
+        if ranges.is_empty() {
+            return invalid("no source ports: give each worker at least one range".into());
+        }
+        if let Some(bad) = ranges
+            .iter()
+            .find(|range| range.is_empty() || *range.start() == 0)
+        {
+            return invalid(format!(
+                "source ports {bad:?}: a range runs upward from 1 or more"
+            ));
+        }
+        if let Some(pair) = ranges.windows(2).find(|pair| pair[1].start() <= pair[0].end()) {
+            return invalid(format!("source ports {:?} and {:?} overlap", pair[0], pair[1]));
+        }
+        if ![destinations, blocks]
+            .iter()
+            .all(|count| (1..=MAX_CAPACITY).contains(count))
+        {
+            let what = format!("source ports: {destinations} destinations and {blocks} blocks");
+            return invalid(format!("{what}; each must be between 1 and {MAX_CAPACITY}"));
+        }
+        let ports = ranges.iter().map(ExactSizeIterator::len).sum();
+        Ok(Self {
+            ranges,
+            ports,
+            table: Table::new(destinations + blocks)?,
+            destinations: Pool::new(destinations)?,
+            blocks: Pool::new(blocks)?,
+            hash_key,
+            taken: 0,
+        })
+    }
+
+    /// A free port toward `destination`; `random` is any number an outsider cannot know.
+    pub fn take(&mut self, destination: Destination, random: u32) -> Result<Port, PortError> {
+        if let Some(at) = self.find(&destination.0) {
+            return self.take_at(at, random);
+        }
+        let at = self.add_destination(destination)?;
+        let taken = self.take_at(at, random);
+        if taken.is_err() {
+            self.remove_destination(at);
+        }
+        taken
+    }
+
+    /// Frees `port` toward `destination`. Whether it was taken.
+    pub fn give(&mut self, destination: Destination, port: Port) -> bool {
+        let Some((number, bit)) = self.place_of(port) else {
+            return false;
+        };
+        let Some(at) = self.find(&destination.0) else {
+            return false;
+        };
+        let Some(block_at) = self.find(&block_key(&destination.0, number)) else {
+            return false;
+        };
+        let block = &mut self.blocks[block_at as usize];
+        if has(&block.free, bit) {
+            return false;
+        }
+        set(&mut block.free, bit);
+        block.used -= 1;
+        let unused = block.used == 0;
+        self.taken -= 1;
+        let entry = &mut self.destinations[at as usize];
+        set(&mut entry.open, number);
+        if unused {
+            self.remove_block(block_at);
+            let entry = &mut self.destinations[at as usize];
+            clear(&mut entry.present, number);
+            clear(&mut entry.open, number);
+            if entry.present == [0; SUMMARY_WORDS] {
+                self.remove_destination(at);
+            }
+        }
+        true
+    }
+
+    /// Ports in use toward all destinations together.
+    pub const fn taken(&self) -> usize {
+        self.taken
+    }
+
+    /// Ports in use toward `destination`, of `ports_per_destination`.
+    pub fn taken_toward(&self, destination: Destination) -> usize {
+        let Some(at) = self.find(&destination.0) else {
+            return 0;
+        };
+        let present = self.destinations[at as usize].present;
+        let numbers = (0..SUMMARY_WORDS * 64).filter(|&number| has(&present, number));
+        let blocks = numbers.filter_map(|number| self.find(&block_key(&destination.0, number)));
+        blocks.map(|at| usize::from(self.blocks[at as usize].used)).sum()
+    }
+
+    /// Ports there are for each destination.
+    pub const fn ports_per_destination(&self) -> usize {
+        self.ports
+    }
+
+    /// Destinations with ports in use.
+    pub fn destinations(&self) -> Usage {
+        self.destinations.usage()
+    }
+
+    /// Blocks in use.
+    pub fn blocks(&self) -> Usage {
+        self.blocks.usage()
+    }
+
+    /// Bytes of memory taken, all at the start.
+    pub fn bytes(&self) -> usize {
+        self.table.bytes() + self.destinations.bytes() + self.blocks.bytes()
+    }
+
+    fn take_at(&mut self, at: u32, random: u32) -> Result<Port, PortError> {
+        let Entry { key, present, open } = self.destinations[at as usize];
+        let possible = self.ports.div_ceil(BLOCK_PORTS);
+        let start = scaled(random, possible);
+        let known = first_from(&open, start).and_then(|number| self.find(&block_key(&key, number)));
+        let block_at = match known {
+            Some(block_at) => block_at,
+            None => {
+                let all: [u64; SUMMARY_WORDS] = ones(possible);
+                let absent: [u64; SUMMARY_WORDS] = std::array::from_fn(|i| all[i] & !present[i]);
+                let number = first_from(&absent, start).ok_or(PortError::PortsExhausted)?;
+                self.add_block(at, number)?
+            }
+        };
+        let block = &mut self.blocks[block_at as usize];
+        // The high bits chose the block.
+        let start = scaled(random.rotate_left(16), BLOCK_PORTS);
+        let bit = first_from(&block.free, start).ok_or(PortError::PortsExhausted)?;
+        clear(&mut block.free, bit);
+        block.used += 1;
+        let number = usize::from(block.number);
+        if block.free == [0; BLOCK_WORDS] {
+            clear(&mut self.destinations[at as usize].open, number);
+        }
+        self.taken += 1;
+        Ok(self.port_at(number, bit))
+    }
+
+    fn add_destination(&mut self, Destination(key): Destination) -> Result<u32, PortError> {
+        let entry = Entry {
+            key,
+            present: [0; SUMMARY_WORDS],
+            open: [0; SUMMARY_WORDS],
+        };
+        let at = self
+            .destinations
+            .insert(entry)
+            .ok_or(PortError::DestinationsFull)?;
+        self.insert(destination_word(at)).map_err(|NoRoom| {
+            self.destinations.remove(at);
+            PortError::DestinationsFull
+        })?;
+        Ok(at)
+    }
+
+    fn remove_destination(&mut self, at: u32) {
+        self.remove(destination_word(at));
+        self.destinations.remove(at);
+    }
+
+    fn add_block(&mut self, destination: u32, number: usize) -> Result<u32, PortError> {
+        // The last block ends where the slice does.
+        let free = ones(self.ports - number * BLOCK_PORTS);
+        let block = Block {
+            free,
+            destination,
+            number: number as u16,
+            used: 0,
+        };
+        let at = self.blocks.insert(block).ok_or(PortError::BlocksFull)?;
+        self.insert(block_word(at)).map_err(|NoRoom| {
+            self.blocks.remove(at);
+            PortError::BlocksFull
+        })?;
+        let entry = &mut self.destinations[destination as usize];
+        set(&mut entry.present, number);
+        set(&mut entry.open, number);
+        Ok(at)
+    }
+
+    fn remove_block(&mut self, at: u32) {
+        self.remove(block_word(at));
+        self.blocks.remove(at);
+    }
+
+    /// Number of the destination or block with `key`.
+    fn find(&self, key: &FlowKey) -> Option<u32> {
+        self.table
+            .find(self.hash_key.hash(key), |word| self.key_of(word) == *key)
+            .map(|word| word >> 1)
+    }
+
+    fn insert(&mut self, word: u32) -> Result<(), NoRoom> {
+        let hash_of = |word| {
+            self.hash_key
+                .hash(&key_of(&self.destinations, &self.blocks, word))
+        };
+        self.table.insert(hash_of(word), word, hash_of)
+    }
+
+    fn remove(&mut self, word: u32) {
+        let removed = self.table.remove(self.hash_key.hash(&self.key_of(word)), word);
+        debug_assert!(removed, "destinations and blocks in use are in the table");
+    }
+
+    fn key_of(&self, word: u32) -> FlowKey {
+        key_of(&self.destinations, &self.blocks, word)
+    }
+
+    /// Block number and bit of `port`; `None` if it is not ours.
+    fn place_of(&self, port: Port) -> Option<(usize, usize)> {
+        let mut before = 0;
+        for range in &self.ranges {
+            if range.contains(&port.number()) {
+                let at = before + usize::from(port.number() - range.start());
+                return Some((at / BLOCK_PORTS, at % BLOCK_PORTS));
+            }
+            before += range.len();
+        }
+        None
+    }
+
+    /// The port there.
+    fn port_at(&self, number: usize, bit: usize) -> Port {
+        let mut at = number * BLOCK_PORTS + bit;
+        for range in &self.ranges {
+            if at < range.len() {
+                return Port::new(range.start() + at as u16);
+            }
+            at -= range.len();
+        }
+        unreachable!("blocks have no free bits past the last port")
+    }
+}
+
+const fn destination_word(at: u32) -> u32 {
+    at << 1
+}
+
+const fn block_word(at: u32) -> u32 {
+    at << 1 | 1
+}
+
+fn key_of(destinations: &[Entry], blocks: &[Block], word: u32) -> FlowKey {
+    let at = (word >> 1) as usize;
+    if word & 1 == 0 {
+        return destinations[at].key;
+    }
+    let Block {
+        destination, number, ..
+    } = blocks[at];
+    block_key(&destinations[destination as usize].key, number.into())
+}
+
+/// A destination's key has no destination port; a block of it is found by its number in that place.
+const fn block_key(destination: &FlowKey, number: usize) -> FlowKey {
+    FlowKey {
+        dst_port: Port::new(number as u16 + 1),
+        ..*destination
+    }
+}
+
+impl Linked for Entry {
+    fn link(&self) -> u32 {
+        self.present[0] as u32
+    }
+
+    fn set_link(&mut self, link: u32) {
+        self.present[0] = link.into();
+    }
+}
+
+impl Linked for Block {
+    fn link(&self) -> u32 {
+        self.destination
+    }
+
+    fn set_link(&mut self, link: u32) {
+        self.destination = link;
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests;

@@ -1,0 +1,371 @@
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::addr::Protocol;
+use crate::index::{BackendIndex, ServicePortIndex};
+use crate::tick::TICKS_PER_SECOND;
+
+fn flows(capacity: usize) -> Flows {
+    let hash_key = HashKey::from([
+        0x1234_5678_9abc_def1,
+        0xfedc_ba98,
+        0x0f1e_2d3c_4b5a_6978,
+        0x9e37_79b9_7f4a_7c15,
+    ]);
+    Flows::new(FlowConfig {
+        capacity,
+        timeouts: Timeouts::default(),
+        hash_key,
+    })
+    .unwrap()
+}
+
+fn address(a: u8, n: u32, port: u16) -> SocketAddrV4 {
+    let [_, b, c, d] = n.to_be_bytes();
+    SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), port)
+}
+
+/// The `n`th client's flow through 10.96.0.1:80.
+fn new(protocol: Protocol, n: u32) -> NewFlow {
+    let client = address(100, n >> 8, 1024 + (n & 255) as u16);
+    let backend = address(10, n % 50, 8080);
+    NewFlow {
+        original: FlowKey::new(protocol, client, "10.96.0.1:80".parse().unwrap()),
+        reply: FlowKey::new(protocol, backend, client),
+        state: State::opening(protocol, tcp::SYN).unwrap(),
+        backend: BackendIndex(n % 50),
+        backend_generation: 3,
+        service_port: ServicePortIndex(1),
+        next_hops: [NextHopIndex(1), NextHopIndex(2)],
+        l3_delta: 0x1234,
+        l4_delta: 0xfedc,
+        flags: FlowFlags::default(),
+    }
+}
+
+fn seconds(seconds: u32) -> Tick {
+    Tick(1000).plus_seconds(seconds)
+}
+
+#[test]
+fn a_flow_is_found_by_both_tuples_and_neither_after_it_closed() {
+    let mut flows = flows(10);
+    let n = new(Protocol::TCP, 1);
+    let index = flows.open(&n, Tick(5)).unwrap();
+    assert_eq!(flows.find(&n.original), Some((index, Direction::Original)));
+    assert_eq!(flows.find(&n.reply), Some((index, Direction::Reply)));
+    assert_eq!(flows.find(&n.original.reversed()), None);
+    assert_eq!(
+        flows.find(&FlowKey {
+            protocol: Protocol::UDP,
+            ..n.original
+        }),
+        None
+    );
+    let closed = flows.close(index).unwrap();
+    assert_eq!(Direction::BOTH.map(|d| closed.key(d)), [n.original, n.reply]);
+    assert_eq!((flows.find(&n.original), flows.find(&n.reply)), (None, None));
+    assert!(flows.close(index).is_none(), "closed twice");
+}
+
+#[test]
+fn a_rewrite_leads_to_the_other_side_and_its_deltas_cancel() {
+    let mut flows = flows(10);
+    let n = new(Protocol::TCP, 1);
+    let index = flows.open(&n, Tick(5)).unwrap();
+    let there = flows.rewrite(index, Direction::Original);
+    let back = flows.rewrite(index, Direction::Reply);
+    assert_eq!(
+        there,
+        Rewrite {
+            to: n.reply.reversed(),
+            l3_delta: 0x1234,
+            l4_delta: 0xfedc
+        }
+    );
+    assert_eq!(back.to, n.original.reversed());
+    // A number and its negation add to ones-complement zero.
+    assert_eq!(
+        (there.l3_delta + back.l3_delta, there.l4_delta + back.l4_delta),
+        (0xffff, 0xffff)
+    );
+}
+
+#[test]
+fn no_two_flows_share_a_tuple() {
+    let mut flows = flows(10);
+    let first = new(Protocol::UDP, 1);
+    flows.open(&first, Tick(5)).unwrap();
+    let same_original = NewFlow {
+        original: first.original,
+        ..new(Protocol::UDP, 2)
+    };
+    let same_reply = NewFlow {
+        reply: first.reply,
+        ..new(Protocol::UDP, 2)
+    };
+    let crossed = NewFlow {
+        reply: first.original,
+        ..new(Protocol::UDP, 2)
+    };
+    let own = NewFlow {
+        reply: new(Protocol::UDP, 2).original,
+        ..new(Protocol::UDP, 2)
+    };
+    assert_eq!(flows.open(&same_original, Tick(5)), Err(OpenError::OriginalTaken));
+    assert_eq!(flows.open(&same_reply, Tick(5)), Err(OpenError::ReplyTaken));
+    assert_eq!(flows.open(&crossed, Tick(5)), Err(OpenError::ReplyTaken));
+    assert_eq!(flows.open(&own, Tick(5)), Err(OpenError::ReplyTaken));
+    assert_eq!(flows.usage().used, 1);
+    assert_eq!(flows.find(&new(Protocol::UDP, 2).original), None);
+}
+
+#[test]
+fn a_full_table_refuses_new_flows_keeps_the_old_and_recovers() {
+    const CAPACITY: u32 = 20_000;
+    let mut flows = flows(CAPACITY as usize);
+    let open: Vec<_> = (0..CAPACITY)
+        .map(|n| flows.open(&new(Protocol::TCP, n), Tick(5)).unwrap())
+        .collect();
+    assert_eq!(
+        flows.open(&new(Protocol::TCP, CAPACITY), Tick(5)),
+        Err(OpenError::Full)
+    );
+    for (n, index) in (0..CAPACITY).zip(&open) {
+        assert_eq!(
+            flows.find(&new(Protocol::TCP, n).reply),
+            Some((*index, Direction::Reply))
+        );
+    }
+    flows.close(open[77]).unwrap();
+    flows.open(&new(Protocol::TCP, CAPACITY), Tick(5)).unwrap();
+    let limit = CAPACITY as usize;
+    assert_eq!(
+        flows.usage(),
+        Usage {
+            used: limit,
+            limit,
+            high_water: limit
+        }
+    );
+}
+
+#[test]
+fn a_flow_costs_at_most_128_bytes_when_the_table_is_three_quarters_full() {
+    let capacity = 1 << 20;
+    assert!(flows(capacity).bytes() <= 128 * (capacity * 3 / 4));
+}
+
+#[test]
+fn a_capacity_that_makes_no_sense_is_refused() {
+    for capacity in [0, MAX_CAPACITY + 1] {
+        let config = FlowConfig {
+            capacity,
+            timeouts: Timeouts::default(),
+            hash_key: HashKey::from([1; 4]),
+        };
+        assert_eq!(
+            Flows::new(config).err().unwrap().kind(),
+            io::ErrorKind::InvalidInput
+        );
+    }
+}
+
+#[test]
+fn a_new_syn_on_a_finished_connection_reopens_and_changes_nothing() {
+    let mut flows = flows(10);
+    let index = flows.open(&new(Protocol::TCP, 1), seconds(0)).unwrap();
+    assert_eq!(
+        flows.touch(index, Direction::Reply, tcp::RST | tcp::ACK, seconds(1)),
+        Touched::Continues
+    );
+    assert_eq!(
+        flows.touch(index, Direction::Original, tcp::SYN, seconds(2)),
+        Touched::Reopens
+    );
+    assert_eq!(
+        (flows.flow(index).state(), flows.flow(index).last_seen()),
+        (State::Close, seconds(1))
+    );
+}
+
+#[test]
+fn a_flow_expires_after_its_states_timeout_and_not_before() {
+    // Protocol, packets after the first (second, direction, flags), seconds from the last packet to the end.
+    type Life<'a> = (Protocol, &'a [(u32, Direction, u8)], u32);
+    use Direction::{Original, Reply};
+    const FIN_ACK: u8 = tcp::FIN | tcp::ACK;
+    const SYN_ACK: u8 = tcp::SYN | tcp::ACK;
+    let handshake: &[_] = &[(0, Reply, SYN_ACK), (0, Original, tcp::ACK)];
+    let lives: &[Life] = &[
+        (Protocol::TCP, &[], 120),
+        (Protocol::TCP, &[(1, Reply, tcp::SYN)], 120),
+        (Protocol::TCP, &handshake[..1], 60),
+        (Protocol::TCP, handshake, 86_400),
+        (Protocol::TCP, &[handshake[0], (1, Original, FIN_ACK)], 120),
+        (
+            Protocol::TCP,
+            &[handshake[0], (1, Original, FIN_ACK), (1, Reply, tcp::ACK)],
+            3600,
+        ),
+        (
+            Protocol::TCP,
+            &[handshake[0], (1, Original, FIN_ACK), (1, Reply, FIN_ACK)],
+            30,
+        ),
+        (
+            Protocol::TCP,
+            &[
+                handshake[0],
+                (1, Original, FIN_ACK),
+                (1, Reply, FIN_ACK),
+                (1, Original, tcp::ACK),
+            ],
+            120,
+        ),
+        (Protocol::TCP, &[(1, Reply, tcp::RST)], 10),
+        (Protocol::UDP, &[], 30),
+        (Protocol::UDP, &[(20, Original, 0)], 30),
+        (Protocol::UDP, &[(1, Reply, 0), (2, Original, 0)], 30),
+        (Protocol::UDP, &[(1, Reply, 0), (3, Original, 0)], 120),
+        (Protocol::UDP, &[(3, Reply, 0)], 120),
+        (Protocol::SCTP, &[], 30),
+        (Protocol::SCTP, &[(1, Reply, 0)], 210),
+        (Protocol::ICMP, &[(1, Reply, 0)], 30),
+        (Protocol(47), &[(1, Reply, 0)], 600),
+    ];
+    for life @ (protocol, packets, timeout) in lives {
+        let mut flows = flows(10);
+        let index = flows.open(&new(*protocol, 1), seconds(0)).unwrap();
+        for &(second, direction, flags) in *packets {
+            assert_eq!(
+                flows.touch(index, direction, flags, seconds(second)),
+                Touched::Continues
+            );
+        }
+        let end = packets.last().map_or(0, |last| last.0) + timeout;
+        let mut gone = 0;
+        flows.expire(seconds(end), 10, &mut |_| gone += 1);
+        assert_eq!(gone, 0, "early: {life:?}");
+        flows.expire(Tick(seconds(end).0 + 1), 10, &mut |_| gone += 1);
+        assert_eq!((gone, flows.usage().used), (1, 0), "late: {life:?}");
+        assert_eq!(flows.find(&new(*protocol, 1).reply), None);
+    }
+}
+
+#[test]
+fn a_sweep_looks_at_no_more_than_its_budget_and_reaches_every_flow_in_time() {
+    let mut flows = flows(1000);
+    for n in 0..300 {
+        flows.open(&new(Protocol::UDP, n), seconds(0)).unwrap();
+    }
+    let mut ends = Vec::new();
+    for _ in 0..3 {
+        let before = ends.len();
+        flows.expire(seconds(31), 100, &mut |flow| {
+            ends.push(flow.key(Direction::Original))
+        });
+        assert_eq!(ends.len() - before, 100);
+    }
+    assert_eq!(flows.usage().used, 0);
+    flows.expire(seconds(31), usize::MAX, &mut |_| panic!("nothing is left"));
+}
+
+#[test]
+fn a_sweep_spares_the_flows_in_use_over_the_clocks_wrap() {
+    let mut flows = flows(10);
+    let start = Tick(u32::MAX - TICKS_PER_SECOND);
+    flows.open(&new(Protocol::UDP, 1), start).unwrap();
+    flows.expire(start.plus_seconds(30), 10, &mut |_| panic!("still young"));
+    let mut gone = 0;
+    flows.expire(start.plus_seconds(31), 10, &mut |_| gone += 1);
+    assert_eq!(gone, 1);
+}
+
+#[test]
+fn next_hops_change_one_direction_alone() {
+    let mut flows = flows(10);
+    let index = flows.open(&new(Protocol::UDP, 1), seconds(0)).unwrap();
+    flows.set_next_hop(index, Direction::Reply, NextHopIndex(9));
+    assert_eq!(
+        Direction::BOTH.map(|d| flows.flow(index).next_hop(d)),
+        [NextHopIndex(1), NextHopIndex(9)]
+    );
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Open(u32),
+    Close(u32),
+    Expire(usize),
+    Find(Vec<(u32, bool)>),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    // More flows than the 64 there is room for.
+    let n = || 0u32..90;
+    prop_oneof![
+        4 => n().prop_map(Step::Open),
+        2 => n().prop_map(Step::Close),
+        1 => (0usize..40).prop_map(Step::Expire),
+        // More keys than one burst.
+        1 => prop::collection::vec((n(), any::<bool>()), 0..150).prop_map(Step::Find),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn flows_hold_exactly_what_a_hash_map_holds(steps in prop::collection::vec(step(), 1..400)) {
+        let mut flows = flows(64);
+        let mut oracle: HashMap<FlowKey, (FlowIndex, Direction)> = HashMap::new();
+        for (now, step) in (0..).zip(steps) {
+            // A tick is 5 s here, so that UDP's 30 s end within a case.
+            let tick = seconds(now * 5);
+            match step {
+                Step::Open(n) => {
+                    let new = new(Protocol::UDP, n);
+                    match flows.open(&new, tick) {
+                        Ok(index) => {
+                            prop_assert_eq!(oracle.insert(new.original, (index, Direction::Original)), None);
+                            prop_assert_eq!(oracle.insert(new.reply, (index, Direction::Reply)), None);
+                        }
+                        Err(OpenError::OriginalTaken) => prop_assert!(oracle.contains_key(&new.original)),
+                        Err(OpenError::Full) => prop_assert_eq!(oracle.len(), 2 * 64),
+                        Err(other) => prop_assert!(false, "{}", other),
+                    }
+                }
+                Step::Close(n) => {
+                    if let Some((index, _)) = oracle.remove(&new(Protocol::UDP, n).original) {
+                        let closed = flows.close(index).unwrap();
+                        prop_assert_eq!(oracle.remove(&closed.key(Direction::Reply)), Some((index, Direction::Reply)));
+                    }
+                }
+                Step::Expire(budget) => flows.expire(tick, budget, &mut |flow| {
+                    for direction in Direction::BOTH {
+                        assert!(oracle.remove(&flow.key(direction)).is_some());
+                    }
+                }),
+                Step::Find(which) => {
+                    let key = |(n, reply): (u32, bool)| {
+                        let new = new(Protocol::UDP, n);
+                        if reply { new.reply } else { new.original }
+                    };
+                    let keys: Vec<_> = which.into_iter().map(key).collect();
+                    let mut found = vec![None; keys.len()];
+                    flows.find_burst(&keys, &mut found);
+                    for (key, found) in keys.iter().zip(found) {
+                        prop_assert_eq!(found, oracle.get(key).copied());
+                        prop_assert_eq!(flows.find(key), found);
+                    }
+                }
+            }
+            prop_assert_eq!(flows.usage().used * 2, oracle.len());
+            let listed: HashMap<_, _> =
+                flows.iter().flat_map(|(i, flow)| Direction::BOTH.map(|d| (flow.key(d), (i, d)))).collect();
+            prop_assert_eq!(&listed, &oracle);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Opens a NIC port from its description. Every failure is one line that says what happened and what to do next, and
+//! leaves nothing behind: whatever was made is owned by a value that undoes it when dropped.
+
+use std::io;
+
+use super::af_packet::AfPacket;
+use super::af_xdp::AfXdp;
+use super::interface::{FRAME_OVERHEAD, Interface};
+use super::tap::Tap;
+use super::xdp_socket::Umem;
+use super::{Driver, FrameMemory, OpenError};
+
+/// Ring slots if nothing else is said: a millisecond of 64-byte frames at 1 Mpps, the most a copying driver carries.
+pub const DEFAULT_RING_SIZE: u32 = 1024;
+/// Largest ring: 64 k packets are already 50 ms at 1 Mpps; more would be delay, not safety.
+pub const MAX_RING_SIZE: u32 = 65536;
+
+/// One queue of one NIC port, as a config describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortSpec {
+    /// Name of the NIC port, for messages.
+    pub port: String,
+    /// Interface name.
+    pub interface: String,
+    /// Receive queue of the interface (`af_xdp` only), from 0.
+    pub queue: u32,
+    /// Slots per ring: a power of two from 64 to `MAX_RING_SIZE`.
+    pub ring_size: u32,
+    /// Complete partial transport checksums of received packets. Off only where every sender is known to finish them.
+    pub complete_checksums: bool,
+    /// Which driver, and its own options.
+    pub driver: DriverSpec,
+}
+
+/// A driver and its options.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DriverSpec {
+    /// AF_XDP.
+    AfXdp {
+        /// Where the XDP program runs.
+        attach: Attach,
+        /// Whether zero-copy is tried.
+        zero_copy: ZeroCopy,
+    },
+    /// AF_PACKET.
+    AfPacket {
+        /// Group of the sockets that share the interface's frames by flow hash; `None` if there is only one.
+        fanout: Option<u16>,
+    },
+    /// A tap: the host port.
+    Tap {
+        /// Largest IP packet, in bytes.
+        mtu: usize,
+    },
+}
+
+/// Where an XDP program runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attach {
+    /// In the interface's driver where it can, else in the network stack.
+    #[default]
+    Auto,
+    /// In the interface's driver, or the port does not open.
+    Native,
+    /// In the network stack: any interface.
+    Generic,
+}
+
+/// Whether AF_XDP tries to share frame memory with the hardware.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ZeroCopy {
+    /// Where the interface's driver can.
+    #[default]
+    Auto,
+    /// Copy always.
+    Never,
+}
+
+/// Opens the port. `memory` is the worker's frame memory, the same for all calls that `driver` will get; `umem` is the
+/// worker's registration of it with AF_XDP, made by the first such port and shared by the later ones.
+pub fn open(
+    spec: &PortSpec,
+    memory: &mut FrameMemory,
+    umem: &mut Option<Umem>,
+) -> Result<Box<dyn Driver>, OpenError> {
+    if !spec.ring_size.is_power_of_two() || !(64..=MAX_RING_SIZE).contains(&spec.ring_size) {
+        let what = format!(
+            "ring_size {} is no power of two from 64 to {MAX_RING_SIZE}",
+            spec.ring_size
+        );
+        return Err(spec.refusal(what, format!("leave it out or set {DEFAULT_RING_SIZE}")));
+    }
+    Ok(match spec.driver {
+        DriverSpec::AfXdp { attach, zero_copy } => {
+            Box::new(AfXdp::open(spec, attach, zero_copy, memory, umem)?)
+        }
+        DriverSpec::AfPacket { fanout } => Box::new(AfPacket::open(spec, fanout, memory)?),
+        DriverSpec::Tap { mtu } => Box::new(Tap::open(spec, mtu, memory)?),
+    })
+}
+
+impl PortSpec {
+    /// A port with default options.
+    pub fn new(port: &str, interface: &str, driver: DriverSpec) -> Self {
+        Self {
+            port: port.to_owned(),
+            interface: interface.to_owned(),
+            queue: 0,
+            ring_size: DEFAULT_RING_SIZE,
+            complete_checksums: true,
+            driver,
+        }
+    }
+
+    /// What failed with a system error.
+    pub(crate) fn error(
+        &self,
+        what: impl Into<String>,
+        advice: impl Into<String>,
+        source: impl Into<io::Error>,
+    ) -> OpenError {
+        let source = source.into();
+        OpenError {
+            source: Some(source),
+            ..self.refusal(what, advice)
+        }
+    }
+
+    /// What cannot work as described.
+    pub(crate) fn refusal(&self, what: impl Into<String>, advice: impl Into<String>) -> OpenError {
+        OpenError {
+            port: self.port.clone(),
+            interface: self.interface.clone(),
+            what: what.into(),
+            advice: advice.into(),
+            source: None,
+        }
+    }
+
+    /// The interface, or an error that says how to see which there are.
+    pub(crate) fn find_interface(&self) -> Result<Interface, OpenError> {
+        Interface::find(&self.interface).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => {
+                let advice = "check the name and the network namespace (`ip link` lists what there is)";
+                self.error("no such interface", advice, e)
+            }
+            io::ErrorKind::InvalidInput => {
+                self.error("not an interface name", "use 1 to 15 characters without slash", e)
+            }
+            _ => self.error(
+                "cannot look up the interface",
+                "check the process's limits and privileges",
+                e,
+            ),
+        })
+    }
+
+    /// A packet of `mtu` bytes must fit a frame.
+    pub(crate) fn check_mtu(&self, mtu: usize, memory: &FrameMemory) -> Result<(), OpenError> {
+        let room = memory.max_packet() - FRAME_OVERHEAD;
+        if mtu < room {
+            return Ok(());
+        }
+        let what = format!(
+            "its MTU of {mtu} bytes does not fit the frames of {} bytes",
+            memory.chunk_size()
+        );
+        Err(self.refusal(what, format!("lower the MTU below {room} or use larger frames")))
+    }
+}

@@ -1,0 +1,208 @@
+//! The host port: a tap whose kernel end is an ordinary interface of the node, for punted packets and for Service
+//! traffic from the node itself. One system call and one copy per packet: it is not the fast path.
+//!
+//! A virtio-net header goes with every packet. All offloads are declined, so the kernel segments and completes
+//! checksums before it hands a packet over; a packet that comes unfinished all the same is finished here.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::interface::{FRAME_OVERHEAD, Interface, TransmitDrops};
+use super::open::PortSpec;
+use super::sys::{self, InterfaceRequest, Request};
+use super::{Burst, Driver, DriverInfo, DriverStats, FrameMemory, Link, OpenError, checksum_fix};
+use crate::addr::Mac;
+
+const DEVICE: &str = "/dev/net/tun";
+/// `struct virtio_net_hdr` (linux/virtio_net.h): flags, gso_type, hdr_len, gso_size, csum_start, csum_offset.
+const HEADER_LEN: usize = 10;
+/// Its flag VIRTIO_NET_HDR_F_NEEDS_CSUM.
+const NEEDS_CHECKSUM: u8 = 1;
+
+/// A tap, opened by this process.
+#[derive(Debug)]
+pub struct Tap {
+    device: OwnedFd,
+    interface: Interface,
+    missed: TransmitDrops,
+    info: DriverInfo,
+    stats: DriverStats,
+    complete_checksums: bool,
+}
+
+impl Tap {
+    /// Creates the tap, or attaches to a persistent one of that name; sets its MTU and brings it up. One made here
+    /// disappears when the port is closed.
+    pub(crate) fn open(spec: &PortSpec, mtu: usize, memory: &FrameMemory) -> Result<Self, OpenError> {
+        spec.check_mtu(mtu, memory)?;
+        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        let mut request = InterfaceRequest::with_int(&spec.interface, flags)
+            .map_err(|e| spec.error("not a usable interface name", "choose another name", e))?;
+        let device = rustix::fs::open(
+            DEVICE,
+            OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(|e| {
+            spec.error(
+                format!("cannot open {DEVICE}"),
+                "load the tun module (modprobe tun) and give the process access to the device",
+                e,
+            )
+        })?;
+        sys::interface_ioctl(device.as_fd(), Request::TunSetInterface, &mut request).map_err(|e| {
+            let advice = match e.raw_os_error() {
+                Some(libc::EBUSY) => "another process has this tap: stop it or choose another name",
+                Some(libc::EINVAL) => "an interface of this name exists and is no tap: choose another name",
+                _ => "run with CAP_NET_ADMIN, as root or in a user namespace",
+            };
+            spec.error("cannot create the tap", advice, e)
+        })?;
+        // From here on dropping `device` also deletes a tap made here: nothing half-made stays.
+        sys::tun_set_offload(device.as_fd(), 0)
+            .map_err(|e| spec.error("cannot decline offloads", "use Linux 2.6.27 or newer", e))?;
+        let interface = spec.find_interface()?;
+        let advice = "run with CAP_NET_ADMIN, as root or in a user namespace";
+        interface
+            .set_mtu(mtu)
+            .map_err(|e| spec.error(format!("cannot set its MTU to {mtu}"), advice, e))?;
+        interface
+            .set_up()
+            .map_err(|e| spec.error("cannot bring it up", advice, e))?;
+        let peer_mac = interface
+            .mac()
+            .map_err(|e| spec.error("cannot read its address", advice, e))?;
+        let info = DriverInfo {
+            driver: "tap",
+            interface: spec.interface.clone(),
+            mode: "virtio-net header, no offloads".to_owned(),
+            mac: station_mac(&spec.interface),
+            peer_mac: Some(peer_mac),
+            mtu,
+        };
+        let stats = DriverStats::default();
+        let missed = TransmitDrops::of(&interface)
+            .map_err(|e| spec.error("cannot open a route socket", "check the process's limits", e))?;
+        Ok(Self {
+            device,
+            interface,
+            missed,
+            info,
+            stats,
+            complete_checksums: spec.complete_checksums,
+        })
+    }
+}
+
+impl Driver for Tap {
+    fn rx_burst(&mut self, memory: &mut FrameMemory, frames: &mut Burst) {
+        while !frames.is_full() {
+            let Some(mut frame) = memory.alloc() else { break };
+            let room = memory.max_packet();
+            let mut header = [0; HEADER_LEN];
+            let read = if memory.set_len(&mut frame, room) {
+                let mut parts = [
+                    IoSliceMut::new(&mut header),
+                    IoSliceMut::new(memory.bytes_mut(&mut frame)),
+                ];
+                rustix::io::readv(&self.device, &mut parts)
+            } else {
+                Ok(0)
+            };
+            let len = match read {
+                Ok(read) => read.saturating_sub(HEADER_LEN),
+                Err(error) => {
+                    memory.free(frame);
+                    if error == Errno::INTR {
+                        continue;
+                    }
+                    // EAGAIN: nothing waits. Others: the tap is down or gone, which `link` tells.
+                    break;
+                }
+            };
+            // A packet that fills the frame to its last byte was longer: the kernel cuts to what we offer, and the
+            // MTU keeps whole ones shorter.
+            if len == 0 || len >= room || !memory.set_len(&mut frame, len) {
+                self.stats.rx_errors += 1;
+                memory.free(frame);
+                continue;
+            }
+            if header[0] & NEEDS_CHECKSUM != 0 && self.complete_checksums {
+                checksum_fix::complete(memory.bytes_mut(&mut frame), &mut self.stats);
+            }
+            self.stats.rx_packets += 1;
+            self.stats.rx_bytes += len as u64;
+            frames.push(frame);
+        }
+    }
+
+    fn tx_burst(&mut self, memory: &mut FrameMemory, frames: &mut Burst) {
+        let mut taken = 0;
+        while let Some(frame) = frames.get(taken) {
+            // All zero: complete checksum, no segmentation.
+            let parts = [IoSlice::new(&[0; HEADER_LEN]), IoSlice::new(memory.bytes(frame))];
+            match rustix::io::writev(&self.device, &parts) {
+                Ok(_) => {
+                    self.stats.tx_packets += 1;
+                    self.stats.tx_bytes += frame.len() as u64;
+                }
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN | Errno::NOBUFS) => break,
+                // Shorter than an Ethernet header, or the tap is down or gone.
+                Err(_) => self.stats.tx_errors += 1,
+            }
+            taken += 1;
+        }
+        frames.drain(..taken).for_each(|frame| memory.free(frame));
+    }
+
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.device.as_fd())
+    }
+
+    fn info(&self) -> &DriverInfo {
+        &self.info
+    }
+
+    fn stats(&self) -> DriverStats {
+        DriverStats {
+            rx_missed: self.missed.read().unwrap_or(0),
+            ..self.stats
+        }
+    }
+
+    fn link(&self) -> Link {
+        self.interface.link()
+    }
+}
+
+/// Our own station address on the tap: locally administered, and the same for a name after every restart, so that
+/// the node's neighbour entries stay right (FNV-1a of the name).
+fn station_mac(name: &str) -> Mac {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let [a, b, c, d, e, ..] = hash.to_be_bytes();
+    Mac([0x02, a, b, c, d, e])
+}
+
+const _: () = assert!(
+    FRAME_OVERHEAD > 14,
+    "a packet of MTU size leaves room in the frame"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_station_address_is_stable_local_and_differs_by_name() {
+        let mac = station_mac("sluice0");
+        assert_eq!(mac, station_mac("sluice0"));
+        assert_ne!(mac, station_mac("sluice1"));
+        assert!(!mac.is_group() && mac.0[0] & 2 != 0);
+    }
+}

@@ -1,0 +1,194 @@
+//! The dataplane's one non-packet thread: takes transactions from the channel, builds the next tables, hands them to
+//! every worker, acknowledges when all have taken them; answers and asks ARP; wakes up for nothing else.
+//!
+//! Takes  transactions, letters from workers, signals.
+//! Gives  tables to workers, acknowledgements to control, ARP to the links.
+//! Never  handles a packet that has somewhere to go; nothing it does makes a worker wait.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
+
+use crate::channel::record::Record;
+use crate::channel::server::{Event, Server, Transaction};
+use crate::index::{Generation, NicPortIndex};
+use crate::mailbox::Purpose;
+use crate::neighbours::{Neighbours, Outbox};
+use crate::tables::{Tables, TablesBuilder};
+use crate::tick::Tick;
+use crate::worker::Shared;
+
+/// How often ARP is looked after: well within its one-second retry.
+const WAKE: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
+
+/// The steward's own.
+pub struct Steward {
+    server: Server,
+    builder: TablesBuilder,
+    neighbours: Neighbours,
+    /// Published, but not yet taken by every worker.
+    unacknowledged: Option<Generation>,
+}
+
+impl Steward {
+    /// A steward that serves control on `server` and builds with `builder`.
+    pub fn new(server: Server, builder: TablesBuilder) -> Self {
+        Self { server, builder, neighbours: Neighbours::default(), unacknowledged: None }
+    }
+
+    /// Serves until `quit` is readable. Errors: poll(2) failed, which leaves nothing to serve by.
+    pub fn run(&mut self, shared: &Shared, quit: BorrowedFd<'_>) -> io::Result<()> {
+        self.greet(shared);
+        loop {
+            {
+                let mut fds = vec![
+                    PollFd::from_borrowed_fd(quit, PollFlags::IN),
+                    PollFd::from_borrowed_fd(shared.steward.bell(), PollFlags::IN),
+                ];
+                fds.extend(self.server.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+                let wait = if self.server.wants_poll() { Timespec::default() } else { WAKE };
+                match poll(&mut fds, Some(&wait)) {
+                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                if fds[0].revents().contains(PollFlags::IN) {
+                    return Ok(());
+                }
+            }
+            shared.steward.quiet();
+            self.letters(shared);
+            self.acknowledge(shared);
+            while let Some(event) = self.server.poll() {
+                self.channel(shared, event);
+            }
+            self.neighbours.tick(&shared.network, Tick::now(), &mut Post { shared });
+        }
+    }
+
+    /// Enters what needs no question: the host behind its port, and every router of a route.
+    fn greet(&mut self, shared: &Shared) {
+        let network = &shared.network;
+        let hosts = network.own_addresses().filter_map(|own| network.route(own));
+        let routers = network.routers();
+        for (port, address) in hosts.chain(routers).collect::<Vec<_>>() {
+            self.resolve(shared, port, address);
+        }
+    }
+
+    fn resolve(&mut self, shared: &Shared, port: NicPortIndex, address: [u8; 4]) {
+        if !self.neighbours.resolve(&shared.network, port, address, None, Tick::now(), &mut Post { shared }) {
+            let limit = shared.network.next_hops().limit();
+            log::warn!("no room for another neighbour: {limit} are known (neighbours.capacity)");
+        }
+    }
+
+    fn letters(&mut self, shared: &Shared) {
+        let now = Tick::now();
+        let mut post = Post { shared };
+        // Bounded: what comes while we read is read after the channel has had its turn.
+        for _ in 0..shared.steward.capacity() {
+            let read = shared.steward.open(|letter| match letter.purpose {
+                Purpose::Arp => {
+                    self.neighbours.received(&shared.network, letter.port, letter.packet(), now, &mut post);
+                }
+                Purpose::Resolve { port, neighbour } => {
+                    let packet = Some((letter.port, letter.packet()));
+                    // A packet that finds no room to wait is one of many to a neighbour that is being asked for.
+                    let _ = self.neighbours.resolve(&shared.network, port, neighbour, packet, now, &mut post);
+                }
+                Purpose::Send | Purpose::Receive => {}
+            });
+            if read.is_none() {
+                return;
+            }
+        }
+    }
+
+    fn channel(&mut self, shared: &Shared, event: Event) {
+        match event {
+            Event::Transaction(Transaction { generation, deletes, puts, .. }) => {
+                match self.builder.apply(generation, &deletes, &puts) {
+                    Ok(tables) => {
+                        log::info!("generation {}: {} puts, {} deletes", generation.0, puts.len(), deletes.len());
+                        self.publish(shared, &tables);
+                        self.pre_resolve(shared, &puts);
+                    }
+                    Err(refusal) => {
+                        log::warn!("generation {} refused: {refusal}", generation.0);
+                        self.server.nack(generation, 0, &refusal.to_string());
+                    }
+                }
+            }
+            Event::DumpRequest => {
+                let generation = self.builder.generation();
+                self.server.dump(generation, self.builder.records().collect::<Vec<_>>());
+            }
+            Event::Disconnected => log::info!("control has gone; packets go on as the tables stand"),
+        }
+    }
+
+    fn publish(&mut self, shared: &Shared, tables: &Arc<Tables>) {
+        for (slot, mailbox) in shared.slots.iter().zip(&shared.workers) {
+            slot.publish(Arc::clone(tables));
+            mailbox.ring();
+        }
+        self.unacknowledged = Some(tables.generation);
+    }
+
+    /// Tells control that every worker uses the newest tables: only then is the update in force.
+    fn acknowledge(&mut self, shared: &Shared) {
+        if let Some(generation) = self.unacknowledged
+            && shared.slots.iter().all(|slot| slot.taken() >= generation.0)
+        {
+            self.server.ack(generation);
+            self.unacknowledged = None;
+        }
+    }
+
+    /// Asks for every new backend's next hop now, so that its first packet need not wait.
+    fn pre_resolve(&mut self, shared: &Shared, puts: &[Record]) {
+        for record in puts {
+            if let Record::Backend(backend) = record
+                && let std::net::IpAddr::V4(address) = backend.address
+                && let Some((port, neighbour)) = shared.network.route(address.octets())
+            {
+                self.resolve(shared, port, neighbour);
+            }
+        }
+    }
+
+    /// Ends: tells the workers to stop and wakes them.
+    pub fn stop(&self, shared: &Shared) {
+        shared.stop.store(true, Ordering::Relaxed);
+        shared.workers.iter().for_each(crate::mailbox::Mailbox::ring);
+    }
+}
+
+/// Letters to worker 0, which has a queue of every NIC port; a released packet finds its owner from there.
+struct Post<'a> {
+    shared: &'a Shared,
+}
+
+impl Post<'_> {
+    fn post(&self, purpose: Purpose, port: NicPortIndex, frame: &[u8]) {
+        if let Some(mailbox) = self.shared.workers.first() {
+            // A full box loses a question or a waiting packet; both are asked or sent again by their origin.
+            let _ = mailbox.post(purpose, port, frame);
+            mailbox.ring();
+        }
+    }
+}
+
+impl Outbox for Post<'_> {
+    fn send(&mut self, port: NicPortIndex, frame: &[u8]) {
+        self.post(Purpose::Send, port, frame);
+    }
+
+    fn release(&mut self, received: NicPortIndex, frame: &[u8]) {
+        self.post(Purpose::Receive, received, frame);
+    }
+}

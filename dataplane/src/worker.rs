@@ -1,0 +1,497 @@
+//! One core's turn: take a newer table, then for every NIC port `rx` → `parse` → `lookup` → `nat` → `tx`, then expire
+//! a few flows. Reads the clock once a turn, carries out verdicts and counts them; the only file that names all stages.
+//!
+//! Takes  its queues of the NIC ports, its mailbox, the tables the steward publishes.
+//! Gives  packets; letters to the steward and to other workers.
+//! Never  waits while there is work; never locks; never allocates or frees tables.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+use crossbeam::queue::ArrayQueue;
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::addr::Mac;
+use crate::conntrack::Flows;
+use crate::conntrack::ports::PortPool;
+use crate::counters::{CounterId, WorkerCounters};
+use crate::index::{NicPortIndex, WorkerIndex};
+use crate::lookup::{self, Decision, Lookup, LookupOptions};
+use crate::mailbox::{Mailbox, Purpose};
+use crate::nat;
+use crate::network::Network;
+use crate::next_hop::Reachability;
+use crate::nic::{BURST, Burst, Driver, Frame, FrameMemory};
+use crate::parse::{self, Parsed};
+use crate::reject::{self, RateLimiter};
+use crate::rx;
+use crate::steering::Steering;
+use crate::tables::{Picker, Tables};
+use crate::tick::Tick;
+use crate::tx::TxQueue;
+use crate::verdict::{DropReason, Rejection, Verdict};
+
+/// Flows looked at for expiry in a turn. At 10,000 turns a second, the least an idle-sleeping worker with traffic
+/// makes, a million flows are swept every 1.6 s; a turn spends under a microsecond on it.
+const EXPIRE_PER_TURN: usize = 64;
+
+/// Letters opened in a turn: as many as packets, so that neither starves the other.
+const LETTERS_PER_TURN: usize = BURST;
+
+/// Longest sleep of a worker with nothing to do: flows still expire, and a driver without a wait descriptor is polled.
+const SLEEP: Duration = Duration::from_millis(100);
+
+/// Empty turns before a sleeping worker waits: packets come in trains, and a wake-up costs more than a few polls.
+const TURNS_BEFORE_SLEEP: u32 = 32;
+
+/// How the steward hands tables to one worker, and gets the old ones back: a worker never frees any.
+#[derive(Debug)]
+pub struct TableSlot {
+    newest: ArrayQueue<Arc<Tables>>,
+    retired: ArrayQueue<Arc<Tables>>,
+    taken: AtomicU64,
+}
+
+impl TableSlot {
+    /// Empty.
+    pub fn new() -> Self {
+        // One retired table for every one published, plus the first: `publish` collects before it offers.
+        Self { newest: ArrayQueue::new(1), retired: ArrayQueue::new(4), taken: AtomicU64::new(0) }
+    }
+
+    /// Steward: offers tables; what the worker has retired, and an offer it never took, are freed here.
+    pub fn publish(&self, tables: Arc<Tables>) {
+        drop(self.newest.force_push(tables));
+        while self.retired.pop().is_some() {}
+    }
+
+    /// Generation the worker has taken.
+    pub fn taken(&self) -> u64 {
+        // Acquire pairs with the Release in `take`: whoever sees the generation sees the worker's use of it begin.
+        self.taken.load(Ordering::Acquire)
+    }
+
+    /// Worker: swaps `current` for the newest tables, if there are newer ones.
+    fn take(&self, current: &mut Arc<Tables>) -> bool {
+        if self.newest.is_empty() {
+            return false;
+        }
+        let Some(tables) = self.newest.pop() else { return false };
+        let old = std::mem::replace(current, tables);
+        // Never full (see `new`); if it were, freeing here would be slow but not wrong.
+        drop(self.retired.push(old));
+        self.taken.store(current.generation.0, Ordering::Release);
+        true
+    }
+}
+
+impl Default for TableSlot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What one worker shares with the steward and its fellow workers.
+#[derive(Debug)]
+pub struct Shared {
+    /// Our surroundings.
+    pub network: Network,
+    /// Who owns what.
+    pub steering: Steering,
+    /// Every worker's mailbox, by index.
+    pub workers: Vec<Mailbox>,
+    /// Every worker's table slot, by index.
+    pub slots: Vec<TableSlot>,
+    /// The steward's mailbox.
+    pub steward: Mailbox,
+    /// Set when the process is to end.
+    pub stop: AtomicBool,
+    /// Packet path switches.
+    pub options: LookupOptions,
+    /// Whether idle workers wait.
+    pub sleep: bool,
+}
+
+/// One worker: everything it owns.
+pub struct Worker {
+    index: WorkerIndex,
+    memory: FrameMemory,
+    /// This worker's queue of each NIC port, `None` where the port has no queue for it.
+    ports: Vec<Option<NicPort>>,
+    tables: Arc<Tables>,
+    flows: Flows,
+    snat_ports: PortPool,
+    picker: Picker,
+    limiter: RateLimiter,
+    counters: WorkerCounters,
+    /// Whom to wake at the end of the turn.
+    rung: u64,
+    ring_steward: bool,
+}
+
+struct NicPort {
+    driver: Box<dyn Driver>,
+    mac: Mac,
+    queue: TxQueue,
+}
+
+/// The parts of a worker, made at start.
+pub struct WorkerParts {
+    /// Which worker.
+    pub index: WorkerIndex,
+    /// Frame memory that the drivers were opened with.
+    pub memory: FrameMemory,
+    /// Its queue of each NIC port.
+    pub drivers: Vec<Option<Box<dyn Driver>>>,
+    /// Its flows.
+    pub flows: Flows,
+    /// Its SNAT ports.
+    pub snat_ports: PortPool,
+    /// Its randomness.
+    pub picker: Picker,
+    /// Its counter page.
+    pub counters: WorkerCounters,
+    /// The tables to begin with.
+    pub tables: Arc<Tables>,
+}
+
+impl Worker {
+    /// A worker that has not had its first turn.
+    pub fn new(parts: WorkerParts) -> Self {
+        let port = |driver: Box<dyn Driver>| {
+            NicPort { mac: driver.info().mac, driver, queue: TxQueue::new() }
+        };
+        Self {
+            index: parts.index,
+            memory: parts.memory,
+            ports: parts.drivers.into_iter().map(|d| d.map(port)).collect(),
+            tables: parts.tables,
+            flows: parts.flows,
+            snat_ports: parts.snat_ports,
+            picker: parts.picker,
+            limiter: RateLimiter::new(Tick::now()),
+            counters: parts.counters,
+            rung: 0,
+            ring_steward: false,
+        }
+    }
+
+    /// Turns until `Shared::stop`.
+    pub fn run(&mut self, shared: &Shared) {
+        let mut idle_turns = 0;
+        while !shared.stop.load(Ordering::Relaxed) {
+            let packets = self.turn(shared, Tick::now());
+            idle_turns = if packets == 0 { idle_turns + 1 } else { 0 };
+            if shared.sleep && idle_turns >= TURNS_BEFORE_SLEEP {
+                self.wait(shared);
+            }
+        }
+    }
+
+    /// One turn; how many packets and letters there were. Time is handed in, so that tests move it.
+    pub fn turn(&mut self, shared: &Shared, tick: Tick) -> usize {
+        if shared.slots[self.index.get()].take(&mut self.tables) {
+            self.ring_steward = true; // it waits to acknowledge the generation
+        }
+        let mut handled = self.letters(shared, tick);
+        let mut frames = Burst::new_const();
+        for port in 0..self.ports.len() {
+            let Some(nic) = &mut self.ports[port] else { continue };
+            let bytes = rx::take(nic.driver.as_mut(), &mut self.memory, &mut frames);
+            if frames.is_empty() {
+                continue;
+            }
+            self.counters.add(CounterId::RX_PACKETS, frames.len() as u64);
+            self.counters.add(CounterId::RX_BYTES, bytes as u64);
+            handled += frames.len();
+            self.burst(shared, NicPortIndex(port as u8), &mut frames, tick);
+        }
+        self.flush();
+        self.expire(tick);
+        self.wake(shared);
+        handled
+    }
+
+    /// Decides on a burst from one NIC port and carries the decisions out.
+    fn burst(&mut self, shared: &Shared, port: NicPortIndex, frames: &mut Burst, tick: Tick) {
+        let Some(mac) = self.ports[port.get()].as_ref().map(|nic| nic.mac) else {
+            return;
+        };
+        let packets: ArrayVec<Parsed, BURST> =
+            frames.iter().map(|frame| parse::parse(self.memory.bytes(frame), mac)).collect();
+        let mut decisions = [Decision { verdict: Verdict::Punt, rewrite: None }; BURST];
+        let mut lookup = Lookup {
+            tables: &self.tables,
+            network: &shared.network,
+            steering: &shared.steering,
+            worker: self.index,
+            flows: &mut self.flows,
+            snat_ports: &mut self.snat_ports,
+            picker: &mut self.picker,
+            options: shared.options,
+            opened: 0,
+            tick,
+        };
+        lookup.burst(&packets, &mut |i, decision| decisions[i] = decision);
+        self.counters.add(CounterId::FLOWS_OPENED, lookup.opened);
+        for ((frame, packet), decision) in frames.drain(..).zip(&packets).zip(&decisions) {
+            self.carry_out(shared, port, frame, packet, decision, tick);
+        }
+    }
+
+    fn carry_out(
+        &mut self,
+        shared: &Shared,
+        port: NicPortIndex,
+        mut frame: Frame,
+        packet: &Parsed,
+        decision: &Decision,
+        tick: Tick,
+    ) {
+        let done = match decision.verdict {
+            Verdict::Forward(next_hop) => {
+                let (out, reachability) = shared.network.next_hops().get(next_hop);
+                match (reachability, packet) {
+                    (Reachability::Reachable(mac), Parsed::Ipv4(packet)) => {
+                        let bytes = self.memory.bytes_mut(&mut frame);
+                        if let Some(rewrite) = &decision.rewrite {
+                            nat::rewrite(bytes, packet, rewrite);
+                        }
+                        nat::decrement_ttl(bytes, packet);
+                        self.counters.add(CounterId::FORWARDED, 1);
+                        return self.send(shared, out, mac, frame);
+                    }
+                    (Reachability::Incomplete, _) => {
+                        let neighbour = shared.network.route(self.leaves_to(packet, decision));
+                        match neighbour {
+                            Some((port, neighbour)) => self.to_steward(shared, port, neighbour, port, &frame),
+                            None => Err(DropReason::NoRoute),
+                        }
+                    }
+                    _ => Err(DropReason::NeighbourUnreachable),
+                }
+            }
+            Verdict::Punt => match shared.network.host() {
+                Some(host) if host != port => {
+                    let Some(mac) = shared.network.interfaces()[host.get()].peer_mac else {
+                        return self.drop_frame(frame, DropReason::NoHostPort);
+                    };
+                    self.counters.add(CounterId::PUNTED, 1);
+                    return self.send(shared, host, mac, frame);
+                }
+                // What the host sent to itself or to a group has nowhere to go.
+                _ => Err(DropReason::NoHostPort),
+            },
+            Verdict::Arp => self.post(&shared.steward, Purpose::Arp, port, &frame, DropReason::StewardQueueFull),
+            Verdict::Resolve(out, neighbour) => self.to_steward(shared, out, neighbour, port, &frame),
+            Verdict::Handover(owner) => {
+                self.rung |= 1 << owner.0;
+                let mailbox = &shared.workers[owner.get()];
+                self.post(mailbox, Purpose::Receive, port, &frame, DropReason::HandoverQueueFull)
+            }
+            Verdict::Reject(rejection) => match packet {
+                Parsed::Ipv4(packet) => {
+                    self.counters.add(CounterId::REJECTED, 1);
+                    let answer = self.reject(shared, port, &frame, packet, rejection, tick);
+                    answer.map(|answer| self.enqueue(shared, port, answer))
+                }
+                _ => Err(DropReason::RejectForbidden),
+            },
+            Verdict::Drop(reason) => Err(reason),
+        };
+        match done {
+            Ok(()) => self.memory.free(frame),
+            Err(reason) => self.drop_frame(frame, reason),
+        }
+    }
+
+    /// The address a forwarded packet goes to, after its rewrite.
+    fn leaves_to(&self, packet: &Parsed, decision: &Decision) -> [u8; 4] {
+        match (&decision.rewrite, packet) {
+            (Some(rewrite), _) => rewrite.to.dst,
+            (None, Parsed::Ipv4(packet)) => packet.key.dst,
+            _ => [0; 4],
+        }
+    }
+
+    /// Builds the ICMP error that answers a rejected packet.
+    fn reject(
+        &mut self,
+        shared: &Shared,
+        port: NicPortIndex,
+        frame: &Frame,
+        packet: &parse::Packet,
+        rejection: Rejection,
+        tick: Tick,
+    ) -> Result<Frame, DropReason> {
+        let from = match rejection {
+            // Measured on Linux: an expiry on the way of a Service flow speaks with the frontend's address.
+            Rejection::TimeExceeded if lookup::frontend(&packet.key, &self.tables, &shared.network).is_some() => {
+                packet.key.dst
+            }
+            _ => shared.network.source_address(port).ok_or(DropReason::NoRoute)?,
+        };
+        // The node itself is exempt from the limit, as it is in Linux.
+        if !shared.network.is_own(packet.key.src) {
+            self.limiter.take(packet.key.src.into(), tick)?;
+        }
+        let mut answer = self.memory.alloc().ok_or(DropReason::NoFrame)?;
+        let room = self.memory.max_packet();
+        let fits = self.memory.set_len(&mut answer, room);
+        debug_assert!(fits, "a fresh frame holds max_packet bytes");
+        let original = self.memory.bytes(frame);
+        match reject::icmp_error(original, packet, rejection, from.into(), self.memory.bytes_mut(&mut answer)) {
+            Ok(len) => {
+                let fits = self.memory.set_len(&mut answer, len);
+                debug_assert!(fits, "shorter than before");
+                self.counters.add(CounterId::REJECTS_SENT, 1);
+                Ok(answer)
+            }
+            Err(reason) => {
+                self.memory.free(answer);
+                Err(reason)
+            }
+        }
+    }
+
+    /// Addresses a frame to its next station and sends it.
+    fn send(&mut self, shared: &Shared, out: NicPortIndex, to: Mac, mut frame: Frame) {
+        let interface = &shared.network.interfaces()[out.get()];
+        if frame.len() > interface.mtu + 14 {
+            return self.drop_frame(frame, DropReason::TooBig);
+        }
+        nat::set_macs(self.memory.bytes_mut(&mut frame), to, interface.mac);
+        self.enqueue(shared, out, frame);
+    }
+
+    /// Sends a whole frame: on our queue of the NIC port, or through a worker that has one.
+    fn enqueue(&mut self, shared: &Shared, out: NicPortIndex, frame: Frame) {
+        if let Some(nic) = &mut self.ports[out.get()] {
+            self.counters.add(CounterId::TX_PACKETS, 1);
+            self.counters.add(CounterId::TX_BYTES, frame.len() as u64);
+            let dropped = nic.queue.push(frame, nic.driver.as_mut(), &mut self.memory);
+            self.count_drops(DropReason::TxFull, dropped);
+            return;
+        }
+        // Ports with one queue (a tap) belong to worker 0.
+        self.rung |= 1;
+        let posted =
+            self.post(&shared.workers[0], Purpose::Send, out, &frame, DropReason::HandoverQueueFull);
+        match posted {
+            Ok(()) => self.memory.free(frame),
+            Err(reason) => self.drop_frame(frame, reason),
+        }
+    }
+
+    fn to_steward(
+        &mut self,
+        shared: &Shared,
+        out: NicPortIndex,
+        neighbour: [u8; 4],
+        received: NicPortIndex,
+        frame: &Frame,
+    ) -> Result<(), DropReason> {
+        let purpose = Purpose::Resolve { port: out, neighbour };
+        self.post(&shared.steward, purpose, received, frame, DropReason::NeighbourPending)
+    }
+
+    fn post(
+        &mut self,
+        mailbox: &Mailbox,
+        purpose: Purpose,
+        port: NicPortIndex,
+        frame: &Frame,
+        full: DropReason,
+    ) -> Result<(), DropReason> {
+        if !matches!(purpose, Purpose::Receive | Purpose::Send) {
+            self.ring_steward = true;
+            self.counters.add(CounterId::TO_STEWARD, 1);
+        }
+        if mailbox.post(purpose, port, self.memory.bytes(frame)) { Ok(()) } else { Err(full) }
+    }
+
+    fn count_drops(&mut self, reason: DropReason, count: usize) {
+        if count > 0 {
+            self.counters.add(CounterId::dropped(reason), count as u64);
+            self.counters.add(CounterId::DROPPED, count as u64);
+        }
+    }
+
+    fn drop_frame(&mut self, frame: Frame, reason: DropReason) {
+        self.count_drops(reason, 1);
+        self.memory.free(frame);
+    }
+
+    /// Packets that other threads sent us.
+    fn letters(&mut self, shared: &Shared, tick: Tick) -> usize {
+        let mailbox = &shared.workers[self.index.get()];
+        let mut opened = 0;
+        while opened < LETTERS_PER_TURN {
+            let Some((purpose, port, frame)) =
+                mailbox.open(|letter| (letter.purpose, letter.port, self.memory.copy_in(letter.packet())))
+            else {
+                break;
+            };
+            opened += 1;
+            let Some(frame) = frame else {
+                self.count_drops(DropReason::NoFrame, 1);
+                continue;
+            };
+            match purpose {
+                Purpose::Send => self.enqueue(shared, port, frame),
+                _ => {
+                    let mut frames = Burst::new_const();
+                    frames.push(frame);
+                    self.burst(shared, port, &mut frames, tick);
+                }
+            }
+        }
+        opened
+    }
+
+    fn flush(&mut self) {
+        let memory = &mut self.memory;
+        let flush = |nic: &mut NicPort| nic.queue.flush(nic.driver.as_mut(), memory);
+        let dropped = self.ports.iter_mut().flatten().map(flush).sum();
+        self.count_drops(DropReason::TxFull, dropped);
+    }
+
+    fn expire(&mut self, tick: Tick) {
+        let Self { flows, snat_ports, picker, .. } = self;
+        let mut expired = 0;
+        flows.expire(tick, EXPIRE_PER_TURN, &mut |flow| {
+            lookup::ended(flow, snat_ports, picker);
+            expired += 1;
+        });
+        self.counters.add(CounterId::FLOWS_EXPIRED, expired);
+        self.counters.set(CounterId::SNAT_PORTS_USED, self.snat_ports.taken() as u64);
+        self.counters.set(CounterId::FLOWS_USED, self.flows.usage().used as u64);
+    }
+
+    fn wake(&mut self, shared: &Shared) {
+        if std::mem::take(&mut self.ring_steward) {
+            shared.steward.ring();
+        }
+        let mut rung = std::mem::take(&mut self.rung) & !(1 << self.index.0);
+        while rung != 0 {
+            shared.workers[rung.trailing_zeros() as usize].ring();
+            rung &= rung - 1;
+        }
+    }
+
+    /// Waits for a packet, a letter, a newer table, or `SLEEP`.
+    fn wait(&self, shared: &Shared) {
+        let mailbox = &shared.workers[self.index.get()];
+        let mut fds: ArrayVec<PollFd<'_>, 257> = ArrayVec::new_const();
+        fds.push(PollFd::from_borrowed_fd(mailbox.bell(), PollFlags::IN));
+        for fd in self.ports.iter().flatten().filter_map(|nic| nic.driver.wait_fd()) {
+            fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        }
+        let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: SLEEP.as_nanos() as i64 };
+        // EINTR is a wake-up like any other.
+        let _ = poll(&mut fds, Some(&timeout));
+        mailbox.quiet();
+    }
+}

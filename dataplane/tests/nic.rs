@@ -1,0 +1,454 @@
+//! Every driver against the kernel's own interfaces, each test in a network namespace that ends with it. Runs without
+//! root; what then cannot run (AF_XDP needs bpf(2)) says SKIPPED.
+#![allow(
+    clippy::unwrap_used,
+    reason = "tests, and their helpers outside of test functions"
+)]
+
+#[path = "nic/conformance.rs"]
+mod conformance;
+#[path = "nic/namespace.rs"]
+mod namespace;
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use conformance::{FRAMES, Pair, Port, conformance, receive};
+use namespace::{User, address_with_neighbour, delete, in_namespace, skipped, veth};
+use sluice_dataplane::nic::open::{Attach, DriverSpec, PortSpec, ZeroCopy, open};
+use sluice_dataplane::nic::xdp_socket::Umem;
+use sluice_dataplane::nic::{Burst, FrameMemory, Link, OpenError, memory};
+
+const AF_PACKET: DriverSpec = DriverSpec::AfPacket { fanout: None };
+const TAP: DriverSpec = DriverSpec::Tap { mtu: 1500 };
+const NATIVE: DriverSpec = DriverSpec::AfXdp {
+    attach: Attach::Native,
+    zero_copy: ZeroCopy::Auto,
+};
+const GENERIC: DriverSpec = DriverSpec::AfXdp {
+    attach: Attach::Generic,
+    zero_copy: ZeroCopy::Never,
+};
+
+fn spec(interface: &str, driver: DriverSpec) -> PortSpec {
+    PortSpec {
+        ring_size: 64,
+        ..PortSpec::new("test", interface, driver)
+    }
+}
+
+fn port(memory: &mut FrameMemory, umem: &mut Option<Umem>, interface: &str, driver: DriverSpec) -> Port {
+    open(&spec(interface, driver), memory, umem).unwrap()
+}
+
+fn failure(memory: &mut FrameMemory, spec: &PortSpec) -> OpenError {
+    let before = memory.available();
+    let error = open(spec, memory, &mut None).err().expect("must not open");
+    assert_eq!(
+        memory.available(),
+        before,
+        "a port that did not open keeps no frame"
+    );
+    error
+}
+
+/// Whether this process may load XDP programs, or make taps; says so if not.
+fn may_use(driver: &DriverSpec, what: &str) -> bool {
+    let mut memory = FrameMemory::new(FRAMES, 2048).unwrap();
+    if *driver != TAP {
+        veth("probe0", "probe1");
+    }
+    let result = open(&spec("probe0", driver.clone()), &mut memory, &mut None);
+    if *driver != TAP {
+        delete("probe0");
+    }
+    let refusals = [libc::EPERM, libc::EACCES, libc::ENOENT].map(Some);
+    match result {
+        Err(error) if refusals.contains(&error.source.as_ref().and_then(|e| e.raw_os_error())) => {
+            skipped(what, &error.to_string());
+            false
+        }
+        _ => true,
+    }
+}
+
+#[test]
+fn memory_ports_conform() {
+    let mut pair = |_: &mut FrameMemory, _: &mut Option<Umem>| -> (Port, Port) {
+        let (a, b) = memory::port_pair("test", 64);
+        (Box::new(a), Box::new(b))
+    };
+    conformance(&mut pair, 256, |pair: &mut Pair| {
+        let (alone, other) = memory::port_pair("test", 64);
+        drop(other);
+        pair.b = Box::new(alone);
+    });
+}
+
+#[test]
+fn af_packet_conforms() {
+    in_namespace("af_packet_conforms", User::Same, af_packet);
+}
+
+#[test]
+fn af_packet_conforms_without_privileges() {
+    in_namespace(
+        "af_packet_conforms_without_privileges",
+        User::Namespaced,
+        af_packet,
+    );
+}
+
+fn af_packet() {
+    veth("va", "vb");
+    let mut pair = |m: &mut FrameMemory, u: &mut Option<Umem>| {
+        (port(m, u, "va", AF_PACKET), port(m, u, "vb", AF_PACKET))
+    };
+    conformance(&mut pair, 256, |_| delete("va"));
+}
+
+#[test]
+fn a_tap_conforms() {
+    in_namespace("a_tap_conforms", User::Same, || {
+        if !may_use(&TAP, "tap conformance") {
+            return;
+        }
+        // The kernel's end of the tap, played by a packet socket; the tap's own queue holds 1000 frames.
+        let mut pair = |m: &mut FrameMemory, u: &mut Option<Umem>| {
+            let tap = port(m, u, "tap0", TAP);
+            (tap, port(m, u, "tap0", AF_PACKET))
+        };
+        conformance(&mut pair, 2500, |_| delete("tap0"));
+    });
+}
+
+#[test]
+fn af_xdp_conforms_native() {
+    in_namespace("af_xdp_conforms_native", User::Same, || af_xdp(NATIVE));
+}
+
+#[test]
+fn af_xdp_conforms_generic() {
+    in_namespace("af_xdp_conforms_generic", User::Same, || af_xdp(GENERIC));
+}
+
+fn af_xdp(driver: DriverSpec) {
+    if !may_use(&driver, "AF_XDP conformance") {
+        return;
+    }
+    veth("va", "vb");
+    let mut pair = |m: &mut FrameMemory, u: &mut Option<Umem>| {
+        (port(m, u, "va", driver.clone()), port(m, u, "vb", driver.clone()))
+    };
+    conformance(&mut pair, 256, |_| delete("va"));
+}
+
+#[test]
+fn ports_of_one_worker_share_a_umem_and_forward_the_same_frame() {
+    in_namespace(
+        "ports_of_one_worker_share_a_umem_and_forward_the_same_frame",
+        User::Same,
+        || {
+            if !may_use(&NATIVE, "shared UMEM") {
+                return;
+            }
+            veth("va", "wa");
+            veth("vb", "wb");
+            let mut memory = FrameMemory::new(FRAMES, 2048).unwrap();
+            let mut umem = None;
+            let mut left = port(&mut memory, &mut umem, "va", NATIVE);
+            let mut right = port(&mut memory, &mut umem, "vb", NATIVE);
+            assert!(left.info().mode.contains("own umem"), "{}", left.info().mode);
+            assert!(right.info().mode.contains("shared umem"), "{}", right.info().mode);
+            let mut other = FrameMemory::new(FRAMES, 2048).unwrap();
+            let mut client = port(&mut other, &mut None, "wa", AF_PACKET);
+            let mut server = port(&mut other, &mut None, "wb", AF_PACKET);
+            let sent = [&[0xff; 12][..], &[0x88, 0xb5], &[7; 86]].concat();
+            let mut frames = Burst::new();
+            frames.push(other.copy_in(&sent).unwrap());
+            client.tx_burst(&mut other, &mut frames);
+            while frames.is_empty() {
+                left.rx_burst(&mut memory, &mut frames);
+            }
+            right.tx_burst(&mut memory, &mut frames);
+            assert!(frames.is_empty());
+            let mut received = Vec::new();
+            while received.is_empty() {
+                received = receive(&mut other, &mut server, Duration::from_millis(100));
+            }
+            assert_eq!(received, [sent]);
+            left.close(&mut memory);
+            right.close(&mut memory);
+            assert_eq!(memory.available(), FRAMES);
+        },
+    );
+}
+
+#[test]
+fn checksums_that_the_kernel_left_to_hardware_are_completed() {
+    in_namespace(
+        "checksums_that_the_kernel_left_to_hardware_are_completed",
+        User::Same,
+        || {
+            let mut drivers = vec![AF_PACKET];
+            if may_use(&NATIVE, "checksums over AF_XDP") {
+                drivers.extend([NATIVE, GENERIC]);
+            }
+            for driver in drivers {
+                veth("va", "vb");
+                address_with_neighbour("va");
+                assert_eq!(udp_checksum_completed("vb", driver), 1);
+                delete("va");
+            }
+        },
+    );
+}
+
+#[test]
+fn the_kernel_finishes_checksums_before_a_tap_hands_them_over() {
+    in_namespace(
+        "the_kernel_finishes_checksums_before_a_tap_hands_them_over",
+        User::Same,
+        || {
+            if may_use(&TAP, "checksums over a tap") {
+                assert_eq!(udp_checksum_completed("tap0", TAP), 0);
+            }
+        },
+    );
+}
+
+/// Has the kernel send a datagram to the port, checks its checksum, and gives how many the driver completed.
+fn udp_checksum_completed(interface: &str, driver: DriverSpec) -> u64 {
+    let mut memory = FrameMemory::new(FRAMES, 2048).unwrap();
+    let mut port = port(&mut memory, &mut None, interface, driver);
+    if interface.starts_with("tap") {
+        address_with_neighbour(interface);
+    }
+    UdpSocket::bind("10.9.0.1:0")
+        .unwrap()
+        .send_to(b"odd", "10.9.0.2:53")
+        .unwrap();
+    let udp = loop {
+        let frames = receive(&mut memory, &mut port, Duration::from_millis(100));
+        if let Some(udp) = frames
+            .into_iter()
+            .find(|frame| frame[12..14] == [8, 0] && frame[23] == 17)
+        {
+            break udp;
+        }
+    };
+    let packet = etherparse::SlicedPacket::from_ethernet(&udp).unwrap();
+    let (Some(etherparse::NetSlice::Ipv4(ip)), Some(etherparse::TransportSlice::Udp(udp))) =
+        (packet.net, packet.transport)
+    else {
+        panic!("not UDP over IPv4")
+    };
+    let right = udp
+        .to_header()
+        .calc_checksum_ipv4(&ip.header().to_header(), b"odd")
+        .unwrap();
+    assert_eq!(udp.checksum(), right);
+    let completed = port.stats().rx_checksums_completed;
+    port.close(&mut memory);
+    completed
+}
+
+#[test]
+fn a_tap_tells_both_stations_and_disappears_when_closed() {
+    let name = "a_tap_tells_both_stations_and_disappears_when_closed";
+    in_namespace(name, User::Same, || {
+        if !may_use(&TAP, name) {
+            return;
+        }
+        let mut memory = FrameMemory::new(FRAMES, 2048).unwrap();
+        let tap = port(&mut memory, &mut None, "tap0", TAP);
+        assert_eq!(tap.link(), Link::Up);
+        assert_ne!(Some(tap.info().mac), tap.info().peer_mac);
+        assert!(tap.info().peer_mac.is_some());
+        tap.close(&mut memory);
+        let error = failure(&mut memory, &spec("tap0", AF_PACKET));
+        explains(&error, "no such interface", "ip link");
+    });
+}
+
+#[test]
+fn sockets_of_a_fanout_group_share_the_frames_and_none_gets_one_twice() {
+    let name = "sockets_of_a_fanout_group_share_the_frames_and_none_gets_one_twice";
+    in_namespace(name, User::Same, || {
+        veth("va", "vb");
+        let mut memory = FrameMemory::new(FRAMES, 2048).unwrap();
+        let group = DriverSpec::AfPacket { fanout: Some(7) };
+        let mut sender = port(&mut memory, &mut None, "va", AF_PACKET);
+        let mut members = [(); 2].map(|()| port(&mut memory, &mut None, "vb", group.clone()));
+        let mut counts = [0; 2];
+        // One flow at a time, so that no ring overflows; 64 flows miss one of two members once in 2^63 runs.
+        for flow in 0..64u16 {
+            let mut bytes = Vec::new();
+            etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0xff; 6])
+                .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+                .udp(1000 + flow, 53)
+                .write(&mut bytes, &[])
+                .unwrap();
+            let mut frames = Burst::new();
+            frames.push(memory.copy_in(&bytes).unwrap());
+            sender.tx_burst(&mut memory, &mut frames);
+            assert!(frames.is_empty());
+            let before: usize = counts.iter().sum();
+            while counts.iter().sum::<usize>() == before {
+                for (member, count) in members.iter_mut().zip(&mut counts) {
+                    let frames = receive(&mut memory, member, Duration::from_millis(1));
+                    *count += frames.iter().filter(|frame| **frame == bytes).count();
+                }
+            }
+        }
+        assert!(
+            counts[0] > 0 && counts[1] > 0 && counts[0] + counts[1] == 64,
+            "{counts:?}"
+        );
+    });
+}
+
+/// The error says this and advises that, in one line.
+fn explains(error: &OpenError, what: &str, advice: &str) {
+    let text = error.to_string();
+    assert!(
+        error.what.contains(what) && error.advice.contains(advice) && !text.contains('\n'),
+        "{text}"
+    );
+}
+
+#[test]
+fn every_failure_to_open_says_what_to_do_and_leaves_nothing() {
+    in_namespace(
+        "every_failure_to_open_says_what_to_do_and_leaves_nothing",
+        User::Same,
+        || {
+            veth("va", "vb");
+            let mut memory = FrameMemory::new(FRAMES, 2048).unwrap();
+            let mut small = FrameMemory::new(64, 2048).unwrap();
+            let mut large = FrameMemory::new(FRAMES, 8192).unwrap();
+            let odd_ring = PortSpec {
+                ring_size: 65,
+                ..spec("va", AF_PACKET)
+            };
+            let high_queue = PortSpec {
+                queue: 5000,
+                ..spec("va", NATIVE)
+            };
+            explains(
+                &failure(&mut memory, &spec("none0", AF_PACKET)),
+                "no such interface",
+                "ip link",
+            );
+            explains(
+                &failure(&mut memory, &spec("none0", NATIVE)),
+                "no such interface",
+                "ip link",
+            );
+            explains(
+                &failure(&mut memory, &spec("a/b", AF_PACKET)),
+                "not an interface name",
+                "slash",
+            );
+            explains(
+                &failure(&mut memory, &spec("lo", AF_PACKET)),
+                "does not fit",
+                "larger frames",
+            );
+            explains(&failure(&mut memory, &odd_ring), "ring_size 65", "1024");
+            explains(&failure(&mut memory, &high_queue), "queue 5000", "lower");
+            explains(
+                &failure(&mut small, &spec("va", NATIVE)),
+                "too few",
+                "raise the worker's frames",
+            );
+            explains(
+                &failure(&mut large, &spec("va", NATIVE)),
+                "more than a page",
+                "af_packet",
+            );
+        },
+    );
+}
+
+#[test]
+fn every_failure_to_make_a_tap_is_explained() {
+    in_namespace("every_failure_to_make_a_tap_is_explained", User::Same, || {
+        if !may_use(&TAP, "tap errors") {
+            return;
+        }
+        veth("va", "vb");
+        let mut memory = FrameMemory::new(FRAMES, 2048).unwrap();
+        let held = port(&mut memory, &mut None, "tap0", TAP);
+        let long = DriverSpec::Tap { mtu: 9000 };
+        explains(
+            &failure(&mut memory, &spec("va", TAP)),
+            "cannot create the tap",
+            "is no tap",
+        );
+        explains(
+            &failure(&mut memory, &spec("tap0", TAP)),
+            "cannot create the tap",
+            "another process",
+        );
+        explains(
+            &failure(&mut memory, &spec("tap1", long)),
+            "does not fit",
+            "larger frames",
+        );
+        explains(&failure(&mut memory, &spec("a/b", TAP)), "interface name", "name");
+        held.close(&mut memory);
+    });
+}
+
+#[test]
+fn a_queue_that_is_taken_or_missing_is_explained() {
+    in_namespace(
+        "a_queue_that_is_taken_or_missing_is_explained",
+        User::Same,
+        || {
+            if !may_use(&NATIVE, "AF_XDP queue errors") {
+                return;
+            }
+            veth("va", "vb");
+            let mut memory = FrameMemory::new(FRAMES, 2048).unwrap();
+            let first = port(&mut memory, &mut None, "va", NATIVE);
+            let taken = failure(&mut memory, &spec("va", NATIVE)).to_string();
+            assert!(
+                taken.contains("queue 0") && taken.contains("stop its owner"),
+                "{taken}"
+            );
+            let missing = failure(
+                &mut memory,
+                &PortSpec {
+                    queue: 7,
+                    ..spec("va", NATIVE)
+                },
+            )
+            .to_string();
+            assert!(missing.contains("no such queue"), "{missing}");
+            let mixed = failure(&mut memory, &spec("va", GENERIC)).to_string();
+            assert!(mixed.contains("already attached"), "{mixed}");
+            first.close(&mut memory);
+            port(&mut memory, &mut None, "va", GENERIC).close(&mut memory);
+            assert_eq!(memory.available(), FRAMES);
+        },
+    );
+}
+
+#[test]
+fn af_xdp_without_privileges_names_the_driver_to_use_instead() {
+    in_namespace(
+        "af_xdp_without_privileges_names_the_driver_to_use_instead",
+        User::Namespaced,
+        || {
+            veth("va", "vb");
+            let mut memory = FrameMemory::new(FRAMES, 2048).unwrap();
+            let error = failure(&mut memory, &spec("va", NATIVE)).to_string();
+            assert!(
+                error.contains("CAP_BPF") && error.contains("af_packet"),
+                "{error}"
+            );
+        },
+    );
+}

@@ -1,0 +1,199 @@
+//! A network namespace per test, and the few interfaces a test needs in it, by the kernel's own interfaces only.
+//!
+//! A test runs in a child process of its own, because a user namespace can be entered by a single-threaded process
+//! only, and because whatever the test made disappears with the child.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::io::{self, Write as _};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+const IN_CHILD: &str = "SLUICE_NIC_TEST_CHILD";
+/// A child that hangs is ended by the kernel's alarm.
+const LIMIT_SECONDS: u32 = 120;
+
+/// Who the test is in its namespace.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum User {
+    /// Whoever runs the tests: root keeps its privileges, another user becomes root of a user namespace.
+    Same,
+    /// Root of a new user namespace, without privileges outside.
+    Namespaced,
+}
+
+/// Runs `body` in a new network namespace. `name` is the test's own name, by which the child finds it again.
+pub(crate) fn in_namespace(name: &str, user: User, body: impl FnOnce()) {
+    if std::env::var(IN_CHILD).is_ok_and(|child| child == name) {
+        // SAFETY: alarm(2) only arms a timer of this process.
+        unsafe { libc::alarm(LIMIT_SECONDS) };
+        // No router solicitations and the like between the test's own frames.
+        for which in ["all", "default"] {
+            let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1");
+        }
+        return body();
+    }
+    let own_user = user == User::Namespaced || !rustix::process::geteuid().is_root();
+    let maps = [
+        (c"/proc/self/setgroups", CString::from(c"deny")),
+        (
+            c"/proc/self/uid_map",
+            CString::new(format!("0 {} 1", rustix::process::geteuid())).unwrap(),
+        ),
+        (
+            c"/proc/self/gid_map",
+            CString::new(format!("0 {} 1", rustix::process::getegid())).unwrap(),
+        ),
+    ];
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(IN_CHILD, name);
+    // SAFETY: between fork and exec only system calls are made, on memory that was prepared before.
+    unsafe {
+        command.pre_exec(move || {
+            let flags = libc::CLONE_NEWNET | if own_user { libc::CLONE_NEWUSER } else { 0 };
+            if libc::unshare(flags) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            if own_user {
+                for (file, text) in &maps {
+                    let fd = libc::open(file.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+                    let bytes = text.as_bytes();
+                    if fd < 0 || libc::write(fd, bytes.as_ptr().cast(), bytes.len()) < 0 {
+                        return Err(io::Error::last_os_error());
+                    }
+                    libc::close(fd);
+                }
+            }
+            Ok(())
+        });
+    }
+    let output = command
+        .output()
+        .expect("the kernel must allow network namespaces to this user");
+    for line in String::from_utf8_lossy(&output.stderr)
+        .lines()
+        .filter(|line| line.starts_with("SKIPPED"))
+    {
+        // Not through `eprintln`, which the harness hides for a test that passes.
+        let _ = writeln!(io::stderr(), "{line}");
+    }
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(output.status.success(), "in the namespace:\n{text}");
+    assert!(
+        text.contains("1 passed"),
+        "the child must have run exactly this test:\n{text}"
+    );
+}
+
+/// Says that a part of a test could not run here.
+pub(crate) fn skipped(what: &str, why: &str) {
+    eprintln!("SKIPPED {what}: {why}");
+}
+
+/// Makes a veth pair, one queue each, both ends up.
+pub(crate) fn veth(a: &str, b: &str) {
+    // linux/rtnetlink.h, linux/if_link.h, linux/veth.h.
+    let queues = [
+        attribute(31, &1u32.to_ne_bytes()),
+        attribute(32, &1u32.to_ne_bytes()),
+    ]
+    .concat();
+    let named = |name: &str| [vec![0; 16], attribute(3, name.as_bytes()), queues.clone()].concat();
+    let peer = attribute(2, &attribute(1, &named(b)));
+    let link_info = attribute(18, &[attribute(1, b"veth"), peer].concat());
+    route(16, 0x600, &[named(a), link_info].concat());
+    up(a);
+    up(b);
+}
+
+/// Deletes an interface.
+pub(crate) fn delete(name: &str) {
+    let index = rustix::net::netdevice::name_to_index(control(), name).unwrap();
+    let mut message = vec![0; 16];
+    message[4..8].copy_from_slice(&index.to_ne_bytes());
+    route(17, 0, &message);
+}
+
+/// Gives the interface 10.9.0.1/24 and a neighbour 10.9.0.2, so that the kernel can send to it without asking.
+pub(crate) fn address_with_neighbour(name: &str) {
+    let socket_address = |octets: [u8; 4]| {
+        let mut address = [0u8; 16];
+        address[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+        address[4..8].copy_from_slice(&octets);
+        address
+    };
+    request(name, libc::SIOCSIFADDR, &socket_address([10, 9, 0, 1]));
+    request(name, libc::SIOCSIFNETMASK, &socket_address([255, 255, 255, 0]));
+    // struct arpreq: protocol address, hardware address, flags (ATF_COM | ATF_PERM), netmask, device.
+    let mut arp = [0u8; 68];
+    arp[..16].copy_from_slice(&socket_address([10, 9, 0, 2]));
+    arp[16] = libc::ARPHRD_ETHER as u8;
+    arp[18..24].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
+    arp[32..36].copy_from_slice(&(libc::ATF_COM | libc::ATF_PERM).to_ne_bytes());
+    arp[52..52 + name.len()].copy_from_slice(name.as_bytes());
+    // SAFETY: SIOCSARP reads one struct arpreq, which `arp` is in size and layout.
+    let done = unsafe { libc::ioctl(control().as_raw_fd(), libc::SIOCSARP, &arp) };
+    assert_eq!(done, 0, "SIOCSARP: {}", io::Error::last_os_error());
+}
+
+fn up(name: &str) {
+    let flags = (libc::IFF_UP | libc::IFF_RUNNING) as u16;
+    request(name, libc::SIOCSIFFLAGS, &flags.to_ne_bytes());
+}
+
+fn request(name: &str, number: libc::c_ulong, data: &[u8]) {
+    let mut request = [0u8; 40];
+    request[..name.len()].copy_from_slice(name.as_bytes());
+    request[16..16 + data.len()].copy_from_slice(data);
+    // SAFETY: these requests read one struct ifreq, which `request` is in size and layout, without pointers.
+    let done = unsafe { libc::ioctl(control().as_raw_fd(), number, &request) };
+    assert_eq!(done, 0, "{name}: {}", io::Error::last_os_error());
+}
+
+fn control() -> OwnedFd {
+    rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).unwrap()
+}
+
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let mut bytes = ((value.len() + 4) as u16).to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// One rtnetlink request, acknowledged.
+fn route(kind: u16, flags: u16, body: &[u8]) {
+    let socket = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap();
+    let mut message = ((body.len() + 16) as u32).to_ne_bytes().to_vec();
+    message.extend(kind.to_ne_bytes());
+    // NLM_F_REQUEST | NLM_F_ACK.
+    message.extend((flags | 5).to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend(body);
+    rustix::net::send(&socket, &message, SendFlags::empty()).unwrap();
+    let mut answer = [0; 4096];
+    let (read, _) = rustix::net::recv(&socket, &mut answer, RecvFlags::empty()).unwrap();
+    // struct nlmsgerr behind the header: 0 or a negative errno.
+    let code = i32::from_ne_bytes(answer[16..20].try_into().unwrap());
+    assert!(
+        read >= 20 && code == 0,
+        "rtnetlink: {}",
+        io::Error::from_raw_os_error(-code)
+    );
+}

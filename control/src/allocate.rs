@@ -39,6 +39,9 @@ pub struct Holding {
     /// Its cluster IP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_ip: Option<Ipv4Addr>,
+    /// It is headless, and stays so when it no longer says so (DEF-3).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub headless: bool,
     /// Its node ports by port name (DEF-3 keeps them by name).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_ports: BTreeMap<String, u16>,
@@ -189,6 +192,14 @@ impl Allocator {
     ) -> Result<(), Vec<FieldError>> {
         let mut errors = Errors::default();
         let held = self.holdings.get(name).cloned();
+        if spec.cluster_ip.is_none()
+            && spec.type_.as_deref() == Some("ClusterIP")
+            && held.as_ref().is_some_and(|holding| holding.headless)
+        {
+            spec.cluster_ip = Some("None".into());
+            spec.cluster_ips = Some(vec!["None".into()]);
+        }
+        let headless = spec.cluster_ip.as_deref() == Some("None");
         let cluster_ip = self.cluster_ip(name, spec, held.as_ref(), wanted, &mut errors);
         let node_ports = self.node_ports(name, spec, held.as_ref(), wanted, &mut errors);
         if !errors.0.is_empty() {
@@ -211,6 +222,7 @@ impl Allocator {
         let holding = Holding {
             created,
             cluster_ip,
+            headless,
             node_ports: by_name,
         };
         if held.as_ref() != Some(&holding) {

@@ -213,3 +213,83 @@ fn now() -> Instant {
     #[allow(clippy::disallowed_methods)]
     Instant::now()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::model::tests::{model, reset};
+    use crate::publish::tests::Double;
+    use crate::source::Event;
+
+    const WEB: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {clusterIP: 10.96.0.5, ports: [{port: 80}]}\n";
+
+    fn daemon<'a>(state: &'a Path, double: &Rc<RefCell<Double>>) -> Daemon<'a, Rc<RefCell<Double>>> {
+        let settings = Settings {
+            here: Here::default(),
+            node_addresses: Vec::new(),
+            pod_range: None,
+            service_range: "10.96.0.0/16".parse().unwrap(),
+            algorithm: sluice_dataplane::channel::record::Algorithm::Maglev,
+            masquerade_all: false,
+        };
+        let (numbers, view, told) = Default::default();
+        let mut publisher = Publisher::new(double.clone());
+        publisher.connect().unwrap();
+        Daemon {
+            settings,
+            state,
+            model: model(),
+            publisher,
+            numbers,
+            view,
+            told,
+        }
+    }
+
+    #[test]
+    fn svc_6_nothing_is_published_before_everything_has_been_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, double) = (dir.path().join("state"), Rc::default());
+        let mut daemon = daemon(&state, &double);
+        daemon.model.apply(vec![Event::Problems(Vec::new())]);
+        daemon.update(now());
+        assert_eq!(double.borrow().updates, 0);
+        daemon.model.apply(reset(WEB));
+        daemon.update(now());
+        assert_eq!(double.borrow().updates, 1);
+    }
+
+    #[test]
+    fn a_restarted_control_finds_its_work_done_and_sends_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, double) = (dir.path().join("state"), Rc::default());
+        let other = WEB.replace("web", "another").replace("10.96.0.5", "10.96.0.6");
+        let mut first = daemon(&state, &double);
+        for text in [WEB.to_owned(), format!("{other}---\n{WEB}")] {
+            first.model.apply(reset(&text));
+            first.update(now());
+        }
+        let updates = double.borrow().updates;
+        let mut second = daemon(&state, &double);
+        second.numbers = Numbers::learn(&second.publisher.connect().unwrap());
+        second.model.apply(reset(&format!("{other}---\n{WEB}")));
+        second.update(now());
+        assert_eq!((updates, double.borrow().updates), (2, 2));
+    }
+
+    #[test]
+    fn a_refused_update_is_sent_again_with_the_next_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, double) = (dir.path().join("state"), Rc::<RefCell<Double>>::default());
+        double.borrow_mut().refuse = true;
+        let mut daemon = daemon(&state, &double);
+        daemon.model.apply(reset(WEB));
+        daemon.update(now());
+        double.borrow_mut().refuse = false;
+        daemon.update(now());
+        assert_eq!((double.borrow().updates, double.borrow().generation.0), (1, 1));
+    }
+}

@@ -40,13 +40,8 @@ pub fn slices(model: &Model) -> Slices {
             .and_then(|labels| labels.get(SERVICE_NAME))
         {
             let namespace = slice.metadata.namespace.clone().unwrap_or_default();
-            found
-                .entry(ServiceName {
-                    namespace,
-                    name: service.clone(),
-                })
-                .or_default()
-                .push(slice.clone());
+            let name = ServiceName { namespace, name: service.clone() };
+            found.entry(name).or_default().push(defaulted(slice.clone()));
         }
     }
     for endpoints in model.endpoints() {
@@ -76,6 +71,18 @@ pub fn slices(model: &Model) -> Slices {
         }
     }
     found
+}
+
+/// What the API server adds to a slice that a user wrote.
+fn defaulted(mut slice: EndpointSlice) -> EndpointSlice {
+    for port in slice.ports.iter_mut().flatten() {
+        port.name.get_or_insert_default();
+        port.protocol.get_or_insert_with(|| "TCP".into());
+    }
+    for endpoint in slice.endpoints.iter_mut().flatten() {
+        endpoint.conditions.get_or_insert_default();
+    }
+    slice
 }
 
 /// Pods, and what is asked about them.

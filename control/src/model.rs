@@ -243,6 +243,13 @@ impl Model {
         }
     }
 
+    /// Takes back what was last said of a Service that could not be: as if the edit had never been made.
+    pub fn forget(&mut self, key: &Key) {
+        if self.problems.remove(key).is_some() {
+            self.objects.remove(key);
+        }
+    }
+
     /// Whether all has been said at least once (SVC-6).
     pub fn is_complete(&self) -> bool {
         self.complete
@@ -399,13 +406,28 @@ impl Model {
                 };
                 let problem = |error: validate::FieldError| {
                     let message = format!("{error}{kept}");
-                    Problem::of_field(Severity::Error, place.as_ref(), &label, &error.field, message)
+                    let at = written_as(written, &error.field);
+                    let mut problem = Problem::of_field(Severity::Error, place.as_ref(), &label, at, message);
+                    problem.field = error.field;
+                    problem
                 };
                 let problems = errors.into_iter().map(problem).collect();
                 self.problems.insert(key.clone(), problems);
                 false
             }
         }
+    }
+}
+
+/// Where a person wrote what the API server's errors call `field`.
+fn written_as<'a>(written: &core::Service, field: &'a str) -> &'a str {
+    let spec = written.spec.as_ref();
+    match field {
+        "spec.clusterIPs" | "spec.clusterIPs[0]" if spec.is_some_and(|spec| spec.cluster_ips.is_none()) => {
+            "spec.clusterIP"
+        }
+        _ if field.starts_with("spec.LoadBalancerSourceRanges") => "spec.loadBalancerSourceRanges",
+        _ => field,
     }
 }
 

@@ -240,7 +240,12 @@ impl<'n> Decoder<'n, '_> {
     fn str(&self) -> Result<&'n str, Error> {
         match &self.node.value {
             Value::Scalar { text, plain: false } => Ok(text),
-            Value::Scalar { text, plain: true } if matches!(resolve(text), Plain::Text) => Ok(text),
+            Value::Scalar { text, plain: true } => match resolve(text) {
+                Plain::Text => Ok(text),
+                // Where text must be, nothing is the empty text: a label without a value.
+                Plain::Null => Ok(""),
+                _ => Err(self.wrong("text")),
+            },
             _ => Err(self.wrong("text")),
         }
     }

@@ -78,8 +78,17 @@ pub fn apply(service: &mut Service) {
     if let Some(true) = spec.publish_not_ready_addresses.map(|publish| !publish) {
         spec.publish_not_ready_addresses = None;
     }
-    if spec.type_.as_deref() != Some("ExternalName") {
-        set(&mut spec.internal_traffic_policy, "Cluster".into());
+    spec.selector = spec.selector.take().filter(|selector| !selector.is_empty());
+    for list in [
+        &mut spec.external_ips,
+        &mut spec.load_balancer_source_ranges,
+        &mut spec.cluster_ips,
+    ] {
+        *list = list.take().filter(|list| !list.is_empty());
+    }
+    match spec.type_.as_deref() {
+        Some("ExternalName") => spec.internal_traffic_policy = None,
+        _ => set(&mut spec.internal_traffic_policy, "Cluster".into()),
     }
     if is_externally_reachable(spec) {
         set(&mut spec.external_traffic_policy, "Cluster".into());
@@ -94,7 +103,7 @@ pub fn apply(service: &mut Service) {
 
 /// DS-1, DS-3 on a cluster that has IPv4 only.
 fn families(spec: &mut ServiceSpec) {
-    let selectorless = spec.selector.as_ref().is_none_or(|selector| selector.is_empty());
+    let selectorless = spec.selector.is_none();
     if let (Some(ip), true) = (
         &spec.cluster_ip,
         spec.cluster_ips.as_ref().is_none_or(Vec::is_empty),
@@ -102,15 +111,9 @@ fn families(spec: &mut ServiceSpec) {
         spec.cluster_ips = Some(vec![ip.clone()]);
     }
     let both = || vec!["IPv4".to_owned(), "IPv6".to_owned()];
-    let families_given = spec
-        .ip_families
-        .as_ref()
-        .is_some_and(|families| !families.is_empty());
     if is_headless(spec) && selectorless {
         // Its endpoints are of any family: nothing is allocated, so nothing limits it.
-        if spec.ip_family_policy.is_none() && !families_given {
-            spec.ip_family_policy = Some("RequireDualStack".into());
-        }
+        set(&mut spec.ip_family_policy, "RequireDualStack".into());
         if let Some("RequireDualStack" | "PreferDualStack") = spec.ip_family_policy.as_deref() {
             let families = spec.ip_families.get_or_insert_default();
             for family in both() {
@@ -122,8 +125,7 @@ fn families(spec: &mut ServiceSpec) {
     }
     set(&mut spec.ip_family_policy, "SingleStack".into());
     if spec.ip_families.as_ref().is_none_or(Vec::is_empty) {
-        let v6 = spec.cluster_ip.as_ref().is_some_and(|ip| ip.contains(':'));
-        spec.ip_families = Some(vec![if v6 { "IPv6" } else { "IPv4" }.to_owned()]);
+        spec.ip_families = Some(vec!["IPv4".to_owned()]);
     }
 }
 

@@ -346,6 +346,7 @@ fn families(spec: &ServiceSpec, errors: &mut Errors) {
     if spec.type_.as_deref() == Some("ExternalName") {
         return;
     }
+    let before = errors.0.len();
     let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
     errors.one_of("spec.ipFamilyPolicy", spec.ip_family_policy.as_deref(), &policies);
     let families = given(&spec.ip_families);
@@ -357,49 +358,65 @@ fn families(spec: &ServiceSpec, errors: &mut Errors) {
             errors.duplicate(&field, family, "families must differ");
         }
     }
-    let (policy, headless) = (spec.ip_family_policy.as_deref(), is_headless(spec));
-    let selectorless = spec.selector.as_ref().is_none_or(|selector| selector.is_empty());
-    if policy == Some("SingleStack") && families.len() > 1 {
-        errors.invalid(
-            "spec.ipFamilyPolicy",
-            "SingleStack",
-            "may not go with two ipFamilies",
-        );
-    }
-    if !(headless && selectorless) {
-        if policy == Some("RequireDualStack") {
-            let message = "needs a cluster with IPv4 and IPv6; this one has IPv4 only";
-            errors.invalid("spec.ipFamilyPolicy", "RequireDualStack", message);
-        }
-        if let Some(index) = families.iter().position(|family| family == "IPv6") {
-            let message = "this cluster has IPv4 only";
-            errors.invalid(&format!("spec.ipFamilies[{index}]"), "IPv6", message);
-        }
-    }
-    let ips = given(&spec.cluster_ips);
-    match &spec.cluster_ip {
-        None if !ips.is_empty() => {
+    cluster_ips(spec, errors);
+    let (policy, ips) = (spec.ip_family_policy.as_deref(), given(&spec.cluster_ips));
+    if policy == Some("SingleStack") && (families.len() > 1 || (spec.cluster_ip.is_some() && ips.len() == 2))
+    {
+        if !is_headless(spec) || families.len() > 1 {
             errors.invalid(
-                "spec.clusterIPs",
-                ips.join(","),
-                "may not be given without spec.clusterIP",
+                "spec.ipFamilyPolicy",
+                "SingleStack",
+                "may not go with two families",
             );
         }
-        Some(ip) if ips.first().is_some_and(|first| first != ip) => {
-            errors.invalid("spec.clusterIPs", ips.join(","), "must begin with spec.clusterIP");
-        }
-        _ => {}
-    }
-    if ips.len() > 1 && ips.iter().any(|ip| ip == "None") {
-        errors.invalid("spec.clusterIPs", ips.join(","), "may hold None only alone");
         return;
     }
-    for (index, ip) in ips.iter().enumerate().filter(|(_, ip)| *ip != "None") {
+    // Only what is right in itself is worth comparing with the cluster.
+    let selectorless = spec.selector.as_ref().is_none_or(|selector| selector.is_empty());
+    if errors.0.len() > before || (is_headless(spec) && selectorless) {
+        return;
+    }
+    if policy == Some("RequireDualStack") {
+        let message = "needs a cluster with IPv4 and IPv6; this one has IPv4 only";
+        errors.invalid("spec.ipFamilyPolicy", "RequireDualStack", message);
+    }
+    if let Some(index) = families.iter().position(|family| family == "IPv6") {
+        errors.invalid(
+            &format!("spec.ipFamilies[{index}]"),
+            "IPv6",
+            "this cluster has IPv4 only",
+        );
+    }
+}
+
+fn cluster_ips(spec: &ServiceSpec, errors: &mut Errors) {
+    let ips = given(&spec.cluster_ips);
+    let mut whole = |message: &str| errors.invalid("spec.clusterIPs", ips.join(","), message);
+    match &spec.cluster_ip {
+        None if !ips.is_empty() => return whole("may not be given without spec.clusterIP"),
+        Some(ip) if ips.first().is_some_and(|first| first != ip) => {
+            return whole("must begin with spec.clusterIP");
+        }
+        Some(ip) if ip == "None" && ips.len() > 1 => return whole("may hold None only alone"),
+        _ => {}
+    }
+    if ips.len() > 2
+        || (ips.len() == 2
+            && ips
+                .iter()
+                .all(|ip| names::address(ip).is_ok_and(|ip| ip.is_ipv4())))
+    {
+        return whole("may hold one address of each family");
+    }
+    for (index, ip) in ips
+        .iter()
+        .enumerate()
+        .filter(|(index, ip)| *index > 0 || *ip != "None")
+    {
         let field = format!("spec.clusterIPs[{index}]");
         match names::address(ip) {
             Err(wrong) => errors.invalid(&field, format!("\"{ip}\""), wrong),
             Ok(address) if address.is_ipv6() => errors.invalid(&field, ip, "this cluster has IPv4 only"),
-            Ok(_) if index > 0 => errors.invalid(&field, ip, "one address of a family is enough"),
             Ok(_) => {}
         }
     }

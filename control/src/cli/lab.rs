@@ -126,7 +126,7 @@ fn logs(state: &State, namespace: &str, pod: &str, follow: bool) -> anyhow::Resu
     let mut file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
     // The watch comes first, so that nothing written in between is missed.
     let (changed, changes) = std::sync::mpsc::channel();
-    let mut watcher = notify::recommended_watcher(move |_| drop(changed.send(()))).context("cannot watch the log")?;
+    let mut watcher = notify::recommended_watcher(move |_| changed.send(()).unwrap_or_default()).context("cannot watch the log")?;
     if follow {
         watcher.watch(&path, notify::RecursiveMode::NonRecursive).context("cannot watch the log")?;
     }

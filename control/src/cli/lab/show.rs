@@ -2,11 +2,13 @@
 
 use std::fs;
 
-use anyhow::Context;
+use k8s_openapi::api::core::v1::Service as ServiceObject;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::super::args::LabOutput;
+use crate::api::{self, List};
 use crate::lab::ipc::{PodStatus, Request, Status, ask};
 use crate::lab::net::NODE_ADDRESS;
 use crate::lab::state::State;
@@ -153,37 +155,39 @@ pub(super) fn services(state: &State) -> anyhow::Result<Vec<Service>> {
     if !socket.exists() {
         return Ok(Vec::new());
     }
-    let objects = control_services(&socket).context("control does not answer")?;
-    Ok(objects.iter().filter_map(service).collect())
+    let objects: Vec<ServiceObject> = api::ask(&socket, List::Services)?;
+    Ok(objects.into_iter().map(service).collect())
 }
 
-fn control_services(_socket: &std::path::Path) -> anyhow::Result<Vec<Value>> {
-    Ok(Vec::new())
-}
-
-fn service(object: &Value) -> Option<Service> {
-    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-    let number = |port: &Value, field: &str| port.get(field).and_then(Value::as_u64).and_then(|n| u16::try_from(n).ok());
-    let ports = object.pointer("/spec/ports").and_then(Value::as_array);
-    let ports = ports.into_iter().flatten().filter_map(|port| {
-        let word = |field: &str| port.get(field).and_then(Value::as_str).map(str::to_owned);
+fn service(object: ServiceObject) -> Service {
+    let (metadata, spec) = (object.metadata, object.spec.unwrap_or_default());
+    let number = |port: i32| u16::try_from(port).ok().filter(|&port| port != 0);
+    let ports = spec.ports.into_iter().flatten().filter_map(|port| {
         Some(Port {
-            name: word("name"),
-            protocol: word("protocol").unwrap_or_else(|| "TCP".to_owned()),
-            port: number(port, "port")?,
-            node_port: number(port, "nodePort").filter(|&port| port != 0),
+            name: port.name,
+            protocol: port.protocol.unwrap_or_else(|| "TCP".to_owned()),
+            port: number(port.port)?,
+            node_port: port.node_port.and_then(number),
         })
     });
-    Some(Service {
-        namespace: text("/metadata/namespace").unwrap_or_else(|| "default".to_owned()),
-        name: text("/metadata/name")?,
-        kind: text("/spec/type").unwrap_or_else(|| "ClusterIP".to_owned()),
-        cluster_ip: text("/spec/clusterIP").unwrap_or_default(),
+    Service {
+        namespace: metadata.namespace.unwrap_or_else(|| "default".to_owned()),
+        name: metadata.name.unwrap_or_default(),
+        kind: spec.type_.unwrap_or_else(|| "ClusterIP".to_owned()),
+        cluster_ip: spec.cluster_ip.unwrap_or_default(),
         ports: ports.collect(),
-    })
+    }
 }
 
-/// Whether a Service has an endpoint that takes connections.
-pub(super) fn has_ready_endpoint(_state: &State, _service: &Service) -> anyhow::Result<bool> {
-    Ok(true)
+/// The pods that stand ready behind a Service, by its EndpointSlices. Those of other makers have no names.
+pub(super) fn ready_endpoints(state: &State, service: &Service) -> anyhow::Result<usize> {
+    let slices: Vec<EndpointSlice> = api::ask(&state.socket("control"), List::EndpointSlices)?;
+    let of_service = slices.iter().filter(|slice| {
+        let label = slice.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/service-name"));
+        label == Some(&service.name) && slice.metadata.namespace.as_deref() == Some(&service.namespace)
+    });
+    let endpoints = of_service.flat_map(|slice| slice.endpoints.iter().flatten());
+    // Unknown counts as ready (discovery/v1 EndpointConditions).
+    let ready = endpoints.filter(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true));
+    Ok(ready.count())
 }

@@ -51,17 +51,14 @@ fn up(state: &State, args: &LabUpArgs) -> anyhow::Result<ExitCode> {
     }
     let clock = Clock::start();
     let options = Options { driver: args.driver, no_services: args.no_services };
-    let made = lab::up(&args.folder, state, &options, &mut |line| clock.say(line))
-        .and_then(|()| {
-            clock.say("ready");
-            show::made(state)?;
-            if args.no_services { Ok(()) } else { prove::prove(state, &clock) }
-        });
-    if let Err(error) = made {
-        if matches!(state.find()?, lab::state::Found::Alive(_)) {
-            eprintln!("the lab is left as it is: look into {}, or end it with `sluice lab down`", state.path().display());
-        }
-        return Err(error);
+    lab::up(&args.folder, state, &options, &mut |line| clock.say(line))?;
+    if !args.no_services {
+        prove::wait_for_control(state).with_context(|| lab::left(state))?;
+    }
+    clock.say("ready");
+    show::made(state)?;
+    if !args.no_services {
+        prove::prove(state, &clock).with_context(|| lab::left(state))?;
     }
     if args.foreground {
         println!("\nCtrl-C ends the lab.");

@@ -33,6 +33,8 @@ pub(super) const FAILED: &str = "\u{1}failed ";
 
 /// How long the lab may take to come up: several times what a slow machine needs.
 const COMING_UP: Duration = Duration::from_secs(30);
+/// A dataplane or control that ended so often while the lab comes up will not run.
+const HOPELESS: u32 = 3;
 /// Files change in bursts (an editor's save is three or four events): read them when a burst is over.
 const SETTLE: Duration = Duration::from_millis(50);
 /// How long processes may take after SIGTERM when the whole lab ends.
@@ -190,7 +192,7 @@ impl Keeper {
         progress(&format!("pods: {} started", self.pods.len()));
         loop {
             if let Some(deadline) = coming_up
-                && (self.is_up() || deadline <= now())
+                && (self.is_up() || self.is_hopeless() || deadline <= now())
             {
                 coming_up = None;
                 progress(&self.up_or_why_not());
@@ -464,7 +466,15 @@ impl Keeper {
             && self.pods.values().all(Pod::is_ready)
     }
 
+    /// Whether dataplane or control cannot run, so that waiting longer is in vain.
+    fn is_hopeless(&self) -> bool {
+        self.services.iter().any(|service| service.ends >= HOPELESS)
+    }
+
     fn up_or_why_not(&self) -> String {
+        if let Some(service) = self.services.iter().find(|service| service.ends >= HOPELESS) {
+            return format!("{FAILED}{} keeps ending: {}", service.name, service.last_words(&self.state));
+        }
         let seconds = COMING_UP.as_secs();
         if let Some(service) = self.services.iter().find(|service| !service.is_ready(&self.state)) {
             let log = self.state.log(service.name);

@@ -68,7 +68,7 @@ pub struct Options {
 ///
 /// # Errors
 /// A folder without manifests, a lab of this name that is up, or what kept the lab from coming up; in the last case
-/// it stays for inspection.
+/// what runs of it stays for inspection, and the error says so.
 pub fn up(folder: &Path, state: &State, options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
     if workloads::manifest_files(folder).is_empty() {
         bail!("no manifests (*.yaml) in {}: give a folder such as configs/lab/quickstart", folder.display());
@@ -84,7 +84,18 @@ pub fn up(folder: &Path, state: &State, options: &Options, progress: &mut dyn Fn
     }
     state.create()?;
     copy_manifests(folder, &state.manifests())?;
-    launch::start(state, options, progress)
+    let result = launch::start(state, options, progress);
+    match state.find()? {
+        Found::Alive(_) => result.with_context(|| left(state)),
+        // Nothing runs, so nothing is there to look into that the error does not say.
+        _ => result.and_then(|()| bail!("the lab died as it came up")).inspect_err(|_| drop(clean(state))),
+    }
+}
+
+/// Where to look into a lab that does not work.
+pub fn left(state: &State) -> String {
+    let name = state.name();
+    format!("the lab is left to look into at {} (`sluice lab down --name {name}` ends it)", state.path().display())
 }
 
 /// Ends a lab, living or dead. Whether there was one.

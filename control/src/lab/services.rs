@@ -58,6 +58,8 @@ algorithm: random
 pub(super) struct Service {
     pub(super) name: &'static str,
     pub(super) pid: Option<i32>,
+    /// How often it ended by itself.
+    pub(super) ends: u32,
     backoff: Backoff,
     restart: Option<Instant>,
 }
@@ -68,7 +70,7 @@ pub(super) fn prepare(state: &State, driver: Driver) -> anyhow::Result<Vec<Servi
     write_atomically(&state.config("control"), control_config(state)?.as_bytes())?;
     let program = dataplane_binary()?;
     anyhow::ensure!(program.exists(), "there is no {}: build it with `cargo build --release`", program.display());
-    let service = |name| Service { name, pid: None, backoff: Backoff::new(), restart: Some(now()) };
+    let service = |name| Service { name, pid: None, ends: 0, backoff: Backoff::new(), restart: Some(now()) };
     Ok(vec![service("dataplane"), service("control")])
 }
 
@@ -125,9 +127,16 @@ impl Service {
         }
         let wait = self.backoff.ended();
         self.pid = None;
+        self.ends += 1;
         self.restart = Some(now() + wait);
         log::warn!("{} {exit}; it is started again in {wait:?}", self.name);
         true
+    }
+
+    /// The last line it wrote.
+    pub(super) fn last_words(&self, state: &State) -> String {
+        let log = fs::read_to_string(state.log(self.name)).unwrap_or_default();
+        log.lines().last().unwrap_or("it left no word").to_owned()
     }
 
     /// When it is to be started again.

@@ -6,17 +6,59 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::bail;
+use k8s_openapi::api::core::v1::Pod;
 
 use super::{Clock, show};
+use crate::api::{self, List};
 use crate::lab::ipc::{Request, Status, ask};
 use crate::lab::net::NODE_ADDRESS;
 use crate::lab::state::State;
 
 /// Requests through each frontend: enough that a second pod is all but sure to answer one (2^-9 against).
 const REQUESTS: u32 = 10;
-/// The first request may come before control has published: this many tries, this far apart, 5 s in all.
+/// What takes a moment is tried again: so many tries, so far apart, 5 s in all.
 const TRIES: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Waits until control has heard of every pod that is ready, and the dataplane has taken what follows from it.
+///
+/// # Errors
+/// They have not, for longer than it may take.
+pub(super) fn wait_for_control(state: &State) -> anyhow::Result<()> {
+    let status: Status = ask(&state.socket("keeper"), &Request::Status)?;
+    let ready = status.pods.iter().filter(|pod| pod.ready).map(|pod| (pod.namespace.as_str(), pod.name.as_str()));
+    let ready: Vec<_> = ready.collect();
+    let mut missing = String::new();
+    for _ in 0..TRIES {
+        match control_lacks(state, &ready) {
+            Ok(None) => return Ok(()),
+            Ok(Some(lack)) => missing = lack,
+            Err(error) => missing = format!("{error:#}"),
+        }
+        // Control tells only when asked.
+        thread::sleep(PAUSE);
+    }
+    bail!("control has not caught up: {missing}; see {}", state.log("control").display())
+}
+
+fn control_lacks(state: &State, ready: &[(&str, &str)]) -> anyhow::Result<Option<String>> {
+    let socket = state.socket("control");
+    let pods: Vec<Pod> = api::ask(&socket, List::Pods)?;
+    let lacks = ready.iter().find(|(namespace, name)| {
+        !pods.iter().any(|pod| {
+            let same = pod.metadata.namespace.as_deref() == Some(namespace)
+                && pod.metadata.name.as_deref() == Some(name);
+            let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+            same && conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+        })
+    });
+    if let Some((namespace, name)) = lacks {
+        return Ok(Some(format!("pod {namespace}/{name} is not known to be ready")));
+    }
+    let status: Vec<api::Status> = api::ask(&socket, List::Status)?;
+    let connected = status.first().is_some_and(|status| status.connected && status.generation > 0);
+    Ok((!connected).then(|| "the dataplane has acknowledged nothing".to_owned()))
+}
 
 /// Sends requests through every frontend that has an endpoint, and prints which pods answered how often.
 ///

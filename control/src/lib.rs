@@ -39,5 +39,7 @@ pub mod problem;
 /// A cluster of network namespaces to try Services in.
 pub mod lab;
 
+/// Objects as rows.
+pub mod table;
 /// Commands.
 pub mod cli;

@@ -516,7 +516,7 @@ pub(crate) mod tests {
         assert_eq!(
             said(&model),
             [
-                "f.yaml:4:49: Service default/a: spec.ports[0].nodePort: Invalid value: 80: must be from 30000 to 32767 \
+                "f.yaml:5:53: Service default/a: spec.ports[0].nodePort: Invalid value: 80: must be from 30000 to 32767 \
               (what it said before stays in force)"
             ]
         );

@@ -10,6 +10,9 @@ use std::fmt;
 use sluice_dataplane::channel::record::{Key, Record};
 use sluice_dataplane::index::Generation;
 
+/// The real one.
+pub mod channel;
+
 /// What a dataplane has.
 #[derive(Debug, Default)]
 pub struct Inventory {
@@ -23,7 +26,7 @@ pub struct Inventory {
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// The dataplane found it wrong and changed nothing.
-    #[error("the dataplane refused the update: {0}")]
+    #[error("{0}")]
     Refused(String),
     /// The dataplane is gone; whether it took the update is not known.
     #[error("the dataplane is gone: {0}")]

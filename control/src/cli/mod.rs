@@ -7,8 +7,9 @@ use args::{Args, Command};
 pub mod args;
 mod check;
 mod control;
-mod get;
+pub mod get;
 mod lab;
+pub mod selector;
 
 /// Runs the command that was typed. An error is one line for a person; a command that has already said what is wrong
 /// returns its exit code instead.

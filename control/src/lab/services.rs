@@ -64,14 +64,27 @@ pub(super) struct Service {
     restart: Option<Instant>,
 }
 
-/// Writes the configurations and gives the two, not started yet.
+/// Writes the configurations and gives the two: the dataplane to be started at once, control by [`Service::begin`].
 pub(super) fn prepare(state: &State, driver: Driver) -> anyhow::Result<Vec<Service>> {
-    write_atomically(&state.config("dataplane"), dataplane_config(state, driver)?.as_bytes())?;
+    write_atomically(
+        &state.config("dataplane"),
+        dataplane_config(state, driver)?.as_bytes(),
+    )?;
     write_atomically(&state.config("control"), control_config(state)?.as_bytes())?;
     let program = dataplane_binary()?;
-    anyhow::ensure!(program.exists(), "there is no {}: build it with `cargo build --release`", program.display());
-    let service = |name| Service { name, pid: None, ends: 0, backoff: Backoff::new(), restart: Some(now()) };
-    Ok(vec![service("dataplane"), service("control")])
+    anyhow::ensure!(
+        program.exists(),
+        "there is no {}: build it with `cargo build --release`",
+        program.display()
+    );
+    let service = |name, at| Service {
+        name,
+        pid: None,
+        ends: 0,
+        backoff: Backoff::new(),
+        restart: at,
+    };
+    Ok(vec![service("dataplane", Some(now())), service("control", None)])
 }
 
 /// The dataplane's binary lies beside this one.
@@ -109,7 +122,10 @@ impl Service {
                 command
             }
         };
-        command.arg("--config").arg(state.config(self.name)).current_dir("/");
+        command
+            .arg("--config")
+            .arg(state.config(self.name))
+            .current_dir("/");
         // What a killed one left would look like the new one's.
         match fs::remove_file(state.socket(self.name)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -118,6 +134,13 @@ impl Service {
             _ => {}
         }
         reaper.spawn(node, command, &state.log(self.name))
+    }
+
+    /// Starts it now if it never ran.
+    pub(super) fn begin(&mut self) {
+        if self.pid.is_none() && self.restart.is_none() {
+            self.restart = Some(now());
+        }
     }
 
     /// A process ended. Whether it was this one.

@@ -1,6 +1,7 @@
 //! What is in a lab, for a person and as JSON.
 
 use std::fs;
+use std::path::Path;
 
 use k8s_openapi::api::core::v1::Service as ServiceObject;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -9,10 +10,11 @@ use serde_json::json;
 
 use super::super::args::LabOutput;
 use crate::api::{self, List};
+use crate::lab;
 use crate::lab::ipc::{PodStatus, Request, Status, ask};
+use crate::lab::namespace::innermost_pid;
 use crate::lab::net::NODE_ADDRESS;
 use crate::lab::state::State;
-use crate::lab;
 
 /// A Service as control works with it.
 #[derive(Clone, Debug, Serialize)]
@@ -42,12 +44,23 @@ pub(super) fn status(state: &State, output: Option<LabOutput>) -> anyhow::Result
     let record = lab::living(state)?;
     let status: Status = ask(&state.socket("keeper"), &Request::Status)?;
     if output.is_none() {
-        println!("lab {}, driver {}, node {NODE_ADDRESS}", state.name(), record.driver.name());
+        println!(
+            "lab {}, driver {}, node {NODE_ADDRESS}",
+            state.name(),
+            record.driver.name()
+        );
         return tables(state, &status);
     }
     let services = services(state)?;
     let pods = status.pods.iter().map(|pod| {
-        let PodStatus { namespace, name, ip, ready, labels, .. } = pod;
+        let PodStatus {
+            namespace,
+            name,
+            ip,
+            ready,
+            labels,
+            ..
+        } = pod;
         json!({"namespace": namespace, "name": name, "ip": ip, "ready": ready, "labels": labels})
     });
     let process = |name: &str| {
@@ -75,7 +88,11 @@ pub(super) fn made(state: &State) -> anyhow::Result<()> {
 
 /// Commands to go on with.
 pub(super) fn try_these(state: &State) -> anyhow::Result<()> {
-    let lab = if state.name() == "default" { String::new() } else { format!(" --name {}", state.name()) };
+    let lab = if state.name() == "default" {
+        String::new()
+    } else {
+        format!(" --name {}", state.name())
+    };
     let names = pod_names(state)?;
     println!("\nTry:");
     for service in services(state).unwrap_or_default() {
@@ -83,8 +100,13 @@ pub(super) fn try_these(state: &State) -> anyhow::Result<()> {
         let Some(port) = port else { continue };
         if let Some(node_port) = port.node_port {
             println!("  sluice lab exec{lab} client -- curl http://{NODE_ADDRESS}:{node_port}/");
-        } else if service.cluster_ip.parse::<std::net::Ipv4Addr>().is_ok() && names.iter().any(|name| name == "debug") {
-            println!("  sluice lab exec{lab} debug -- curl http://{}:{}/", service.cluster_ip, port.port);
+        } else if service.cluster_ip.parse::<std::net::Ipv4Addr>().is_ok()
+            && names.iter().any(|name| name == "debug")
+        {
+            println!(
+                "  sluice lab exec{lab} debug -- curl http://{}:{}/",
+                service.cluster_ip, port.port
+            );
         }
     }
     if let Some(pod) = names.iter().find(|name| *name != "debug") {
@@ -107,7 +129,12 @@ fn tables(state: &State, status: &Status) -> anyhow::Result<()> {
     let mut rows = vec![["NAMESPACE", "POD", "IP", "READY"].map(str::to_owned)];
     rows.extend(status.pods.iter().map(|pod| {
         let ready = if pod.ready { "yes" } else { "no" };
-        [pod.namespace.clone(), pod.name.clone(), pod.ip.to_string(), ready.to_owned()]
+        [
+            pod.namespace.clone(),
+            pod.name.clone(),
+            pod.ip.to_string(),
+            ready.to_owned(),
+        ]
     }));
     print_table(&rows);
     let services = services(state)?;
@@ -118,7 +145,12 @@ fn tables(state: &State, status: &Status) -> anyhow::Result<()> {
                 Some(node_port) => format!("{}:{node_port}/{}", port.port, port.protocol),
                 None => format!("{}/{}", port.port, port.protocol),
             });
-            [service.namespace, service.name, service.cluster_ip, ports.collect::<Vec<_>>().join(",")]
+            [
+                service.namespace,
+                service.name,
+                service.cluster_ip,
+                ports.collect::<Vec<_>>().join(","),
+            ]
         }));
         println!();
         print_table(&rows);
@@ -130,7 +162,10 @@ fn print_table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) {
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..COLUMNS).map(width).collect();
     for row in rows {
-        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, &width)| format!("{cell:width$}"));
         println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
 }
@@ -139,14 +174,14 @@ fn print_table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) {
 fn outer_pid(keeper: i32, inner: i32) -> Option<i32> {
     let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
     let lab = namespace(keeper)?;
-    let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.into_iter().find(|&pid: &i32| innermost_pid(pid) == Some(inner) && namespace(pid).as_ref() == Some(&lab))
-}
-
-/// The last number of `NSpid` (proc(5)): the id in the process's own PID namespace.
-fn innermost_pid(pid: i32) -> Option<i32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.split_whitespace().last()?.parse().ok()
+    let pids = fs::read_dir("/proc")
+        .ok()?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.into_iter().find(|&pid: &i32| {
+        innermost_pid(Path::new(&format!("/proc/{pid}"))) == Some(inner)
+            && namespace(pid).as_ref() == Some(&lab)
+    })
 }
 
 /// The Services, from control; without control there are none.
@@ -183,7 +218,11 @@ fn service(object: ServiceObject) -> Service {
 pub(super) fn ready_endpoints(state: &State, service: &Service) -> anyhow::Result<usize> {
     let slices: Vec<EndpointSlice> = api::ask(&state.socket("control"), List::EndpointSlices)?;
     let of_service = slices.iter().filter(|slice| {
-        let label = slice.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/service-name"));
+        let label = slice
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get("kubernetes.io/service-name"));
         label == Some(&service.name) && slice.metadata.namespace.as_deref() == Some(&service.namespace)
     });
     let endpoints = of_service.flat_map(|slice| slice.endpoints.iter().flatten());

@@ -60,7 +60,7 @@ pub fn parse(frame: &[u8], station: Mac) -> Parsed {
     inspect(frame, station).unwrap_or_else(Parsed::Drop)
 }
 
-#[inline]
+#[inline(always)]
 fn inspect(frame: &[u8], station: Mac) -> Result<Parsed, DropReason> {
     let ethernet = Ethernet::new(frame)?;
     let dst = ethernet.dst();
@@ -78,7 +78,7 @@ fn inspect(frame: &[u8], station: Mac) -> Result<Parsed, DropReason> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn inspect_ipv4(ethernet: &Ethernet<&[u8]>) -> Result<Parsed, DropReason> {
     let ip = Ipv4::new(ethernet.payload())?;
     if !ip.checksum_ok() {
@@ -123,7 +123,7 @@ fn inspect_ipv4(ethernet: &Ethernet<&[u8]>) -> Result<Parsed, DropReason> {
 }
 
 /// The transport header of a whole packet, its lengths checked.
-#[inline]
+#[inline(always)]
 fn inspect_whole(payload: &[u8], packet: &mut Packet) -> Result<(), DropReason> {
     match packet.key.protocol {
         Protocol::TCP => packet.learn_tcp(&Tcp::new(payload)?),
@@ -147,14 +147,14 @@ fn inspect_first(payload: &[u8], packet: &mut Packet) {
 }
 
 impl Packet {
-    #[inline]
+    #[inline(always)]
     fn learn_tcp(&mut self, tcp: &Tcp<&[u8]>) {
         self.key.src_port = tcp.src_port();
         self.key.dst_port = tcp.dst_port();
         self.tcp_flags = tcp.flags();
     }
 
-    #[inline]
+    #[inline(always)]
     fn learn_udp(&mut self, udp: &Udp<&[u8]>) {
         self.key.src_port = udp.src_port();
         self.key.dst_port = udp.dst_port();
@@ -169,7 +169,7 @@ mod tests {
 
     use super::*;
     use crate::addr::Port;
-    use crate::wire::samples::{STATION, Sample, any_sample, fix_ip_checksum};
+    use crate::wire::samples::{STATION, Sample, any_mutated_frame, any_sample, fix_ip_checksum};
 
     /// A UDP frame with one byte of its IP header changed and the header's checksum made right again.
     fn udp_with(at: usize, value: u8) -> Vec<u8> {
@@ -194,9 +194,13 @@ mod tests {
         };
         let offset = |part: &[u8]| (part.as_ptr().addr() - frame.as_ptr().addr()) as u16;
         let Ok(theirs) = SlicedPacket::from_ethernet(frame) else {
-            // It looks into protocols that `parse` leaves closed (AH, IGMP).
-            let ours = [Protocol::TCP, Protocol::UDP, Protocol::ICMP];
-            assert!(!ours.contains(&packet.key.protocol), "only we accept {packet:?}");
+            // It looks into what `parse` leaves closed: AH, IGMP, the length of ICMP timestamps (types 13 and 14).
+            let looked_into = match packet.key.protocol {
+                Protocol::TCP | Protocol::UDP => true,
+                Protocol::ICMP => !matches!(packet.icmp_type, 13 | 14),
+                _ => false,
+            };
+            assert!(!looked_into, "only we accept {packet:?}");
             return;
         };
         let Some(NetSlice::Ipv4(ip)) = theirs.net else {
@@ -250,19 +254,7 @@ mod tests {
         }
 
         #[test]
-        fn no_mutation_of_a_packet_panics_or_reads_otherwise_than_by_etherparse(
-            sample in any_sample(), edits in vec((0usize..80, any::<u8>()), 1..4), cut in 0usize..200,
-        ) {
-            let mut frame = sample.frame();
-            for (at, value) in edits {
-                let at = at % frame.len();
-                frame[at] = value;
-            }
-            // Nearly every edit of the header would end at its checksum.
-            if 14 + usize::from(frame[14] & 0x0f) * 4 <= frame.len() {
-                fix_ip_checksum(&mut frame);
-            }
-            frame.truncate(cut.max(1));
+        fn no_mutation_of_a_packet_panics_or_reads_otherwise_than_by_etherparse(frame in any_mutated_frame()) {
             assert_agrees_with_etherparse(&frame);
         }
 

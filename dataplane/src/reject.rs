@@ -120,7 +120,9 @@ mod tests {
 
     use super::*;
     use crate::parse::{Parsed, parse};
-    use crate::wire::samples::{PEER, STATION, Sample, any_sample, assert_checksums_right, fix_ip_checksum};
+    use crate::wire::samples::{
+        PEER, STATION, Sample, any_mutated_frame, any_sample, assert_checksums_right, fix_ip_checksum,
+    };
 
     const US: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
@@ -159,6 +161,22 @@ mod tests {
             let icmp = Icmp::new(ip.payload()).unwrap();
             prop_assert_eq!((icmp.icmp_type(), icmp.code()), (3, 3));
             prop_assert_eq!(icmp.quoted().unwrap(), &original[..original.len().min(548)]);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_packet_that_parse_accepts_panics_and_what_is_answered_is_answered_right(
+            frame in any_mutated_frame(),
+        ) {
+            if matches!(parse(&frame, STATION), Parsed::Ipv4(_)) {
+                for rejection in [Rejection::PortUnreachable, Rejection::TimeExceeded] {
+                    match answer(&frame, rejection) {
+                        Ok(out) => assert_checksums_right(&out),
+                        Err(reason) => prop_assert_eq!(reason, DropReason::RejectForbidden),
+                    }
+                }
+            }
         }
     }
 

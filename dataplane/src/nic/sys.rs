@@ -302,8 +302,8 @@ mod tests {
             );
         }
         assert_eq!(
-            InterfaceRequest::new("fifteen-bytes-x").unwrap().name(),
-            "fifteen-bytes-x"
+            InterfaceRequest::new("fifteen-bytes-x").unwrap().name,
+            *b"fifteen-bytes-x\0"
         );
     }
 

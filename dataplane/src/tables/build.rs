@@ -9,14 +9,15 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::Tables;
-use super::backend::{Backend, SlotState};
-use super::check::{Changes, Refusal, check};
+use super::check::{Changes, check};
 use super::frontends::{Frontend, FrontendKey};
 use super::limits::TableLimits;
 use super::maglev;
 use super::networks::Networks;
+use super::refusal::Refusal;
 use super::rows::{BackendRow, FrontendName, Rows, ServicePortRow, TablesUsed};
 use super::service_port::{EndpointSet, ServicePort};
+use super::slots::{self, Slots};
 use crate::addr::Port;
 use crate::channel::record::{
     Algorithm, BackendRecord, FrontendKind, FrontendRecord, Key, Record, ServicePortRecord,
@@ -28,9 +29,7 @@ pub struct TablesBuilder {
     limits: TableLimits,
     rows: Rows,
     addresses: BTreeMap<Ipv4Addr, AddressUse>,
-    free_slots: Vec<BackendIndex>,
-    /// Slots from here on were never used.
-    first_unused_slot: u32,
+    slots: Slots,
     tables: Arc<Tables>,
 }
 
@@ -57,8 +56,7 @@ impl TablesBuilder {
             limits,
             rows: Rows::default(),
             addresses: BTreeMap::new(),
-            free_slots: Vec::new(),
-            first_unused_slot: 0,
+            slots: Slots::default(),
             tables: Arc::new(Tables::empty()),
         }
     }
@@ -217,31 +215,16 @@ impl TablesBuilder {
         let name = (record.address, record.port);
         let present = service_port.backends.get(&name);
         self.rows.backends += present.is_none() as usize;
-        let mut slot = present.and_then(|row| row.slot);
-        if let IpAddr::V4(address) = record.address {
-            let slot = *slot.get_or_insert_with(|| {
-                self.free_slots.pop().unwrap_or_else(|| {
-                    self.first_unused_slot += 1;
-                    BackendIndex(self.first_unused_slot - 1)
-                })
-            });
-            let generation = next
-                .states
-                .get(slot.get())
-                .copied()
-                .unwrap_or_default()
-                .generation();
-            next.states
-                .set(slot.get(), SlotState::new(generation, record.serving));
-            let backend = Backend {
-                address: address.octets(),
-                port: Port::new(record.port),
-                local: record.local,
-                service_port: record.service_port,
-                generation,
-            };
-            next.backends.set(slot.get(), Some(backend));
-        }
+        let slot = match record.address {
+            IpAddr::V4(address) => {
+                let slot = present
+                    .and_then(|row| row.slot)
+                    .unwrap_or_else(|| self.slots.take());
+                slots::occupy(next, slot, address, record);
+                Some(slot)
+            }
+            IpAddr::V6(_) => None,
+        };
         service_port.backends.insert(
             name,
             BackendRow {
@@ -265,19 +248,7 @@ impl TablesBuilder {
         touched.service_ports.insert(index);
         self.rows.backends -= 1;
         if let Some(slot) = row.slot {
-            let generation = next
-                .states
-                .get(slot.get())
-                .copied()
-                .unwrap_or_default()
-                .generation()
-                + 1;
-            next.backends.set(slot.get(), None);
-            next.states.set(slot.get(), SlotState::new(generation, false));
-            // A slot whose generations are used up is never used again, so no flow can mistake its occupant.
-            if generation < SlotState::LAST_GENERATION {
-                self.free_slots.push(slot);
-            }
+            self.slots.vacate(next, slot);
         }
     }
 

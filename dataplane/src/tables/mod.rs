@@ -9,7 +9,7 @@
 //! family adds its own frontend table and backend slots beside these.
 //!
 //! In reading order: `limits`, then what a packet asks (`frontends`, `networks`, `service_port`, `choose` with
-//! `maglev`, `backend`), then how it comes to be (`rows`, `check`, `build`), last what they stand on.
+//! `maglev`, `backend`), then how it comes to be (`rows`, `check`, `slots`, `build`), last what they stand on.
 
 use std::sync::Arc;
 
@@ -28,19 +28,23 @@ mod maglev;
 mod backend;
 
 mod rows;
+mod refusal;
 mod check;
+mod slots;
 mod build;
 
 mod chunked;
 mod hash;
-mod prefetch;
+
+#[cfg(test)]
+mod tests;
 
 pub use backend::{Backend, BackendState};
 pub use build::TablesBuilder;
-pub use check::Refusal;
 pub use choose::{Picker, client_hash};
 pub use frontends::Frontend;
 pub use limits::TableLimits;
+pub use refusal::Refusal;
 pub use rows::TablesUsed;
 pub use service_port::{EndpointSet, EndpointSetKind, ServicePort};
 

@@ -42,7 +42,7 @@ pub struct Arp<T> {
 impl<T: AsRef<[u8]>> Arp<T> {
     /// A received packet; bytes after it are the frame's padding. Errors: `Truncated`; `UnknownEtherType` for addresses
     /// that are not IPv4 over Ethernet.
-    #[inline]
+    #[inline(always)]
     pub fn new(bytes: T) -> Result<Self, DropReason> {
         if bytes.as_ref().len() < LEN {
             return Err(DropReason::Truncated);
@@ -54,31 +54,31 @@ impl<T: AsRef<[u8]>> Arp<T> {
     }
 
     /// What it wants.
-    #[inline]
+    #[inline(always)]
     pub fn operation(&self) -> Operation {
         Operation(be16(self.bytes.as_ref(), field::OPERATION))
     }
 
     /// MAC address of the sender.
-    #[inline]
+    #[inline(always)]
     pub fn sender_mac(&self) -> Mac {
         Mac(array(self.bytes.as_ref(), field::SENDER_MAC))
     }
 
     /// IP address of the sender; 0.0.0.0 in a probe (RFC 5227 §1.1).
-    #[inline]
+    #[inline(always)]
     pub fn sender_ip(&self) -> Ipv4Addr {
         Ipv4Addr::from(array::<4>(self.bytes.as_ref(), field::SENDER_IP))
     }
 
     /// MAC address of the target; means nothing in a request.
-    #[inline]
+    #[inline(always)]
     pub fn target_mac(&self) -> Mac {
         Mac(array(self.bytes.as_ref(), field::TARGET_MAC))
     }
 
     /// IP address of the target; equal to the sender's in an announcement (RFC 5227 §1.1).
-    #[inline]
+    #[inline(always)]
     pub fn target_ip(&self) -> Ipv4Addr {
         Ipv4Addr::from(array::<4>(self.bytes.as_ref(), field::TARGET_IP))
     }
@@ -86,7 +86,7 @@ impl<T: AsRef<[u8]>> Arp<T> {
 
 impl<T: AsRef<[u8]> + AsMut<[u8]>> Arp<T> {
     /// A packet to build, its addresses zero. Errors: `NoFrame` if the buffer is too short.
-    #[inline]
+    #[inline(always)]
     pub fn blank(mut bytes: T, operation: Operation) -> Result<Self, DropReason> {
         let packet = bytes
             .as_mut()
@@ -99,14 +99,14 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Arp<T> {
     }
 
     /// Sets the sender's addresses.
-    #[inline]
+    #[inline(always)]
     pub fn set_sender(&mut self, mac: Mac, ip: Ipv4Addr) {
         put(self.bytes.as_mut(), field::SENDER_MAC, mac.0);
         put(self.bytes.as_mut(), field::SENDER_IP, ip.octets());
     }
 
     /// Sets the target's addresses; the MAC is zero in a request.
-    #[inline]
+    #[inline(always)]
     pub fn set_target(&mut self, mac: Mac, ip: Ipv4Addr) {
         put(self.bytes.as_mut(), field::TARGET_MAC, mac.0);
         put(self.bytes.as_mut(), field::TARGET_IP, ip.octets());

@@ -24,7 +24,7 @@ impl EtherType {
     pub const SERVICE_VLAN: Self = Self(0x88a8);
 
     /// A tag, not yet the payload, follows.
-    #[inline]
+    #[inline(always)]
     pub const fn is_tag(self) -> bool {
         matches!(self, Self::VLAN | Self::SERVICE_VLAN)
     }
@@ -70,7 +70,7 @@ pub struct Ethernet<T> {
 
 impl<T: AsRef<[u8]>> Ethernet<T> {
     /// A received frame. Errors: `Truncated`.
-    #[inline]
+    #[inline(always)]
     pub fn new(bytes: T) -> Result<Self, DropReason> {
         let len = bytes.as_ref().len();
         if len < HEADER_LEN {
@@ -85,26 +85,26 @@ impl<T: AsRef<[u8]>> Ethernet<T> {
     }
 
     /// Station the frame is for.
-    #[inline]
+    #[inline(always)]
     pub fn dst(&self) -> Mac {
         Mac(array(self.bytes.as_ref(), field::DST))
     }
 
     /// Station that sent it.
-    #[inline]
+    #[inline(always)]
     pub fn src(&self) -> Mac {
         Mac(array(self.bytes.as_ref(), field::SRC))
     }
 
     /// VLAN identifier (12 bits) of the outermost tag, if there is a tag.
-    #[inline]
+    #[inline(always)]
     pub fn vlan(&self) -> Option<u16> {
         self.is_tagged()
             .then(|| be16(self.bytes.as_ref(), field::TAG_CONTROL) & 0x0fff)
     }
 
     /// What `payload` is. After a first tag this may be a second tag's type: only one is looked into.
-    #[inline]
+    #[inline(always)]
     pub fn ether_type(&self) -> EtherType {
         let at = if self.is_tagged() {
             field::TAGGED_TYPE
@@ -115,7 +115,7 @@ impl<T: AsRef<[u8]>> Ethernet<T> {
     }
 
     /// Bytes before `payload`.
-    #[inline]
+    #[inline(always)]
     pub fn header_len(&self) -> usize {
         if self.is_tagged() {
             HEADER_LEN + TAG_LEN
@@ -125,12 +125,12 @@ impl<T: AsRef<[u8]>> Ethernet<T> {
     }
 
     /// What the frame carries, with padding, if any.
-    #[inline]
+    #[inline(always)]
     pub fn payload(&self) -> &[u8] {
         &self.bytes.as_ref()[self.header_len()..]
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_tagged(&self) -> bool {
         EtherType(be16(self.bytes.as_ref(), field::TYPE)).is_tag()
     }
@@ -139,7 +139,7 @@ impl<T: AsRef<[u8]>> Ethernet<T> {
 impl<T: AsRef<[u8]> + AsMut<[u8]>> Ethernet<T> {
     /// An untagged frame to build, its header zero but for `ether_type` (not a tag's; a tag's reads as 0). Errors:
     /// `NoFrame` if the buffer is too short.
-    #[inline]
+    #[inline(always)]
     pub fn blank(mut bytes: T, ether_type: EtherType) -> Result<Self, DropReason> {
         let header = bytes
             .as_mut()
@@ -153,19 +153,19 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Ethernet<T> {
     }
 
     /// Sets the station the frame is for.
-    #[inline]
+    #[inline(always)]
     pub fn set_dst(&mut self, dst: Mac) {
         put(self.bytes.as_mut(), field::DST, dst.0);
     }
 
     /// Sets the station that sends it.
-    #[inline]
+    #[inline(always)]
     pub fn set_src(&mut self, src: Mac) {
         put(self.bytes.as_mut(), field::SRC, src.0);
     }
 
     /// What the frame carries, to be written.
-    #[inline]
+    #[inline(always)]
     pub fn payload_mut(&mut self) -> &mut [u8] {
         let at = self.header_len();
         &mut self.bytes.as_mut()[at..]

@@ -40,7 +40,7 @@ mod field {
 pub const HEADER_LEN: usize = 8;
 
 /// A message of this type is an error about the packet it quotes (RFC 792; RFC 1122 §3.2.2).
-#[inline]
+#[inline(always)]
 pub const fn is_error(icmp_type: u8) -> bool {
     matches!(
         icmp_type,
@@ -50,7 +50,7 @@ pub const fn is_error(icmp_type: u8) -> bool {
 
 /// A message of this type is certainly no error: echo, router discovery, timestamp, information, address mask (RFC 1122
 /// §3.2.2). A type nobody assigned is neither this nor `is_error`, and may not be answered by an error.
-#[inline]
+#[inline(always)]
 pub const fn is_query(icmp_type: u8) -> bool {
     matches!(icmp_type, ECHO_REPLY | 8..=10 | 13..=18)
 }
@@ -63,7 +63,7 @@ pub struct Icmp<T> {
 
 impl<T: AsRef<[u8]>> Icmp<T> {
     /// A received message, all of it. Errors: `Truncated`.
-    #[inline]
+    #[inline(always)]
     pub fn new(bytes: T) -> Result<Self, DropReason> {
         if bytes.as_ref().len() < HEADER_LEN {
             Err(DropReason::Truncated)
@@ -73,31 +73,31 @@ impl<T: AsRef<[u8]>> Icmp<T> {
     }
 
     /// A message that may be cut off anywhere after its header: the header has no length, so this is `new`.
-    #[inline]
+    #[inline(always)]
     pub fn partial(bytes: T) -> Result<Self, DropReason> {
         Self::new(bytes)
     }
 
     /// Type.
-    #[inline]
+    #[inline(always)]
     pub fn icmp_type(&self) -> u8 {
         self.bytes.as_ref()[field::TYPE]
     }
 
     /// Code: what it says depends on the type.
-    #[inline]
+    #[inline(always)]
     pub fn code(&self) -> u8 {
         self.bytes.as_ref()[field::CODE]
     }
 
     /// The checksum as carried.
-    #[inline]
+    #[inline(always)]
     pub fn checksum(&self) -> u16 {
         be16(self.bytes.as_ref(), field::CHECKSUM)
     }
 
     /// Identifier and sequence number of an echo request or reply.
-    #[inline]
+    #[inline(always)]
     pub fn echo(&self) -> Option<(u16, u16)> {
         let bytes = self.bytes.as_ref();
         matches!(self.icmp_type(), ECHO_REQUEST | ECHO_REPLY)
@@ -105,20 +105,20 @@ impl<T: AsRef<[u8]>> Icmp<T> {
     }
 
     /// What the next link can carry, of "fragmentation needed" (RFC 1191 §4); 0 from routers older than that.
-    #[inline]
+    #[inline(always)]
     pub fn next_hop_mtu(&self) -> Option<u16> {
         ((self.icmp_type(), self.code()) == (UNREACHABLE, FRAGMENTATION_NEEDED))
             .then(|| be16(self.bytes.as_ref(), field::NEXT_HOP_MTU))
     }
 
     /// The packet an error is about, from its IP header on, cut off anywhere: for `Ipv4::partial`.
-    #[inline]
+    #[inline(always)]
     pub fn quoted(&self) -> Option<&[u8]> {
         is_error(self.icmp_type()).then(|| self.payload())
     }
 
     /// What follows the header.
-    #[inline]
+    #[inline(always)]
     pub fn payload(&self) -> &[u8] {
         &self.bytes.as_ref()[HEADER_LEN..]
     }
@@ -132,7 +132,7 @@ impl<T: AsRef<[u8]>> Icmp<T> {
 impl<T: AsRef<[u8]> + AsMut<[u8]>> Icmp<T> {
     /// A message to build that fills the buffer, the rest of its header zero. Errors: `NoFrame` if the buffer is too
     /// short.
-    #[inline]
+    #[inline(always)]
     pub fn blank(mut bytes: T, icmp_type: u8, code: u8) -> Result<Self, DropReason> {
         let header = bytes
             .as_mut()
@@ -143,20 +143,20 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Icmp<T> {
     }
 
     /// Sets identifier and sequence number: of an echo.
-    #[inline]
+    #[inline(always)]
     pub fn set_echo(&mut self, ident: u16, sequence: u16) {
         put(self.bytes.as_mut(), field::ECHO_IDENT, ident.to_be_bytes());
         put(self.bytes.as_mut(), field::ECHO_SEQUENCE, sequence.to_be_bytes());
     }
 
     /// Sets what the next link can carry: of "fragmentation needed".
-    #[inline]
+    #[inline(always)]
     pub fn set_next_hop_mtu(&mut self, mtu: u16) {
         put(self.bytes.as_mut(), field::NEXT_HOP_MTU, mtu.to_be_bytes());
     }
 
     /// Sets the checksum as given: by difference, when a message in flight changes.
-    #[inline]
+    #[inline(always)]
     pub fn set_checksum(&mut self, checksum: u16) {
         put(self.bytes.as_mut(), field::CHECKSUM, checksum.to_be_bytes());
     }
@@ -169,7 +169,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Icmp<T> {
     }
 
     /// What follows the header, to be written.
-    #[inline]
+    #[inline(always)]
     pub fn payload_mut(&mut self) -> &mut [u8] {
         &mut self.bytes.as_mut()[HEADER_LEN..]
     }

@@ -40,7 +40,7 @@ pub struct Ipv4<T> {
 
 impl<T: AsRef<[u8]>> Ipv4<T> {
     /// A received packet; bytes after its total length are the frame's padding. Errors: `Truncated`, `BadIpHeader`.
-    #[inline]
+    #[inline(always)]
     pub fn new(bytes: T) -> Result<Self, DropReason> {
         let packet = Self::partial(bytes)?;
         let fits = usize::from(packet.total_len()) <= packet.bytes.as_ref().len();
@@ -53,7 +53,7 @@ impl<T: AsRef<[u8]>> Ipv4<T> {
 
     /// A packet that may be cut off anywhere after its header, as ICMP errors quote it. Errors: `Truncated`,
     /// `BadIpHeader`.
-    #[inline]
+    #[inline(always)]
     pub fn partial(bytes: T) -> Result<Self, DropReason> {
         let len = bytes.as_ref().len();
         if len < HEADER_LEN {
@@ -73,102 +73,102 @@ impl<T: AsRef<[u8]>> Ipv4<T> {
     }
 
     /// Bytes of the header, options included: 20 to 60.
-    #[inline]
+    #[inline(always)]
     pub fn header_len(&self) -> usize {
         usize::from(self.bytes.as_ref()[field::VERSION_IHL] & 0x0f) * 4
     }
 
     /// Differentiated services and congestion bits (RFC 2474, RFC 3168).
-    #[inline]
+    #[inline(always)]
     pub fn traffic_class(&self) -> u8 {
         self.bytes.as_ref()[field::TRAFFIC_CLASS]
     }
 
     /// Bytes of the packet, header included.
-    #[inline]
+    #[inline(always)]
     pub fn total_len(&self) -> u16 {
         be16(self.bytes.as_ref(), field::TOTAL_LEN)
     }
 
     /// Identification: equal in all fragments of a packet.
-    #[inline]
+    #[inline(always)]
     pub fn ident(&self) -> u16 {
         be16(self.bytes.as_ref(), field::IDENT)
     }
 
     /// May not be fragmented.
-    #[inline]
+    #[inline(always)]
     pub fn dont_fragment(&self) -> bool {
         be16(self.bytes.as_ref(), field::FRAGMENT) & DONT_FRAGMENT != 0
     }
 
     /// Fragments with a higher offset follow.
-    #[inline]
+    #[inline(always)]
     pub fn more_fragments(&self) -> bool {
         be16(self.bytes.as_ref(), field::FRAGMENT) & MORE_FRAGMENTS != 0
     }
 
     /// Where this fragment's payload starts in the whole packet's, in bytes.
-    #[inline]
+    #[inline(always)]
     pub fn fragment_offset(&self) -> usize {
         usize::from(be16(self.bytes.as_ref(), field::FRAGMENT) & FRAGMENT_OFFSET) * 8
     }
 
     /// Time to live.
-    #[inline]
+    #[inline(always)]
     pub fn ttl(&self) -> u8 {
         self.bytes.as_ref()[TTL]
     }
 
     /// What `payload` is.
-    #[inline]
+    #[inline(always)]
     pub fn protocol(&self) -> Protocol {
         Protocol(self.bytes.as_ref()[field::PROTOCOL])
     }
 
     /// The header checksum as carried.
-    #[inline]
+    #[inline(always)]
     pub fn checksum(&self) -> u16 {
         be16(self.bytes.as_ref(), CHECKSUM)
     }
 
     /// Source address.
-    #[inline]
+    #[inline(always)]
     pub fn src(&self) -> Ipv4Addr {
         Ipv4Addr::from(array::<4>(self.bytes.as_ref(), SRC))
     }
 
     /// Destination address.
-    #[inline]
+    #[inline(always)]
     pub fn dst(&self) -> Ipv4Addr {
         Ipv4Addr::from(array::<4>(self.bytes.as_ref(), DST))
     }
 
     /// Options with their padding; usually empty.
-    #[inline]
+    #[inline(always)]
     pub fn options(&self) -> &[u8] {
         &self.bytes.as_ref()[HEADER_LEN..self.header_len()]
     }
 
     /// What the packet carries, without the frame's padding; as much as is there of a packet cut off.
-    #[inline]
+    #[inline(always)]
     pub fn payload(&self) -> &[u8] {
         &self.bytes.as_ref()[self.header_len()..self.end()]
     }
 
     /// The header checksum is right.
-    #[inline]
+    #[inline(always)]
     pub fn checksum_ok(&self) -> bool {
         let bytes = self.bytes.as_ref();
-        // Nearly every header has no options; a length the compiler knows makes its sum a few instructions.
+        // Nearly every header has no options, and a known length.
         let sum = match bytes.first_chunk::<HEADER_LEN>() {
             Some(header) if self.header_len() == HEADER_LEN => checksum::sum(header),
-            _ => checksum::sum(&bytes[..self.header_len()]),
+            _ => sum_with_options(&bytes[..self.header_len()]),
         };
         sum == checksum::RIGHT
     }
 
-    #[inline]
+    #[inline(always)]
     fn end(&self) -> usize {
         usize::from(self.total_len()).min(self.bytes.as_ref().len())
     }
@@ -177,7 +177,7 @@ impl<T: AsRef<[u8]>> Ipv4<T> {
 impl<T: AsRef<[u8]> + AsMut<[u8]>> Ipv4<T> {
     /// A packet to build that fills the buffer: no options, not to be fragmented, everything else zero. Errors: `NoFrame`
     /// if the buffer is too short, `TooBig` if it is longer than a packet can be.
-    #[inline]
+    #[inline(always)]
     pub fn blank(mut bytes: T, protocol: Protocol) -> Result<Self, DropReason> {
         let total_len = u16::try_from(bytes.as_ref().len()).map_err(|_| DropReason::TooBig)?;
         let header = bytes
@@ -193,37 +193,37 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Ipv4<T> {
     }
 
     /// Sets differentiated services and congestion bits.
-    #[inline]
+    #[inline(always)]
     pub fn set_traffic_class(&mut self, class: u8) {
         self.bytes.as_mut()[field::TRAFFIC_CLASS] = class;
     }
 
     /// Sets the time to live.
-    #[inline]
+    #[inline(always)]
     pub fn set_ttl(&mut self, ttl: u8) {
         self.bytes.as_mut()[TTL] = ttl;
     }
 
     /// Sets the source address.
-    #[inline]
+    #[inline(always)]
     pub fn set_src(&mut self, src: Ipv4Addr) {
         put(self.bytes.as_mut(), SRC, src.octets());
     }
 
     /// Sets the destination address.
-    #[inline]
+    #[inline(always)]
     pub fn set_dst(&mut self, dst: Ipv4Addr) {
         put(self.bytes.as_mut(), DST, dst.octets());
     }
 
     /// Sets the checksum as given: by difference, when a header in flight changes.
-    #[inline]
+    #[inline(always)]
     pub fn set_checksum(&mut self, checksum: u16) {
         put(self.bytes.as_mut(), CHECKSUM, checksum.to_be_bytes());
     }
 
     /// Computes and sets the checksum: for a packet that is built here, never for one in flight.
-    #[inline]
+    #[inline(always)]
     pub fn fill_checksum(&mut self) {
         self.set_checksum(0);
         let sum = checksum::sum(&self.bytes.as_ref()[..self.header_len()]);
@@ -231,7 +231,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Ipv4<T> {
     }
 
     /// What the packet carries, to be written.
-    #[inline]
+    #[inline(always)]
     pub fn payload_mut(&mut self) -> &mut [u8] {
         let (start, end) = (self.header_len(), self.end());
         &mut self.bytes.as_mut()[start..end]
@@ -255,15 +255,21 @@ impl<T: AsRef<[u8]>> fmt::Display for Ipv4<T> {
     }
 }
 
+/// Kept out of the main way.
+#[cold]
+fn sum_with_options(header: &[u8]) -> u16 {
+    checksum::sum(header)
+}
+
 /// The address can be a sender's (RFC 1122 §3.2.1.3): not multicast, limited broadcast, loopback or unspecified.
-#[inline]
+#[inline(always)]
 pub const fn can_send(address: Ipv4Addr) -> bool {
     !(is_group(address) || address.is_loopback() || address.is_unspecified())
 }
 
 /// The address names many receivers: multicast or limited broadcast. A directed broadcast cannot be told without the
 /// network's prefix.
-#[inline]
+#[inline(always)]
 pub const fn is_group(address: Ipv4Addr) -> bool {
     address.is_multicast() || address.is_broadcast()
 }
@@ -352,6 +358,13 @@ mod tests {
     fn a_quoted_packet_may_end_early_and_gives_what_is_there() {
         assert_eq!(Ipv4::partial(&BYTES[..22]).unwrap().payload(), [0xde, 0xad]);
         assert!(Ipv4::partial(&BYTES[..20]).unwrap().payload().is_empty());
+        let mut with_options = BYTES;
+        with_options[0] = 0x46;
+        assert_eq!(
+            Ipv4::partial(&with_options[..23]).unwrap_err(),
+            DropReason::BadIpHeader,
+            "options are cut off"
+        );
     }
 
     #[test]

@@ -15,6 +15,9 @@
 //! time). Setters do not: none of them touches a length field, which only `blank` writes, nor a field that says where
 //! the payload starts. A view checks form, not truth: checksums have their own questions (`checksum_ok`).
 //!
+//! Everything short is `inline(always)`: behind a header's many early returns the compiler takes the packet's main way for
+//! cold, and would call a function for every two bytes.
+//!
 //! The error of a constructor is the `DropReason` that it means for a received packet.
 
 /// Ones-complement checksums: whole, and by difference.
@@ -44,13 +47,13 @@ pub use tcp::Tcp;
 pub use udp::Udp;
 
 /// The two bytes of `bytes` from `at`, as the number that network byte order writes. The caller's view has checked.
-#[inline]
+#[inline(always)]
 fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
 /// The `N` bytes of `bytes` from `at`. The caller's view has checked.
-#[inline]
+#[inline(always)]
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut field = [0; N];
     field.copy_from_slice(&bytes[at..at + N]);
@@ -58,7 +61,93 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 
 /// Writes `value` from `at` on. The caller's view has checked.
-#[inline]
+#[inline(always)]
 fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {
     bytes[at..at + N].copy_from_slice(&value);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::addr::{Mac, Port};
+
+    const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+
+    proptest! {
+        /// The contract: every question that some bytes could answer only by a panic, and every setter, which must leave
+        /// the view as sound as it was.
+        #[test]
+        fn no_accessor_of_a_checked_view_panics_whatever_its_bytes(
+            mut bytes in vec(any::<u8>(), 0..90), sound in any::<bool>(),
+        ) {
+            if let Ok(mut view) = Ethernet::new(&mut bytes) {
+                view.set_dst(Mac::BROADCAST);
+                view.set_src(Mac::BROADCAST);
+                prop_assert_eq!(view.payload_mut().len(), view.payload().len());
+                prop_assert!(!view.to_string().is_empty());
+            }
+            if sound && bytes.len() > 6 {
+                bytes[..6].copy_from_slice(&[0, 1, 8, 0, 6, 4]);
+            }
+            if let Ok(mut view) = Arp::new(&mut bytes) {
+                view.set_sender(Mac::BROADCAST, IP);
+                view.set_target(Mac::BROADCAST, IP);
+                prop_assert!(!view.to_string().is_empty());
+            }
+            if sound && bytes.len() > 2 {
+                bytes[0] = 0x40 | (bytes[0] % 8);
+                bytes[2] = 0;
+            }
+            for check in [Ipv4::new, Ipv4::partial] {
+                if let Ok(mut view) = check(bytes.clone()) {
+                    view.set_ttl(255);
+                    view.set_traffic_class(255);
+                    view.set_src(IP);
+                    view.set_dst(IP);
+                    view.fill_checksum();
+                    prop_assert!(view.checksum_ok());
+                    prop_assert_eq!(view.payload_mut().len(), view.payload().len());
+                    prop_assert!(view.options().len() <= 40 && !view.to_string().is_empty());
+                }
+            }
+            for check in [Tcp::new, Tcp::partial] {
+                if let Ok(mut view) = check(bytes.clone()) {
+                    view.set_src_port(Port::new(1));
+                    view.set_dst_port(Port::new(2));
+                    view.set_sequence(3);
+                    view.set_acknowledgement(4);
+                    view.set_flags(0xff);
+                    view.set_window(5);
+                    view.fill_checksum(IP, IP);
+                    prop_assert!(view.checksum_ok(IP, IP));
+                    prop_assert_eq!(view.payload_mut().len(), view.payload().len());
+                    prop_assert!(view.options().len() <= 40 && !view.to_string().is_empty());
+                }
+            }
+            for check in [Udp::new, Udp::partial] {
+                if let Ok(mut view) = check(bytes.clone()) {
+                    view.set_src_port(Port::new(1));
+                    view.set_dst_port(Port::new(2));
+                    view.fill_checksum(IP, IP);
+                    prop_assert!(view.checksum_ok(IP, IP));
+                    prop_assert_eq!(view.payload_mut().len(), view.payload().len());
+                    prop_assert!(!view.to_string().is_empty());
+                }
+            }
+            if let Ok(mut view) = Icmp::new(&mut bytes) {
+                prop_assert!(view.quoted().is_none() || view.echo().is_none());
+                view.set_echo(1, 2);
+                view.set_next_hop_mtu(3);
+                view.fill_checksum();
+                prop_assert!(view.checksum_ok());
+                prop_assert_eq!(view.payload_mut().len(), view.payload().len());
+                prop_assert!(!view.to_string().is_empty());
+            }
+        }
+    }
 }

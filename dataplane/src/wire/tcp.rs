@@ -45,7 +45,7 @@ pub struct Tcp<T> {
 impl<T: AsRef<[u8]>> Tcp<T> {
     /// A received segment, all of it. Errors: `Truncated`; `BadTransportHeader` if the data offset is below 5 or past the
     /// end.
-    #[inline]
+    #[inline(always)]
     pub fn new(bytes: T) -> Result<Self, DropReason> {
         let segment = Self::partial(bytes)?;
         let fits = segment.header_len() <= segment.bytes.as_ref().len();
@@ -57,7 +57,7 @@ impl<T: AsRef<[u8]>> Tcp<T> {
     }
 
     /// A segment that may be cut off anywhere after its fixed header. Errors: `Truncated`, `BadTransportHeader`.
-    #[inline]
+    #[inline(always)]
     pub fn partial(bytes: T) -> Result<Self, DropReason> {
         if bytes.as_ref().len() < HEADER_LEN {
             return Err(DropReason::Truncated);
@@ -71,61 +71,61 @@ impl<T: AsRef<[u8]>> Tcp<T> {
     }
 
     /// Source port.
-    #[inline]
+    #[inline(always)]
     pub fn src_port(&self) -> Port {
         Port(array(self.bytes.as_ref(), field::SRC_PORT))
     }
 
     /// Destination port.
-    #[inline]
+    #[inline(always)]
     pub fn dst_port(&self) -> Port {
         Port(array(self.bytes.as_ref(), field::DST_PORT))
     }
 
     /// Sequence number.
-    #[inline]
+    #[inline(always)]
     pub fn sequence(&self) -> u32 {
         u32::from_be_bytes(array(self.bytes.as_ref(), field::SEQUENCE))
     }
 
     /// Acknowledgement number; means nothing without `ACK`.
-    #[inline]
+    #[inline(always)]
     pub fn acknowledgement(&self) -> u32 {
         u32::from_be_bytes(array(self.bytes.as_ref(), field::ACKNOWLEDGEMENT))
     }
 
     /// Bytes of the header, options included: 20 to 60.
-    #[inline]
+    #[inline(always)]
     pub fn header_len(&self) -> usize {
         usize::from(self.bytes.as_ref()[field::DATA_OFFSET] >> 4) * 4
     }
 
     /// The flags byte: `FIN` to `URG`, and the two congestion flags above them.
-    #[inline]
+    #[inline(always)]
     pub fn flags(&self) -> u8 {
         self.bytes.as_ref()[field::FLAGS]
     }
 
     /// Window, unscaled.
-    #[inline]
+    #[inline(always)]
     pub fn window(&self) -> u16 {
         be16(self.bytes.as_ref(), field::WINDOW)
     }
 
     /// The checksum as carried.
-    #[inline]
+    #[inline(always)]
     pub fn checksum(&self) -> u16 {
         be16(self.bytes.as_ref(), CHECKSUM)
     }
 
     /// Options with their padding, as much as is there.
-    #[inline]
+    #[inline(always)]
     pub fn options(&self) -> &[u8] {
         &self.bytes.as_ref()[HEADER_LEN..self.payload_start()]
     }
 
     /// Data, as much as is there.
-    #[inline]
+    #[inline(always)]
     pub fn payload(&self) -> &[u8] {
         &self.bytes.as_ref()[self.payload_start()..]
     }
@@ -144,7 +144,7 @@ impl<T: AsRef<[u8]>> Tcp<T> {
         )
     }
 
-    #[inline]
+    #[inline(always)]
     fn payload_start(&self) -> usize {
         self.header_len().min(self.bytes.as_ref().len())
     }
@@ -152,7 +152,7 @@ impl<T: AsRef<[u8]>> Tcp<T> {
 
 impl<T: AsRef<[u8]> + AsMut<[u8]>> Tcp<T> {
     /// A segment to build that fills the buffer: no options, everything zero. Errors: `NoFrame` if the buffer is too short.
-    #[inline]
+    #[inline(always)]
     pub fn blank(mut bytes: T) -> Result<Self, DropReason> {
         let header = bytes
             .as_mut()
@@ -164,43 +164,43 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Tcp<T> {
     }
 
     /// Sets the source port.
-    #[inline]
+    #[inline(always)]
     pub fn set_src_port(&mut self, port: Port) {
         put(self.bytes.as_mut(), field::SRC_PORT, port.0);
     }
 
     /// Sets the destination port.
-    #[inline]
+    #[inline(always)]
     pub fn set_dst_port(&mut self, port: Port) {
         put(self.bytes.as_mut(), field::DST_PORT, port.0);
     }
 
     /// Sets the sequence number.
-    #[inline]
+    #[inline(always)]
     pub fn set_sequence(&mut self, number: u32) {
         put(self.bytes.as_mut(), field::SEQUENCE, number.to_be_bytes());
     }
 
     /// Sets the acknowledgement number.
-    #[inline]
+    #[inline(always)]
     pub fn set_acknowledgement(&mut self, number: u32) {
         put(self.bytes.as_mut(), field::ACKNOWLEDGEMENT, number.to_be_bytes());
     }
 
     /// Sets the flags byte.
-    #[inline]
+    #[inline(always)]
     pub fn set_flags(&mut self, flags: u8) {
         self.bytes.as_mut()[field::FLAGS] = flags;
     }
 
     /// Sets the window.
-    #[inline]
+    #[inline(always)]
     pub fn set_window(&mut self, window: u16) {
         put(self.bytes.as_mut(), field::WINDOW, window.to_be_bytes());
     }
 
     /// Sets the checksum as given: by difference, when a segment in flight changes.
-    #[inline]
+    #[inline(always)]
     pub fn set_checksum(&mut self, checksum: u16) {
         put(self.bytes.as_mut(), CHECKSUM, checksum.to_be_bytes());
     }
@@ -213,7 +213,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Tcp<T> {
     }
 
     /// Data, to be written.
-    #[inline]
+    #[inline(always)]
     pub fn payload_mut(&mut self) -> &mut [u8] {
         let start = self.payload_start();
         &mut self.bytes.as_mut()[start..]

@@ -28,7 +28,7 @@ pub struct Udp<T> {
 impl<T: AsRef<[u8]>> Udp<T> {
     /// A received datagram, all of it; bytes after its length are nobody's. Errors: `Truncated`; `BadTransportHeader` if
     /// the length is below 8 or past the end.
-    #[inline]
+    #[inline(always)]
     pub fn new(bytes: T) -> Result<Self, DropReason> {
         let datagram = Self::partial(bytes)?;
         let fits = usize::from(datagram.len()) <= datagram.bytes.as_ref().len();
@@ -40,7 +40,7 @@ impl<T: AsRef<[u8]>> Udp<T> {
     }
 
     /// A datagram that may be cut off anywhere after its header. Errors: `Truncated`, `BadTransportHeader`.
-    #[inline]
+    #[inline(always)]
     pub fn partial(bytes: T) -> Result<Self, DropReason> {
         if bytes.as_ref().len() < HEADER_LEN {
             return Err(DropReason::Truncated);
@@ -55,13 +55,13 @@ impl<T: AsRef<[u8]>> Udp<T> {
     }
 
     /// Source port.
-    #[inline]
+    #[inline(always)]
     pub fn src_port(&self) -> Port {
         Port(array(self.bytes.as_ref(), field::SRC_PORT))
     }
 
     /// Destination port.
-    #[inline]
+    #[inline(always)]
     pub fn dst_port(&self) -> Port {
         Port(array(self.bytes.as_ref(), field::DST_PORT))
     }
@@ -71,19 +71,19 @@ impl<T: AsRef<[u8]>> Udp<T> {
         clippy::len_without_is_empty,
         reason = "the header's length field; a datagram is never empty"
     )]
-    #[inline]
+    #[inline(always)]
     pub fn len(&self) -> u16 {
         be16(self.bytes.as_ref(), field::LEN)
     }
 
     /// The checksum as carried; 0 for none.
-    #[inline]
+    #[inline(always)]
     pub fn checksum(&self) -> u16 {
         be16(self.bytes.as_ref(), CHECKSUM)
     }
 
     /// Data, as much as is there.
-    #[inline]
+    #[inline(always)]
     pub fn payload(&self) -> &[u8] {
         &self.bytes.as_ref()[HEADER_LEN..self.end()]
     }
@@ -101,7 +101,7 @@ impl<T: AsRef<[u8]>> Udp<T> {
         )
     }
 
-    #[inline]
+    #[inline(always)]
     fn end(&self) -> usize {
         usize::from(self.len()).min(self.bytes.as_ref().len())
     }
@@ -110,7 +110,7 @@ impl<T: AsRef<[u8]>> Udp<T> {
 impl<T: AsRef<[u8]> + AsMut<[u8]>> Udp<T> {
     /// A datagram to build that fills the buffer, everything else zero. Errors: `NoFrame` if the buffer is too short,
     /// `TooBig` if it is longer than a datagram can be.
-    #[inline]
+    #[inline(always)]
     pub fn blank(mut bytes: T) -> Result<Self, DropReason> {
         let len = u16::try_from(bytes.as_ref().len()).map_err(|_| DropReason::TooBig)?;
         let header = bytes
@@ -123,19 +123,19 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Udp<T> {
     }
 
     /// Sets the source port.
-    #[inline]
+    #[inline(always)]
     pub fn set_src_port(&mut self, port: Port) {
         put(self.bytes.as_mut(), field::SRC_PORT, port.0);
     }
 
     /// Sets the destination port.
-    #[inline]
+    #[inline(always)]
     pub fn set_dst_port(&mut self, port: Port) {
         put(self.bytes.as_mut(), field::DST_PORT, port.0);
     }
 
     /// Sets the checksum as given: by difference, when a datagram in flight changes; 0 for none.
-    #[inline]
+    #[inline(always)]
     pub fn set_checksum(&mut self, checksum: u16) {
         put(self.bytes.as_mut(), CHECKSUM, checksum.to_be_bytes());
     }
@@ -148,7 +148,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Udp<T> {
     }
 
     /// Data, to be written.
-    #[inline]
+    #[inline(always)]
     pub fn payload_mut(&mut self) -> &mut [u8] {
         let end = self.end();
         &mut self.bytes.as_mut()[HEADER_LEN..end]

@@ -18,7 +18,7 @@ const LIMIT_SECONDS: u32 = 120;
 
 /// Who the test is in its namespace.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum User {
+pub(crate) enum User {
     /// Whoever runs the tests: root keeps its privileges, another user becomes root of a user namespace.
     Same,
     /// Root of a new user namespace, without privileges outside.
@@ -26,7 +26,7 @@ pub enum User {
 }
 
 /// Runs `body` in a new network namespace. `name` is the test's own name, by which the child finds it again.
-pub fn in_namespace(name: &str, user: User, body: impl FnOnce()) {
+pub(crate) fn in_namespace(name: &str, user: User, body: impl FnOnce()) {
     if std::env::var(IN_CHILD).is_ok_and(|child| child == name) {
         // SAFETY: alarm(2) only arms a timer of this process.
         unsafe { libc::alarm(LIMIT_SECONDS) };
@@ -95,12 +95,12 @@ pub fn in_namespace(name: &str, user: User, body: impl FnOnce()) {
 }
 
 /// Says that a part of a test could not run here.
-pub fn skipped(what: &str, why: &str) {
+pub(crate) fn skipped(what: &str, why: &str) {
     eprintln!("SKIPPED {what}: {why}");
 }
 
 /// Makes a veth pair, one queue each, both ends up.
-pub fn veth(a: &str, b: &str) {
+pub(crate) fn veth(a: &str, b: &str) {
     // linux/rtnetlink.h, linux/if_link.h, linux/veth.h.
     let queues = [
         attribute(31, &1u32.to_ne_bytes()),
@@ -116,7 +116,7 @@ pub fn veth(a: &str, b: &str) {
 }
 
 /// Deletes an interface.
-pub fn delete(name: &str) {
+pub(crate) fn delete(name: &str) {
     let index = rustix::net::netdevice::name_to_index(control(), name).unwrap();
     let mut message = vec![0; 16];
     message[4..8].copy_from_slice(&index.to_ne_bytes());
@@ -124,7 +124,7 @@ pub fn delete(name: &str) {
 }
 
 /// Gives the interface 10.9.0.1/24 and a neighbour 10.9.0.2, so that the kernel can send to it without asking.
-pub fn address_with_neighbour(name: &str) {
+pub(crate) fn address_with_neighbour(name: &str) {
     let socket_address = |octets: [u8; 4]| {
         let mut address = [0u8; 16];
         address[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());

@@ -208,6 +208,9 @@ pub struct LabUpArgs {
     /// Leave dataplane and control out; the kernel forwards between client and pods
     #[arg(long, hide = true)]
     pub no_services: bool,
+    /// Make a user namespace even as root, as for others
+    #[arg(long)]
+    pub user_namespace: bool,
 }
 
 /// Forms of `sluice lab status`.

@@ -23,12 +23,43 @@ pub(super) fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         LabCommand::Up(up_args) => return up(&state, &up_args),
         LabCommand::Status { output } => show::status(&state, output)?,
-        LabCommand::Exec { host, namespace, command } => return exec(&state, Target { name: host, namespace }, &command),
-        LabCommand::Logs { pod, namespace, follow } => logs(&state, &namespace, &pod, follow)?,
-        LabCommand::Scale { target, replicas, namespace } => scale(&state, &target, replicas, namespace)?,
-        LabCommand::Delete { kind: _, pod, namespace } => {
+        LabCommand::Exec {
+            host,
+            namespace,
+            command,
+        } => {
+            return exec(
+                &state,
+                Target {
+                    name: host,
+                    namespace,
+                },
+                &command,
+            );
+        }
+        LabCommand::Logs {
+            pod,
+            namespace,
+            follow,
+        } => logs(&state, &namespace, &pod, follow)?,
+        LabCommand::Scale {
+            target,
+            replicas,
+            namespace,
+        } => scale(&state, &target, replicas, namespace)?,
+        LabCommand::Delete {
+            kind: _,
+            pod,
+            namespace,
+        } => {
             lab::living(&state)?;
-            let _null: Value = ask(&state.socket("keeper"), &Request::Delete { namespace, name: pod.clone() })?;
+            let _null: Value = ask(
+                &state.socket("keeper"),
+                &Request::Delete {
+                    namespace,
+                    name: pod.clone(),
+                },
+            )?;
             println!("pod {pod} deleted");
         }
         LabCommand::Down => match lab::down(&state)? {
@@ -50,18 +81,19 @@ fn up(state: &State, args: &LabUpArgs) -> anyhow::Result<ExitCode> {
         end.thread_block().context("cannot block signals")?;
     }
     let clock = Clock::start();
-    let options = Options { driver: args.driver, no_services: args.no_services };
-    let made = lab::up(&args.folder, state, &options, &mut |line| clock.say(line))
-        .and_then(|()| {
-            clock.say("ready");
-            show::made(state)?;
-            if args.no_services { Ok(()) } else { prove::prove(state, &clock) }
-        });
-    if let Err(error) = made {
-        if matches!(state.find()?, lab::state::Found::Alive(_)) {
-            eprintln!("the lab is left as it is: look into {}, or end it with `sluice lab down`", state.path().display());
-        }
-        return Err(error);
+    let options = Options {
+        driver: args.driver,
+        no_services: args.no_services,
+        user_namespace: args.user_namespace,
+    };
+    lab::up(&args.folder, state, &options, &mut |line| clock.say(line))?;
+    if !args.no_services {
+        prove::wait_for_control(state).with_context(|| lab::left(state))?;
+    }
+    clock.say("ready");
+    show::made(state)?;
+    if !args.no_services {
+        prove::prove(state, &clock).with_context(|| lab::left(state))?;
     }
     if args.foreground {
         println!("\nCtrl-C ends the lab.");
@@ -108,7 +140,12 @@ fn scale(state: &State, target: &str, replicas: u32, namespace: String) -> anyho
         _ => bail!("{target:?} names nothing to scale: say rs/NAME or deployment/NAME"),
     };
     lab::living(state)?;
-    let request = Request::Scale { deployment, namespace, name: name.to_owned(), replicas };
+    let request = Request::Scale {
+        deployment,
+        namespace,
+        name: name.to_owned(),
+        replicas,
+    };
     let _null: Value = ask(&state.socket("keeper"), &request)?;
     println!("{target} scaled to {replicas}");
     Ok(())
@@ -121,18 +158,25 @@ fn logs(state: &State, namespace: &str, pod: &str, follow: bool) -> anyhow::Resu
         if known.iter().any(|name| name == pod) {
             return Ok(()); // it has written nothing yet
         }
-        bail!("no pod {pod} in namespace {namespace}; there are: {}", known.join(", "));
+        bail!(
+            "no pod {pod} in namespace {namespace}; there are: {}",
+            known.join(", ")
+        );
     }
     let mut file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
     // The watch comes first, so that nothing written in between is missed.
     let (changed, changes) = std::sync::mpsc::channel();
-    let mut watcher = notify::recommended_watcher(move |_| drop(changed.send(()))).context("cannot watch the log")?;
+    let mut watcher = notify::recommended_watcher(move |_| changed.send(()).unwrap_or_default())
+        .context("cannot watch the log")?;
     if follow {
-        watcher.watch(&path, notify::RecursiveMode::NonRecursive).context("cannot watch the log")?;
+        watcher
+            .watch(&path, notify::RecursiveMode::NonRecursive)
+            .context("cannot watch the log")?;
     }
     loop {
         let mut text = Vec::new();
-        file.read_to_end(&mut text).with_context(|| format!("cannot read {}", path.display()))?;
+        file.read_to_end(&mut text)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         match io::stdout().write_all(&text).and_then(|()| io::stdout().flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             result => result.context("cannot print the log")?,

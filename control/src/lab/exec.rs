@@ -37,7 +37,9 @@ pub fn enter(state: &State, record: &Record, target: &Target, command: &[String]
     match prepare(state, record, target) {
         Err(error) => error,
         Ok(()) => {
-            let Some((program, arguments)) = command.split_first() else { return anyhow::anyhow!("no command") };
+            let Some((program, arguments)) = command.split_first() else {
+                return anyhow::anyhow!("no command");
+            };
             let mut command = Command::new(program);
             command.args(arguments).env(MARK, state.path());
             anyhow::Error::new(command.exec()).context(format!("cannot run {program}"))
@@ -51,10 +53,17 @@ fn prepare(state: &State, record: &Record, target: &Target) -> anyhow::Result<()
         "client" => status.client,
         "node" => status.node,
         name => {
-            let pod = status.pods.iter().find(|pod| pod.name == name && pod.namespace == target.namespace);
+            let pod = status
+                .pods
+                .iter()
+                .find(|pod| pod.name == name && pod.namespace == target.namespace);
             let Some(pod) = pod else {
                 let names: Vec<_> = status.pods.iter().map(|pod| pod.name.as_str()).collect();
-                bail!("no pod {name} in namespace {}; there are: client, node, {}", target.namespace, names.join(", "));
+                bail!(
+                    "no pod {name} in namespace {}; there are: client, node, {}",
+                    target.namespace,
+                    names.join(", ")
+                );
             };
             pod.fds
         }
@@ -79,7 +88,9 @@ fn prepare(state: &State, record: &Record, target: &Target) -> anyhow::Result<()
 /// Ends commands that still run in the namespaces of a lab that is no more: they would keep its interfaces alive.
 pub(super) fn end_leftovers(state: &State) {
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
         if is_marked(&entry.path(), state) {
             // It ended meanwhile, or is not ours to end.
             let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
@@ -88,8 +99,12 @@ pub(super) fn end_leftovers(state: &State) {
 }
 
 fn is_marked(process: &Path, state: &State) -> bool {
-    let Ok(environment) = fs::read(process.join("environ")) else { return false };
+    let Ok(environment) = fs::read(process.join("environ")) else {
+        return false;
+    };
     let mut mark = format!("{MARK}=").into_bytes();
     mark.extend_from_slice(state.path().as_os_str().as_encoded_bytes());
-    environment.split(|&byte| byte == 0).any(|variable| variable == mark)
+    environment
+        .split(|&byte| byte == 0)
+        .any(|variable| variable == mark)
 }

@@ -105,13 +105,20 @@ pub(super) type Answer = mpsc::Sender<anyhow::Result<Value>>;
 /// # Errors
 /// The keeper's own words, or why it could not be asked.
 pub fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> anyhow::Result<T> {
-    let stream = UnixStream::connect(socket).with_context(|| format!("no keeper answers at {}", socket.display()))?;
-    stream.set_read_timeout(Some(PATIENCE)).context("cannot set a time limit")?;
+    let stream =
+        UnixStream::connect(socket).with_context(|| format!("no keeper answers at {}", socket.display()))?;
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .context("cannot set a time limit")?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    (&stream).write_all(&line).context("cannot ask the lab's keeper")?;
+    (&stream)
+        .write_all(&line)
+        .context("cannot ask the lab's keeper")?;
     let mut answer = String::new();
-    BufReader::new(&stream).read_line(&mut answer).context("the lab's keeper does not answer")?;
+    BufReader::new(&stream)
+        .read_line(&mut answer)
+        .context("the lab's keeper does not answer")?;
     match serde_json::from_str(&answer).context("the lab's keeper ended without an answer")? {
         Reply::Done(value) => Ok(serde_json::from_value(value)?),
         Reply::Failed(reason) => bail!(reason),
@@ -123,7 +130,8 @@ pub(super) fn serve(
     socket: &Path,
     handle: impl Fn(Request, Answer) + Clone + Send + 'static,
 ) -> anyhow::Result<()> {
-    let listener = UnixListener::bind(socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
+    let listener =
+        UnixListener::bind(socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
     thread::Builder::new()
         .name("ipc".to_owned())
         .spawn(move || {
@@ -147,7 +155,9 @@ fn answer(stream: &UnixStream, handle: &dyn Fn(Request, Answer)) -> anyhow::Resu
         Ok(request) => {
             let (sender, receiver) = mpsc::channel();
             handle(request, sender);
-            receiver.recv().unwrap_or_else(|_| Err(anyhow::anyhow!("the lab is going down")))
+            receiver
+                .recv()
+                .unwrap_or_else(|_| Err(anyhow::anyhow!("the lab is going down")))
         }
         Err(error) => Err(anyhow::anyhow!("not a request: {error}")),
     };

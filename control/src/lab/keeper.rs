@@ -33,6 +33,8 @@ pub(super) const FAILED: &str = "\u{1}failed ";
 
 /// How long the lab may take to come up: several times what a slow machine needs.
 const COMING_UP: Duration = Duration::from_secs(30);
+/// A dataplane or control that ended so often while the lab comes up will not run.
+const HOPELESS: u32 = 3;
 /// Files change in bursts (an editor's save is three or four events): read them when a burst is over.
 const SETTLE: Duration = Duration::from_millis(50);
 /// How long processes may take after SIGTERM when the whole lab ends.
@@ -74,7 +76,9 @@ pub(super) fn run(state: State, driver: Driver, rootless: bool, with_services: b
     if std::process::id() != 1 {
         bail!("`sluice lab keeper` is what `sluice lab up` starts; it is nothing to run by hand");
     }
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+        .format_target(false)
+        .init();
     // Before any thread: all leave these signals to the thread that waits for them.
     let mut end = SigSet::empty();
     end.add(Signal::SIGTERM);
@@ -103,7 +107,11 @@ fn begin(
     events: Sender<Event>,
     end: SigSet,
 ) -> anyhow::Result<(Keeper, notify::RecommendedWatcher)> {
-    let services = if with_services { services::prepare(&state, driver)? } else { Vec::new() };
+    let services = if with_services {
+        services::prepare(&state, driver)?
+    } else {
+        Vec::new()
+    };
     let network = Network::create()?;
     if with_services {
         let events = events.clone();
@@ -115,7 +123,9 @@ fn begin(
     let ended = events.clone();
     let reaper = Reaper::start(move |pid, exit| drop(ended.send(Event::Ended(pid, exit))))?;
     let asked = events.clone();
-    ipc::serve(&state.socket("keeper"), move |request, answer| drop(asked.send(Event::Ask(request, answer))))?;
+    ipc::serve(&state.socket("keeper"), move |request, answer| {
+        drop(asked.send(Event::Ask(request, answer)))
+    })?;
     listen_for_readiness(&state, events.clone())?;
     let signalled = events.clone();
     thread::spawn(move || {
@@ -146,14 +156,27 @@ fn begin(
 
 /// Built-in servers send a datagram when they listen.
 fn listen_for_readiness(state: &State, events: Sender<Event>) -> anyhow::Result<()> {
-    let socket = UnixDatagram::bind(state.socket("notify")).context("cannot listen for pods to become ready")?;
+    let socket =
+        UnixDatagram::bind(state.socket("notify")).context("cannot listen for pods to become ready")?;
     thread::spawn(move || {
         let mut buffer = [0; 256];
         while let Ok(length) = socket.recv(&mut buffer) {
             let word = String::from_utf8_lossy(&buffer[..length]);
-            let container = word.strip_prefix("READY=1\nSTATUS=").and_then(|rest| rest.split_once(' '));
-            let Some((uid, Ok(container))) = container.map(|(uid, index)| (uid.to_owned(), index.parse())) else { continue };
-            drop(events.send(Event::Container(News { uid, container, ready: true }, true)));
+            let container = word
+                .strip_prefix("READY=1\nSTATUS=")
+                .and_then(|rest| rest.split_once(' '));
+            let Some((uid, Ok(container))) = container.map(|(uid, index)| (uid.to_owned(), index.parse()))
+            else {
+                continue;
+            };
+            drop(events.send(Event::Container(
+                News {
+                    uid,
+                    container,
+                    ready: true,
+                },
+                true,
+            )));
         }
     });
     Ok(())
@@ -167,7 +190,8 @@ fn watch_files(state: &State, events: Sender<Event>) -> anyhow::Result<notify::R
         let relevant = event.is_ok_and(|event| {
             !event.kind.is_access()
                 && event.paths.iter().any(|path| {
-                    let socket = path.parent() == Some(&sockets) && path.extension().is_some_and(|e| e == "sock");
+                    let socket =
+                        path.parent() == Some(&sockets) && path.extension().is_some_and(|e| e == "sock");
                     socket || path.starts_with(&manifests)
                 })
         });
@@ -190,7 +214,7 @@ impl Keeper {
         progress(&format!("pods: {} started", self.pods.len()));
         loop {
             if let Some(deadline) = coming_up
-                && (self.is_up() || deadline <= now())
+                && (self.is_up() || self.is_hopeless() || deadline <= now())
             {
                 coming_up = None;
                 progress(&self.up_or_why_not());
@@ -223,7 +247,11 @@ impl Keeper {
             }
             Event::Container(news, listens) => {
                 if let Some(pod) = self.pods.values_mut().find(|pod| pod.has_uid(&news.uid)) {
-                    if listens { pod.listening(news.container) } else { pod.probed(news.container, news.ready) }
+                    if listens {
+                        pod.listening(news.container)
+                    } else {
+                        pod.probed(news.container, news.ready)
+                    }
                 }
             }
             Event::HostPort(Ok(())) => {
@@ -239,9 +267,12 @@ impl Keeper {
     fn answer(&mut self, request: Request, answer: &Answer) {
         let result = match request {
             Request::Status => serde_json::to_value(self.status()).map_err(anyhow::Error::from),
-            Request::Scale { deployment, namespace, name, replicas } => {
-                self.scale(deployment, &Key { namespace, name }, replicas)
-            }
+            Request::Scale {
+                deployment,
+                namespace,
+                name,
+                replicas,
+            } => self.scale(deployment, &Key { namespace, name }, replicas),
             Request::Delete { namespace, name } => {
                 let key = Key { namespace, name };
                 match self.pods.get_mut(&key) {
@@ -260,7 +291,10 @@ impl Keeper {
     }
 
     fn status(&self) -> Status {
-        let running = self.services.iter().filter_map(|service| Some((service.name.to_owned(), service.pid?)));
+        let running = self
+            .services
+            .iter()
+            .filter_map(|service| Some((service.name.to_owned(), service.pid?)));
         Status {
             pods: self.pods.values().map(Pod::status).collect(),
             client: self.network.client.fds(),
@@ -282,7 +316,8 @@ impl Keeper {
             let kind = if deployment { "Deployment" } else { "ReplicaSet" };
             bail!("no {kind} {key} in {}", self.state.manifests().display());
         };
-        self.scaled.insert((deployment, key.clone()), (set.replicas, replicas));
+        self.scaled
+            .insert((deployment, key.clone()), (set.replicas, replicas));
         Ok(Value::Null)
     }
 
@@ -291,9 +326,15 @@ impl Keeper {
         let namespaces = match from {
             "client" => Some(&self.network.client),
             "node" => Some(&self.network.node),
-            pod => self.pods.iter().find(|(key, _)| key.to_string() == pod).map(|(_, pod)| &pod.namespaces),
+            pod => self
+                .pods
+                .iter()
+                .find(|(key, _)| key.to_string() == pod)
+                .map(|(_, pod)| &pod.namespaces),
         };
-        let namespaces = namespaces.with_context(|| format!("no host {from}")).and_then(|n| Ok(n.try_clone()?));
+        let namespaces = namespaces
+            .with_context(|| format!("no host {from}"))
+            .and_then(|n| Ok(n.try_clone()?));
         let answer = answer.clone();
         thread::spawn(move || {
             let result = namespaces.and_then(|namespaces| {
@@ -309,8 +350,17 @@ impl Keeper {
         if self.files_changed.is_some_and(|at| at + SETTLE <= now()) {
             self.files_changed = None;
             let (wanted, complaints) = self.folder.read();
-            complaints.iter().for_each(|complaint| log::warn!("{complaint}; what it said before stays"));
+            complaints
+                .iter()
+                .for_each(|complaint| log::warn!("{complaint}; what it said before stays"));
             self.wanted = wanted;
+        }
+        if self
+            .services
+            .iter()
+            .any(|service| service.name == "dataplane" && service.is_ready(&self.state))
+        {
+            self.services.iter_mut().for_each(Service::begin);
         }
         for service in &mut self.services {
             service.run(&self.state, &self.network.node, &self.reaper);
@@ -322,11 +372,19 @@ impl Keeper {
         let news = move |news: News| -> Box<dyn Fn(bool) + Send> {
             let events = events.clone();
             Box::new(move |ready| {
-                let news = News { uid: news.uid.clone(), container: news.container, ready };
+                let news = News {
+                    uid: news.uid.clone(),
+                    container: news.container,
+                    ready,
+                };
                 drop(events.send(Event::Container(news, false)));
             })
         };
-        let around = Surroundings { state: &self.state, reaper: &self.reaper, news: &news };
+        let around = Surroundings {
+            state: &self.state,
+            reaper: &self.reaper,
+            news: &news,
+        };
         for pod in self.pods.values_mut() {
             pod.run(&around);
             pod.report(&self.state);
@@ -334,9 +392,16 @@ impl Keeper {
     }
 
     fn remove_ended_pods(&mut self) {
-        let over: Vec<Key> = self.pods.iter().filter(|(_, pod)| pod.is_over()).map(|(key, _)| key.clone()).collect();
+        let over: Vec<Key> = self
+            .pods
+            .iter_mut()
+            .filter_map(|(key, pod)| pod.is_over().then(|| key.clone()))
+            .collect();
         for key in over {
-            let Some(pod) = self.pods.remove(&key) else { continue };
+            let Some(pod) = self.pods.remove(&key) else {
+                continue;
+            };
+            pod.kill_orphans();
             pod.remove_report(&self.state);
             if let Err(error) = self.network.remove_pod(pod.address) {
                 log::error!("pod {key}: {error:#}");
@@ -347,9 +412,17 @@ impl Keeper {
 
     /// How many pods a set should have, a command's word included.
     fn replicas(&mut self, key: &Key) -> u32 {
-        let Some(set) = self.wanted.sets.get(key) else { return 0 };
+        let Some(set) = self.wanted.sets.get(key) else {
+            return 0;
+        };
         let target = match &set.deployment {
-            Some(name) => (true, Key { namespace: key.namespace.clone(), name: name.clone() }),
+            Some(name) => (
+                true,
+                Key {
+                    namespace: key.namespace.clone(),
+                    name: name.clone(),
+                },
+            ),
             None => (false, key.clone()),
         };
         match self.scaled.get(&target) {
@@ -364,7 +437,10 @@ impl Keeper {
     }
 
     fn match_sets(&mut self) {
-        let sets: Vec<(Key, Template, Option<String>)> = self.wanted.sets.iter()
+        let sets: Vec<(Key, Template, Option<String>)> = self
+            .wanted
+            .sets
+            .iter()
             .map(|(key, set)| (key.clone(), set.template.clone(), set.deployment.clone()))
             .collect();
         let mut replaced = Vec::new();
@@ -378,13 +454,21 @@ impl Keeper {
             }
             for _ in owned.len()..wanted {
                 let name = format!("{}-{}", key.name, name_part(random(), 5));
-                let pod = Key { namespace: key.namespace.clone(), name };
-                if let Err(error) = self.add_pod(pod, Some(key.clone()), deployment.clone(), template.clone()) {
+                let pod = Key {
+                    namespace: key.namespace.clone(),
+                    name,
+                };
+                if let Err(error) = self.add_pod(pod, Some(key.clone()), deployment.clone(), template.clone())
+                {
                     log::error!("{key}: {error:#}");
                     break;
                 }
             }
-            let ready = self.pods.values().filter(|pod| pod.set.as_ref() == Some(&key) && pod.is_ready()).count();
+            let ready = self
+                .pods
+                .values()
+                .filter(|pod| pod.set.as_ref() == Some(&key) && pod.is_ready())
+                .count();
             if ready >= wanted {
                 replaced.extend(deployment.map(|name| (key.namespace, name)));
             }
@@ -394,7 +478,10 @@ impl Keeper {
             let Some(set) = &pod.set else { return false };
             let waits = pod.deployment.as_ref().is_some_and(|deployment| {
                 let same = |spec: &super::workloads::Set| spec.deployment.as_ref() == Some(deployment);
-                self.wanted.sets.iter().any(|(key, spec)| key.namespace == set.namespace && same(spec))
+                self.wanted
+                    .sets
+                    .iter()
+                    .any(|(key, spec)| key.namespace == set.namespace && same(spec))
                     && !replaced.contains(&(set.namespace.clone(), deployment.clone()))
             });
             !self.wanted.sets.contains_key(set) && !waits
@@ -405,8 +492,17 @@ impl Keeper {
     fn match_single_pods(&mut self) {
         let unwanted = self.pods_where(|pod| pod.set.is_none() && !self.wanted.pods.contains_key(&pod.key));
         unwanted.iter().for_each(|pod| self.terminate(pod));
-        let missing: Vec<_> = self.wanted.pods.iter().filter(|(key, _)| !self.pods.contains_key(key)).collect();
-        for (key, template) in missing.into_iter().map(|(k, t)| (k.clone(), t.clone())).collect::<Vec<_>>() {
+        let missing: Vec<_> = self
+            .wanted
+            .pods
+            .iter()
+            .filter(|(key, _)| !self.pods.contains_key(key))
+            .collect();
+        for (key, template) in missing
+            .into_iter()
+            .map(|(k, t)| (k.clone(), t.clone()))
+            .collect::<Vec<_>>()
+        {
             if let Err(error) = self.add_pod(key.clone(), None, None, template) {
                 log::error!("pod {key}: {error:#}");
             }
@@ -415,7 +511,10 @@ impl Keeper {
 
     /// Pods that are not being stopped and fit.
     fn pods_where(&self, fits: impl Fn(&Pod) -> bool) -> Vec<Key> {
-        let fitting = self.pods.values().filter(|pod| !pod.is_terminating() && fits(pod));
+        let fitting = self
+            .pods
+            .values()
+            .filter(|pod| !pod.is_terminating() && fits(pod));
         fitting.map(|pod| pod.key.clone()).collect()
     }
 
@@ -435,7 +534,15 @@ impl Keeper {
         let address = self.next_address()?;
         let namespaces = self.network.create_pod(address)?;
         log::info!("pod {key} has {address}");
-        let pod = Pod::new(key.clone(), set, deployment, template, address, namespaces, uid(random()));
+        let pod = Pod::new(
+            key.clone(),
+            set,
+            deployment,
+            template,
+            address,
+            namespaces,
+            uid(random()),
+        );
         self.pods.insert(key, pod);
         Ok(())
     }
@@ -443,7 +550,11 @@ impl Keeper {
     /// The next free address in a circle, so that one just freed is used last.
     fn next_address(&mut self) -> anyhow::Result<Ipv4Addr> {
         for _ in FIRST_POD..=LAST_POD {
-            self.last_address = if self.last_address >= LAST_POD { FIRST_POD } else { self.last_address + 1 };
+            self.last_address = if self.last_address >= LAST_POD {
+                FIRST_POD
+            } else {
+                self.last_address + 1
+            };
             let address = Ipv4Addr::new(10, 244, 0, self.last_address);
             if self.pods.values().all(|pod| pod.address != address) {
                 return Ok(address);
@@ -455,7 +566,9 @@ impl Keeper {
     fn next_look(&self) -> Option<Instant> {
         let pods = self.pods.values().filter_map(Pod::next_look);
         let services = self.services.iter().filter_map(Service::next_look);
-        pods.chain(services).chain(self.files_changed.map(|at| at + SETTLE)).min()
+        pods.chain(services)
+            .chain(self.files_changed.map(|at| at + SETTLE))
+            .min()
     }
 
     fn is_up(&self) -> bool {
@@ -464,19 +577,46 @@ impl Keeper {
             && self.pods.values().all(Pod::is_ready)
     }
 
+    /// Whether dataplane or control cannot run, so that waiting longer is in vain.
+    fn is_hopeless(&self) -> bool {
+        self.services.iter().any(|service| service.ends >= HOPELESS)
+    }
+
     fn up_or_why_not(&self) -> String {
+        if let Some(service) = self.services.iter().find(|service| service.ends >= HOPELESS) {
+            return format!(
+                "{FAILED}{} keeps ending: {}",
+                service.name,
+                service.last_words(&self.state)
+            );
+        }
         let seconds = COMING_UP.as_secs();
-        if let Some(service) = self.services.iter().find(|service| !service.is_ready(&self.state)) {
+        if let Some(service) = self
+            .services
+            .iter()
+            .find(|service| !service.is_ready(&self.state))
+        {
             let log = self.state.log(service.name);
-            return format!("{FAILED}{} does not listen after {seconds} s; see {}", service.name, log.display());
+            return format!(
+                "{FAILED}{} does not listen after {seconds} s; see {}",
+                service.name,
+                log.display()
+            );
         }
         if !self.host_port {
             let log = self.state.log("dataplane");
-            return format!("{FAILED}the dataplane made no host0 within {seconds} s; see {}", log.display());
+            return format!(
+                "{FAILED}the dataplane made no host0 within {seconds} s; see {}",
+                log.display()
+            );
         }
         if let Some(pod) = self.pods.values().find(|pod| !pod.is_ready()) {
             let log = self.state.pod_log(&pod.key.namespace, &pod.key.name);
-            return format!("{FAILED}pod {} is not ready after {seconds} s; see {}", pod.key, log.display());
+            return format!(
+                "{FAILED}pod {} is not ready after {seconds} s; see {}",
+                pod.key,
+                log.display()
+            );
         }
         READY.to_owned()
     }

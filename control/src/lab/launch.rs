@@ -37,7 +37,7 @@ pub struct KeeperArgs {
     /// Still outside: make the namespaces first
     #[arg(long)]
     launch: bool,
-    /// Inside a user namespace
+    /// In a user namespace
     #[arg(long)]
     rootless: bool,
 }
@@ -49,12 +49,17 @@ pub struct KeeperArgs {
 pub(super) fn start(state: &State, options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
     let log = fs::File::create(state.log("keeper")).context("cannot make the keeper's log")?;
     let mut command = Command::new(own_binary()?);
-    command.args(["lab", "keeper", "--launch", "--state"]).arg(state.path());
+    command
+        .args(["lab", "keeper", "--launch", "--state"])
+        .arg(state.path());
     if let Some(driver) = options.driver {
         command.args(["--driver", driver.name()]);
     }
     if options.no_services {
         command.arg("--no-services");
+    }
+    if options.user_namespace {
+        command.arg("--rootless");
     }
     let mut launcher = command
         .stdin(Stdio::null())
@@ -87,7 +92,12 @@ pub(super) fn start(state: &State, options: &Options, progress: &mut dyn FnMut(&
 /// The hidden command `sluice lab keeper`: launcher or keeper.
 pub fn run(args: &KeeperArgs) -> anyhow::Result<()> {
     if !args.launch {
-        return keeper::run(State::at(&args.state)?, args.driver.unwrap_or(Driver::AfPacket), args.rootless, !args.no_services);
+        return keeper::run(
+            State::at(&args.state)?,
+            args.driver.unwrap_or(Driver::AfPacket),
+            args.rootless,
+            !args.no_services,
+        );
     }
     if let Err(error) = launch(args) {
         println!("{FAILED}{error:#}");
@@ -99,30 +109,43 @@ fn launch(args: &KeeperArgs) -> anyhow::Result<()> {
     // No terminal's Ctrl-C reaches the lab.
     setsid().context("cannot start a session")?;
     let around = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
-    let rootless = match geteuid().is_root().then(|| unshare(around)) {
+    let rootless = match (geteuid().is_root() && !args.rootless).then(|| unshare(around)) {
         Some(Ok(())) => false,
         // Root of a container may lack the capability; a user namespace gives it.
         Some(Err(Errno::EPERM)) | None => {
-            user_namespace().and_then(|()| unshare(around)).map_err(forbidden)?;
+            user_namespace()
+                .and_then(|()| unshare(around))
+                .map_err(forbidden)?;
             true
         }
         Some(Err(errno)) => return Err(errno).context("cannot make the lab's namespaces"),
     };
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("cannot make the lab's mounts private")?;
-    let driver = args.driver.unwrap_or(if rootless { Driver::AfPacket } else { Driver::AfXdp });
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+        .context("cannot make the lab's mounts private")?;
+    let driver = args
+        .driver
+        .unwrap_or(if rootless { Driver::AfPacket } else { Driver::AfXdp });
     if rootless {
-        println!("not root: the lab is in a user namespace, driver {}", driver.name());
+        println!(
+            "not root: the lab is in a user namespace, driver {}",
+            driver.name()
+        );
     }
     let mut command = Command::new(own_binary()?);
-    command.args(["lab", "keeper", "--driver", driver.name(), "--state"]).arg(&args.state);
+    command
+        .args(["lab", "keeper", "--driver", driver.name(), "--state"])
+        .arg(&args.state);
     if rootless {
         command.arg("--rootless");
     }
     if args.no_services {
         command.arg("--no-services");
     }
-    command.process_group(0).spawn().context("cannot start the lab's keeper")?;
+    command
+        .process_group(0)
+        .spawn()
+        .context("cannot start the lab's keeper")?;
     Ok(())
 }
 
@@ -158,7 +181,10 @@ fn forbidden(errno: Errno) -> anyhow::Error {
 pub(super) fn own_binary() -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe().context("cannot find the running program")?;
     if !path.exists() {
-        bail!("{} was replaced or removed while it ran: start the command again", path.display());
+        bail!(
+            "{} was replaced or removed while it ran: start the command again",
+            path.display()
+        );
     }
     Ok(path)
 }

@@ -62,20 +62,33 @@ pub struct Options {
     pub driver: Option<Driver>,
     /// Leave dataplane and control out: only namespaces, links and pods. The kernel forwards in their place.
     pub no_services: bool,
+    /// Make a user namespace even as root.
+    pub user_namespace: bool,
 }
 
 /// Makes the lab `state` from a folder of manifests. Lines of progress go to `progress`.
 ///
 /// # Errors
 /// A folder without manifests, a lab of this name that is up, or what kept the lab from coming up; in the last case
-/// it stays for inspection.
-pub fn up(folder: &Path, state: &State, options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
+/// what runs of it stays for inspection, and the error says so.
+pub fn up(
+    folder: &Path,
+    state: &State,
+    options: &Options,
+    progress: &mut dyn FnMut(&str),
+) -> anyhow::Result<()> {
     if workloads::manifest_files(folder).is_empty() {
-        bail!("no manifests (*.yaml) in {}: give a folder such as configs/lab/quickstart", folder.display());
+        bail!(
+            "no manifests (*.yaml) in {}: give a folder such as configs/lab/quickstart",
+            folder.display()
+        );
     }
     let _lock = state.lock()?;
     match state.find()? {
-        Found::Alive(_) => bail!("the lab {0} is up already: `sluice lab down --name {0}` ends it", state.name()),
+        Found::Alive(_) => bail!(
+            "the lab {0} is up already: `sluice lab down --name {0}` ends it",
+            state.name()
+        ),
         Found::Remains => {
             progress("an earlier lab of this name died: removing what it left");
             clean(state)?;
@@ -84,7 +97,23 @@ pub fn up(folder: &Path, state: &State, options: &Options, progress: &mut dyn Fn
     }
     state.create()?;
     copy_manifests(folder, &state.manifests())?;
-    launch::start(state, options, progress)
+    let result = launch::start(state, options, progress);
+    match state.find()? {
+        Found::Alive(_) => result.with_context(|| left(state)),
+        // Nothing runs, so nothing is there to look into that the error does not say.
+        _ => result
+            .and_then(|()| bail!("the lab died as it came up"))
+            .inspect_err(|_| drop(clean(state))),
+    }
+}
+
+/// Where to look into a lab that does not work.
+pub fn left(state: &State) -> String {
+    let name = state.name();
+    format!(
+        "the lab is left to look into at {} (`sluice lab down --name {name}` ends it)",
+        state.path().display()
+    )
 }
 
 /// Ends a lab, living or dead. Whether there was one.
@@ -109,8 +138,14 @@ pub fn down(state: &State) -> anyhow::Result<bool> {
 pub fn living(state: &State) -> anyhow::Result<Record> {
     match state.find()? {
         Found::Alive(record) => Ok(record),
-        Found::Nothing => bail!("there is no lab {}: `sluice lab up configs/lab/quickstart` makes one", state.name()),
-        Found::Remains => bail!("the lab {0} died; `sluice lab down --name {0}` removes what it left", state.name()),
+        Found::Nothing => bail!(
+            "there is no lab {}: `sluice lab up configs/lab/quickstart` makes one",
+            state.name()
+        ),
+        Found::Remains => bail!(
+            "the lab {0} died; `sluice lab down --name {0}` removes what it left",
+            state.name()
+        ),
     }
 }
 
@@ -120,7 +155,9 @@ const FAREWELL: Duration = Duration::from_secs(5);
 fn end(state: &State, record: &Record) -> anyhow::Result<()> {
     use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
     let pid = Pid::from_raw(record.pid).context("the keeper's record names no process")?;
-    let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(()) };
+    let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else {
+        return Ok(());
+    };
     // Asked kindly, pods end as they would in a cluster. The keeper ends all the same if it is killed.
     let kind = ipc::ask::<serde_json::Value>(&state.socket("keeper"), &Request::Down);
     if kind.is_err() || !ends(handle.as_fd(), FAREWELL)? {

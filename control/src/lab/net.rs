@@ -46,19 +46,41 @@ pub(super) struct Network {
 impl Network {
     /// Makes the client, the node and the fabric. Must run in the fabric's network namespace.
     pub(super) fn create() -> anyhow::Result<Self> {
-        let fabric = std::fs::File::open("/proc/self/ns/net").context("cannot open /proc/self/ns/net")?.into();
-        let network = Self { client: Namespaces::create()?, node: Namespaces::create()?, fabric };
+        let fabric = std::fs::File::open("/proc/self/ns/net")
+            .context("cannot open /proc/self/ns/net")?
+            .into();
+        let network = Self {
+            client: Namespaces::create()?,
+            node: Namespaces::create()?,
+            fabric,
+        };
         let mut netlink = Netlink::open()?;
         quiet_ipv6();
         netlink.set_up("lo", None)?;
         netlink.add_bridge(BRIDGE)?;
         netlink.add_veth(
-            &VethEnd { name: "eth0", namespace: network.client.net(), single_segments: true },
-            &VethEnd { name: "client0", namespace: network.node.net(), single_segments: false },
+            &VethEnd {
+                name: "eth0",
+                namespace: network.client.net(),
+                single_segments: true,
+            },
+            &VethEnd {
+                name: "client0",
+                namespace: network.node.net(),
+                single_segments: false,
+            },
         )?;
         netlink.add_veth(
-            &VethEnd { name: "node", namespace: std::os::fd::AsFd::as_fd(&network.fabric), single_segments: false },
-            &VethEnd { name: "pods0", namespace: network.node.net(), single_segments: false },
+            &VethEnd {
+                name: "node",
+                namespace: std::os::fd::AsFd::as_fd(&network.fabric),
+                single_segments: false,
+            },
+            &VethEnd {
+                name: "pods0",
+                namespace: network.node.net(),
+                single_segments: false,
+            },
         )?;
         netlink.set_up("node", Some(BRIDGE))?;
         network.client.enter(configure_client)?;
@@ -74,8 +96,16 @@ impl Network {
         // The pair of a pod that had this address long ago may still be on its way out.
         netlink.delete_link(&name)?;
         netlink.add_veth(
-            &VethEnd { name: "eth0", namespace: namespaces.net(), single_segments: true },
-            &VethEnd { name: &name, namespace: std::os::fd::AsFd::as_fd(&self.fabric), single_segments: false },
+            &VethEnd {
+                name: "eth0",
+                namespace: namespaces.net(),
+                single_segments: true,
+            },
+            &VethEnd {
+                name: &name,
+                namespace: std::os::fd::AsFd::as_fd(&self.fabric),
+                single_segments: false,
+            },
         )?;
         netlink.set_up(&name, Some(BRIDGE))?;
         namespaces.enter(|| configure_pod(address))?;
@@ -101,8 +131,14 @@ impl Network {
 
     /// Watches the node for the tap that a starting dataplane makes, and gives it the node's address, each time it
     /// comes. Runs until the namespace is gone; `done` hears of every success and failure.
-    pub(super) fn configure_host_port(&self, done: impl Fn(anyhow::Result<()>) + Send + 'static) -> anyhow::Result<()> {
-        let node = self.node.try_clone().context("cannot hold the node's namespace")?;
+    pub(super) fn configure_host_port(
+        &self,
+        done: impl Fn(anyhow::Result<()>) + Send + 'static,
+    ) -> anyhow::Result<()> {
+        let node = self
+            .node
+            .try_clone()
+            .context("cannot hold the node's namespace")?;
         std::thread::Builder::new()
             .name("host-port".to_owned())
             .spawn(move || {
@@ -125,8 +161,16 @@ fn configure_client() -> anyhow::Result<()> {
     disable_checksum_offload("eth0")?;
     netlink.set_up("eth0", None)?;
     netlink.add_address("eth0", Ipv4Net::new_assert(CLIENT_ADDRESS, 24))?;
-    for (range, length) in [(Ipv4Addr::new(10, 96, 0, 0), 16), (Ipv4Addr::new(10, 244, 0, 0), 16)] {
-        netlink.add_route(Ipv4Net::new_assert(range, length), "eth0", Some(NODE_ADDRESS), None)?;
+    for (range, length) in [
+        (Ipv4Addr::new(10, 96, 0, 0), 16),
+        (Ipv4Addr::new(10, 244, 0, 0), 16),
+    ] {
+        netlink.add_route(
+            Ipv4Net::new_assert(range, length),
+            "eth0",
+            Some(NODE_ADDRESS),
+            None,
+        )?;
     }
     Ok(())
 }
@@ -165,7 +209,10 @@ fn watch_host_port(node: &Namespaces, done: &dyn Fn(anyhow::Result<()>)) -> anyh
     // A tap of a restarted dataplane is a new interface with a new index.
     let mut configured = None;
     // It may have come before the watch did.
-    let mut next = netlink.index(HOST_PORT).ok().map(|index| (HOST_PORT.to_owned(), index));
+    let mut next = netlink
+        .index(HOST_PORT)
+        .ok()
+        .map(|index| (HOST_PORT.to_owned(), index));
     loop {
         let (name, index) = match next.take() {
             Some(link) => link,

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use anyhow::{Context, anyhow};
 use ipnet::Ipv4Net;
 use netlink_packet_core::{
-    DefaultNla, Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NLA_F_NESTED,
+    DefaultNla, Emitable, NLA_F_NESTED, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
     NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
@@ -83,7 +83,8 @@ impl Netlink {
             LinkAttribute::Mtu(MTU),
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
         ];
-        self.create(RouteNetlinkMessage::NewLink(link)).with_context(|| format!("cannot make the bridge {name}"))
+        self.create(RouteNetlinkMessage::NewLink(link))
+            .with_context(|| format!("cannot make the bridge {name}"))
     }
 
     /// Brings an interface up, as a port of `bridge` if one is given.
@@ -93,17 +94,22 @@ impl Netlink {
         link.header.flags = LinkFlags::Up;
         link.header.change_mask = LinkFlags::Up;
         if let Some(bridge) = bridge {
-            link.attributes.push(LinkAttribute::Controller(self.index(bridge)?));
+            link.attributes
+                .push(LinkAttribute::Controller(self.index(bridge)?));
         }
-        self.request(RouteNetlinkMessage::SetLink(link), 0).with_context(|| format!("cannot bring {name} up"))
+        self.request(RouteNetlinkMessage::SetLink(link), 0)
+            .with_context(|| format!("cannot bring {name} up"))
     }
 
     /// Removes an interface (of a veth pair: both ends). One that is gone already is no error.
     pub(super) fn delete_link(&mut self, name: &str) -> anyhow::Result<()> {
-        let Ok(index) = self.index(name) else { return Ok(()) };
+        let Ok(index) = self.index(name) else {
+            return Ok(());
+        };
         let mut link = LinkMessage::default();
         link.header.index = index;
-        self.request(RouteNetlinkMessage::DelLink(link), 0).with_context(|| format!("cannot remove {name}"))
+        self.request(RouteNetlinkMessage::DelLink(link), 0)
+            .with_context(|| format!("cannot remove {name}"))
     }
 
     /// Gives an interface an address.
@@ -116,8 +122,11 @@ impl Netlink {
             AddressAttribute::Local(IpAddr::V4(address.addr())),
             AddressAttribute::Address(IpAddr::V4(address.addr())),
         ];
-        self.request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
-            .with_context(|| format!("cannot give {name} the address {address}"))
+        self.request(
+            RouteNetlinkMessage::NewAddress(message),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
+        .with_context(|| format!("cannot give {name} the address {address}"))
     }
 
     /// Adds a route: through `gateway`, or without one to everything on the link; `source` is what local processes use.
@@ -134,16 +143,28 @@ impl Netlink {
             destination_prefix_length: destination.prefix_len(),
             table: RouteHeader::RT_TABLE_MAIN,
             protocol: RouteProtocol::Static,
-            scope: if gateway.is_some() { RouteScope::Universe } else { RouteScope::Link },
+            scope: if gateway.is_some() {
+                RouteScope::Universe
+            } else {
+                RouteScope::Link
+            },
             kind: RouteType::Unicast,
             ..RouteHeader::default()
         };
         route.attributes.push(RouteAttribute::Oif(self.index(name)?));
         if destination.prefix_len() > 0 {
-            route.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(destination.network())));
+            route
+                .attributes
+                .push(RouteAttribute::Destination(RouteAddress::Inet(
+                    destination.network(),
+                )));
         }
-        route.attributes.extend(gateway.map(|a| RouteAttribute::Gateway(RouteAddress::Inet(a))));
-        route.attributes.extend(source.map(|a| RouteAttribute::PrefSource(RouteAddress::Inet(a))));
+        route
+            .attributes
+            .extend(gateway.map(|a| RouteAttribute::Gateway(RouteAddress::Inet(a))));
+        route
+            .attributes
+            .extend(source.map(|a| RouteAttribute::PrefSource(RouteAddress::Inet(a))));
         self.request(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_REPLACE)
             .with_context(|| format!("cannot add the route to {destination} on {name}"))
     }
@@ -159,14 +180,18 @@ impl Netlink {
         link.attributes.push(LinkAttribute::IfName(name.to_owned()));
         match self.exchange(RouteNetlinkMessage::GetLink(link), NLM_F_REQUEST) {
             Ok(Some(RouteNetlinkMessage::NewLink(link))) => Ok(link),
-            Ok(_) => Err(anyhow!("the kernel's answer about the interface {name} is not about an interface")),
+            Ok(_) => Err(anyhow!(
+                "the kernel's answer about the interface {name} is not about an interface"
+            )),
             Err(error) => Err(error).with_context(|| format!("no interface {name}")),
         }
     }
 
     /// From now on this socket also receives what happens to interfaces; see [`Self::next_link`].
     pub(super) fn watch_links(&mut self) -> anyhow::Result<()> {
-        self.socket.add_membership(GROUP_LINK).context("cannot watch interfaces")
+        self.socket
+            .add_membership(GROUP_LINK)
+            .context("cannot watch interfaces")
     }
 
     /// Waits for the next interface that is made or changes: its name and index. Only on a socket that watches.
@@ -178,7 +203,9 @@ impl Netlink {
                 Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32) => continue,
                 Err(error) => return Err(error).context("cannot watch interfaces"),
             };
-            let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes) else { continue };
+            let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes) else {
+                continue;
+            };
             if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) = message.payload {
                 let name = link.attributes.iter().find_map(|attribute| match attribute {
                     LinkAttribute::IfName(name) => Some(name.clone()),
@@ -196,7 +223,8 @@ impl Netlink {
     }
 
     fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> anyhow::Result<()> {
-        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags).map(drop)
+        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags)
+            .map(drop)
     }
 
     /// Sends one request and reads its one answer: an object, an acknowledgement, or an error.
@@ -213,9 +241,14 @@ impl Netlink {
         let mut bytes = vec![0; request.buffer_len()];
         request.serialize(&mut bytes);
         let kernel = SocketAddr::new(KERNEL.0, KERNEL.1);
-        self.socket.send_to(&bytes, &kernel, 0).context("cannot send to the kernel")?;
+        self.socket
+            .send_to(&bytes, &kernel, 0)
+            .context("cannot send to the kernel")?;
         loop {
-            let (bytes, _) = self.socket.recv_from_full().context("no answer from the kernel")?;
+            let (bytes, _) = self
+                .socket
+                .recv_from_full()
+                .context("no answer from the kernel")?;
             let answer = NetlinkMessage::<M>::deserialize(&bytes)
                 .map_err(|error| anyhow!("cannot read the kernel's answer: {error}"))?;
             if answer.header.sequence_number != self.sequence {
@@ -252,7 +285,9 @@ fn veth_attributes(end: &VethEnd<'_>) -> Vec<LinkAttribute> {
 /// (linux/ethtool_netlink.h, `ETHTOOL_MSG_FEATURES_SET`).
 pub(super) fn disable_checksum_offload(name: &str) -> anyhow::Result<()> {
     let mut netlink = Netlink::open_protocol(NETLINK_GENERIC)?;
-    let family = netlink.ethtool_family().context("the kernel has no ethtool netlink (Linux 5.6 or newer)")?;
+    let family = netlink
+        .ethtool_family()
+        .context("the kernel has no ethtool netlink (Linux 5.6 or newer)")?;
     let features = ["tx-checksum-ip-generic", "tx-checksum-sctp"];
     let bits = features.iter().map(|feature| {
         // ETHTOOL_A_BITSET_BITS_BIT { ETHTOOL_A_BITSET_BIT_NAME }; without a VALUE flag the bit is cleared.
@@ -264,7 +299,13 @@ pub(super) fn disable_checksum_offload(name: &str) -> anyhow::Result<()> {
         version: 1,
         attributes: vec![
             // ETHTOOL_A_FEATURES_HEADER { DEV_NAME, FLAGS = OMIT_REPLY }
-            nest(1, &[DefaultNla::new(2, c_string(name)), DefaultNla::new(3, 2_u32.to_ne_bytes().to_vec())]),
+            nest(
+                1,
+                &[
+                    DefaultNla::new(2, c_string(name)),
+                    DefaultNla::new(3, 2_u32.to_ne_bytes().to_vec()),
+                ],
+            ),
             // ETHTOOL_A_FEATURES_WANTED { ETHTOOL_A_BITSET_BITS }
             nest(3, &[nest(3, &bits.collect::<Vec<_>>())]),
         ],
@@ -343,7 +384,12 @@ impl NetlinkDeserializable for Generic {
         let attributes = NlasIterator::new(attributes)
             .map(|attribute| DefaultNla::parse(&attribute?))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { family: header.message_type, command: *command, version: *version, attributes })
+        Ok(Self {
+            family: header.message_type,
+            command: *command,
+            version: *version,
+            attributes,
+        })
     }
 }
 

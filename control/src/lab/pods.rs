@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod as PodObject, PodCondition, PodIP, PodStatus as PodObjectStatus};
+use k8s_openapi::api::core::v1::{
+    Container, Pod as PodObject, PodCondition, PodIP, PodStatus as PodObjectStatus,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use nix::sys::signal::Signal;
 
@@ -20,14 +22,17 @@ use super::ipc::PodStatus;
 use super::launch::own_binary;
 use super::namespace::Namespaces;
 use super::net::NODE_ADDRESS;
+use super::now;
 use super::probe::Check;
 use super::process::{Backoff, Exit, Reaper, signal};
 use super::state::{State, write_atomically};
 use super::workloads::{Key, Template};
-use super::now;
 
 /// Grace from SIGTERM to SIGKILL if the pod names none (core/v1 PodSpec), and the most a lab's user should wait.
 const GRACE: Duration = Duration::from_secs(30);
+
+/// How long the kernel may take to end a killed process before it is told again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A pod of the lab.
 pub(super) struct Pod {
@@ -123,7 +128,8 @@ impl Pod {
         }
         for index in 0..self.containers.len() {
             let process = &self.containers[index];
-            if process.pid.is_some() || process.ended.is_some() && process.restart.is_none_or(|at| at > now()) {
+            if process.pid.is_some() || process.ended.is_some() && process.restart.is_none_or(|at| at > now())
+            {
                 continue;
             }
             if let Err(error) = self.start_container(index, around) {
@@ -176,7 +182,11 @@ impl Pod {
         // The built-in server tells when it listens; a program of the machine is ready as it starts, unless probed.
         process.ready = check.is_none() && matches!(process.program, Program::Own(_));
         if let Some(check) = check {
-            let news = News { uid: self.uid.clone(), container: index, ready: false };
+            let news = News {
+                uid: self.uid.clone(),
+                container: index,
+                ready: false,
+            };
             process.probe = Some(check.start(&self.namespaces, self.address, (around.news)(news))?);
         }
         Ok(())
@@ -209,7 +219,13 @@ impl Pod {
             _ => true,
         };
         let terminating = self.terminating.is_some();
-        let Some(process) = self.containers.iter_mut().find(|process| process.pid == Some(pid)) else { return false };
+        let Some(process) = self
+            .containers
+            .iter_mut()
+            .find(|process| process.pid == Some(pid))
+        else {
+            return false;
+        };
         process.over(exit, restart && !terminating);
         if !terminating {
             log::warn!("pod {}: {} {exit}", self.key, process.container.name);
@@ -223,10 +239,16 @@ impl Pod {
             return;
         }
         let grace = self.template.spec.termination_grace_period_seconds;
-        let grace = grace.and_then(|s| u64::try_from(s).ok()).map_or(GRACE, Duration::from_secs).min(GRACE);
+        let grace = grace
+            .and_then(|s| u64::try_from(s).ok())
+            .map_or(GRACE, Duration::from_secs)
+            .min(GRACE);
         let since = Timestamp::now();
         let since = Timestamp::from_second(since.as_second()).unwrap_or(since);
-        self.terminating = Some(Terminating { since, deadline: now() + grace });
+        self.terminating = Some(Terminating {
+            since,
+            deadline: now() + grace,
+        });
         self.report(state);
         for process in &mut self.containers {
             process.restart = None;
@@ -242,12 +264,19 @@ impl Pod {
     }
 
     /// Whether it is being stopped and no process is left. Kills those whose grace is over.
-    pub(super) fn is_over(&self) -> bool {
-        let Some(terminating) = &self.terminating else { return false };
+    pub(super) fn is_over(&mut self) -> bool {
+        let Some(terminating) = &mut self.terminating else {
+            return false;
+        };
+        let late = terminating.deadline <= now();
+        if late {
+            // The kernel may take a moment; it is told again after the next.
+            terminating.deadline = now() + AGAIN;
+        }
         let mut over = true;
         for pid in self.containers.iter().filter_map(|process| process.pid) {
             over = false;
-            if terminating.deadline <= now() {
+            if late {
                 signal(pid, Signal::SIGKILL);
             }
         }
@@ -309,6 +338,13 @@ impl Pod {
         }
     }
 
+    /// Kills what its processes left behind in groups of their own, such as a server that went to the background.
+    pub(super) fn kill_orphans(&self) {
+        if let Err(error) = self.namespaces.kill_inhabitants() {
+            log::error!("pod {}: {error:#}", self.key);
+        }
+    }
+
     /// Takes the report away: the pod is no more.
     pub(super) fn remove_report(&self, state: &State) {
         let file = self.report_file(state);
@@ -318,17 +354,28 @@ impl Pod {
     }
 
     fn report_file(&self, state: &State) -> std::path::PathBuf {
-        state.pods().join(format!("{}.{}.yaml", self.key.namespace, self.key.name))
+        state
+            .pods()
+            .join(format!("{}.{}.yaml", self.key.namespace, self.key.name))
     }
 
     fn phase(&self) -> &'static str {
         let ended = |process: &Process| process.pid.is_none() && process.restart.is_none();
         let run_out = !self.containers.is_empty()
             && self.terminating.is_none()
-            && self.containers.iter().all(|p| ended(p) && !matches!(p.program, Program::Nothing));
+            && self
+                .containers
+                .iter()
+                .all(|p| ended(p) && !matches!(p.program, Program::Nothing));
         match run_out {
             false => "Running",
-            true if self.containers.iter().all(|process| process.ended == Some(Exit::Status(0))) => "Succeeded",
+            true if self
+                .containers
+                .iter()
+                .all(|process| process.ended == Some(Exit::Status(0))) =>
+            {
+                "Succeeded"
+            }
             true => "Failed",
         }
     }
@@ -386,11 +433,18 @@ impl Pod {
 
 impl Process {
     fn new(container: &Container) -> Self {
-        let words: Vec<_> = container.command.iter().chain(&container.args).flatten().cloned().collect();
+        let words: Vec<_> = container
+            .command
+            .iter()
+            .chain(&container.args)
+            .flatten()
+            .cloned()
+            .collect();
         let ports = |protocol: &str| -> Vec<u16> {
             let ports = container.ports.iter().flatten();
             let same = ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == protocol);
-            same.filter_map(|port| u16::try_from(port.container_port).ok()).collect()
+            same.filter_map(|port| u16::try_from(port.container_port).ok())
+                .collect()
         };
         let (tcp, udp) = (ports("TCP"), ports("UDP"));
         let program = if !words.is_empty() {

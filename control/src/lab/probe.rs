@@ -39,14 +39,32 @@ impl Check {
     pub(super) fn of(container: &Container) -> Option<Self> {
         let probe = container.readiness_probe.as_ref()?;
         let (port, path) = match probe {
-            Probe { http_get: Some(get), .. } => (&get.port, Some(get.path.clone().unwrap_or_else(|| "/".to_owned()))),
-            Probe { tcp_socket: Some(socket), .. } => (&socket.port, None),
+            Probe {
+                http_get: Some(get), ..
+            } => (
+                &get.port,
+                Some(get.path.clone().unwrap_or_else(|| "/".to_owned())),
+            ),
+            Probe {
+                tcp_socket: Some(socket),
+                ..
+            } => (&socket.port, None),
             _ => return None,
         };
         let seconds = |value: Option<i32>, default: u32| {
-            Duration::from_secs(value.and_then(|v| u32::try_from(v).ok()).unwrap_or(default).into())
+            Duration::from_secs(
+                value
+                    .and_then(|v| u32::try_from(v).ok())
+                    .unwrap_or(default)
+                    .into(),
+            )
         };
-        let count = |value: Option<i32>, default| value.and_then(|v| u32::try_from(v).ok()).unwrap_or(default).max(1);
+        let count = |value: Option<i32>, default| {
+            value
+                .and_then(|v| u32::try_from(v).ok())
+                .unwrap_or(default)
+                .max(1)
+        };
         Some(Self {
             port: port_number(container, port)?,
             path,
@@ -66,7 +84,9 @@ impl Check {
         address: Ipv4Addr,
         changed: impl Fn(bool) + Send + 'static,
     ) -> anyhow::Result<mpsc::Sender<()>> {
-        let namespaces = namespaces.try_clone().context("cannot hold the pod's namespace")?;
+        let namespaces = namespaces
+            .try_clone()
+            .context("cannot hold the pod's namespace")?;
         let (handle, stop) = mpsc::channel();
         let run = move || {
             if let Err(error) = namespaces.enter_this_thread() {
@@ -82,10 +102,17 @@ impl Check {
                     streak = 0;
                     changed(ready);
                 }
-                pause = if ready { self.period } else { self.period.min(EAGER) };
+                pause = if ready {
+                    self.period
+                } else {
+                    self.period.min(EAGER)
+                };
             }
         };
-        thread::Builder::new().name("probe".to_owned()).spawn(run).context("cannot start a thread")?;
+        thread::Builder::new()
+            .name("probe".to_owned())
+            .spawn(run)
+            .context("cannot start a thread")?;
         Ok(handle)
     }
 
@@ -117,19 +144,31 @@ pub(super) fn fetch(to: SocketAddrV4, udp: bool) -> anyhow::Result<Option<String
         return fetch_datagram(to);
     }
     // A server that speaks something else than HTTP has answered all the same: it was reached.
-    let stream = TcpStream::connect_timeout(&SocketAddr::V4(to), FETCH).with_context(|| format!("cannot connect to {to}"))?;
-    Ok(exchange(&stream, to, "/", FETCH).ok().and_then(|answer| answer.pod))
+    let stream = TcpStream::connect_timeout(&SocketAddr::V4(to), FETCH)
+        .with_context(|| format!("cannot connect to {to}"))?;
+    Ok(exchange(&stream, to, "/", FETCH)
+        .ok()
+        .and_then(|answer| answer.pod))
 }
 
 fn fetch_datagram(to: SocketAddrV4) -> anyhow::Result<Option<String>> {
     let socket = UdpSocket::bind("0.0.0.0:0").context("cannot open a datagram socket")?;
-    socket.set_read_timeout(Some(FETCH)).context("cannot set a time limit")?;
+    socket
+        .set_read_timeout(Some(FETCH))
+        .context("cannot set a time limit")?;
     socket.connect(to).with_context(|| format!("cannot reach {to}"))?;
-    socket.send(b"hello\n").with_context(|| format!("cannot send to {to}"))?;
+    socket
+        .send(b"hello\n")
+        .with_context(|| format!("cannot send to {to}"))?;
     let mut buffer = [0; 2048];
-    let length = socket.recv(&mut buffer).with_context(|| format!("no answer from {to}"))?;
+    let length = socket
+        .recv(&mut buffer)
+        .with_context(|| format!("no answer from {to}"))?;
     let answer = String::from_utf8_lossy(&buffer[..length]);
-    Ok(answer.strip_prefix("POD ").and_then(|rest| rest.split(' ').next()).map(str::to_owned))
+    Ok(answer
+        .strip_prefix("POD ")
+        .and_then(|rest| rest.split(' ').next())
+        .map(str::to_owned))
 }
 
 struct Response {
@@ -142,7 +181,12 @@ fn get(to: SocketAddrV4, path: &str, timeout: Duration) -> anyhow::Result<Respon
     exchange(&stream, to, path, timeout)
 }
 
-fn exchange(mut stream: &TcpStream, to: SocketAddrV4, path: &str, timeout: Duration) -> anyhow::Result<Response> {
+fn exchange(
+    mut stream: &TcpStream,
+    to: SocketAddrV4,
+    path: &str,
+    timeout: Duration,
+) -> anyhow::Result<Response> {
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n").as_bytes())?;
@@ -153,6 +197,12 @@ fn exchange(mut stream: &TcpStream, to: SocketAddrV4, path: &str, timeout: Durat
     let (Ok(httparse::Status::Complete(_)), Some(status)) = (response.parse(&bytes), response.code) else {
         bail!("{to} does not speak HTTP");
     };
-    let pod = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("x-pod"));
-    Ok(Response { status, pod: pod.map(|header| String::from_utf8_lossy(header.value).into_owned()) })
+    let pod = response
+        .headers
+        .iter()
+        .find(|header| header.name.eq_ignore_ascii_case("x-pod"));
+    Ok(Response {
+        status,
+        pod: pod.map(|header| String::from_utf8_lossy(header.value).into_owned()),
+    })
 }

@@ -63,7 +63,9 @@ impl Reaper {
                         let Some(pid) = status.pid() else { continue };
                         match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
                             Ok(WaitStatus::Exited(pid, status)) => ended(pid.as_raw(), Exit::Status(status)),
-                            Ok(WaitStatus::Signaled(pid, signal, _)) => ended(pid.as_raw(), Exit::Signal(signal)),
+                            Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                                ended(pid.as_raw(), Exit::Signal(signal))
+                            }
                             _ => {}
                         }
                     }
@@ -77,20 +79,34 @@ impl Reaper {
                 }
             }
         };
-        thread::Builder::new().name("reaper".to_owned()).spawn(run).context("cannot start a thread")?;
+        thread::Builder::new()
+            .name("reaper".to_owned())
+            .spawn(run)
+            .context("cannot start a thread")?;
         Ok(Self { born, making })
     }
 
     /// Starts a process inside namespaces, its output appended to `log`. Gives its process id.
-    pub(super) fn spawn(&self, namespaces: &Namespaces, mut command: Command, log: &Path) -> anyhow::Result<i32> {
+    pub(super) fn spawn(
+        &self,
+        namespaces: &Namespaces,
+        mut command: Command,
+        log: &Path,
+    ) -> anyhow::Result<i32> {
         let open = || File::options().create(true).append(true).open(log);
         let output = open().and_then(|file| Ok((file.try_clone()?, file)));
         let (output, errors) = output.with_context(|| format!("cannot write {}", log.display()))?;
-        command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group_of_its_own();
+        command
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors)
+            .process_group_of_its_own();
         let program = command.get_program().to_string_lossy().into_owned();
         let pid = namespaces.enter(|| {
             // The keeper's threads leave SIGTERM to one of them; a child must not inherit that.
-            SigSet::empty().thread_set_mask().context("cannot unblock signals")?;
+            SigSet::empty()
+                .thread_set_mask()
+                .context("cannot unblock signals")?;
             let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
             let child = command.spawn().with_context(|| format!("cannot run {program}"))?;
             i32::try_from(child.id()).context("a process id beyond the kernel's range")
@@ -131,7 +147,10 @@ pub(super) struct Backoff {
 impl Backoff {
     /// The process starts now.
     pub(super) fn new() -> Self {
-        Self { wait: FIRST_WAIT, started: now() }
+        Self {
+            wait: FIRST_WAIT,
+            started: now(),
+        }
     }
 
     /// It was started again.

@@ -68,12 +68,14 @@ pub fn run(args: &ServerArgs) -> anyhow::Result<()> {
         ending: AtomicBool::new(false),
     });
     for &port in &args.tcp {
-        let listener = TcpListener::bind(("0.0.0.0", port)).with_context(|| format!("cannot listen on TCP {port}"))?;
+        let listener =
+            TcpListener::bind(("0.0.0.0", port)).with_context(|| format!("cannot listen on TCP {port}"))?;
         let pod = Arc::clone(&pod);
         thread::spawn(move || accept(&listener, &pod));
     }
     for &port in &args.udp {
-        let socket = UdpSocket::bind(("0.0.0.0", port)).with_context(|| format!("cannot listen on UDP {port}"))?;
+        let socket =
+            UdpSocket::bind(("0.0.0.0", port)).with_context(|| format!("cannot listen on UDP {port}"))?;
         let pod = Arc::clone(&pod);
         thread::spawn(move || answer_datagrams(&socket, &pod));
     }
@@ -97,8 +99,13 @@ fn drain(pod: &Pod) {
 
 /// Tells whoever started it that it listens, as systemd's services do (sd_notify(3)).
 fn tell_ready() {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let word = format!("READY=1\nSTATUS={}", std::env::var("SLUICE_CONTAINER").unwrap_or_default());
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let word = format!(
+        "READY=1\nSTATUS={}",
+        std::env::var("SLUICE_CONTAINER").unwrap_or_default()
+    );
     if let Err(error) = UnixDatagram::unbound().and_then(|socket| socket.send_to(word.as_bytes(), path)) {
         eprintln!("cannot tell that the server is ready: {error}");
     }
@@ -155,12 +162,28 @@ fn serve(stream: &TcpStream, client: SocketAddr, pod: &Pod) -> io::Result<()> {
             Head::Closed => return Ok(()),
             Head::Bad => {
                 log_request(client, "-", "-", "400");
-                return respond(stream, pod, "400 Bad Request", "text/plain", b"not HTTP/1\n", false, false);
+                return respond(
+                    stream,
+                    pod,
+                    "400 Bad Request",
+                    "text/plain",
+                    b"not HTTP/1\n",
+                    false,
+                    false,
+                );
             }
         };
         if request.body > LARGEST_BODY {
             log_request(client, &request.method, &request.path, "413");
-            return respond(stream, pod, "413 Content Too Large", "text/plain", b"too large\n", false, false);
+            return respond(
+                stream,
+                pod,
+                "413 Content Too Large",
+                "text/plain",
+                b"too large\n",
+                false,
+                false,
+            );
         }
         buffer.drain(..request.head);
         if request.expects_continue {
@@ -176,21 +199,50 @@ fn serve(stream: &TcpStream, client: SocketAddr, pod: &Pod) -> io::Result<()> {
     }
 }
 
-fn answer(stream: &TcpStream, client: SocketAddr, pod: &Pod, request: &Request, keep_alive: bool) -> io::Result<()> {
+fn answer(
+    stream: &TcpStream,
+    client: SocketAddr,
+    pod: &Pod,
+    request: &Request,
+    keep_alive: bool,
+) -> io::Result<()> {
     let head_only = request.method == "HEAD";
     if !matches!(request.method.as_str(), "GET" | "HEAD" | "POST" | "PUT") {
         log_request(client, &request.method, &request.path, "405");
-        return respond(stream, pod, "405 Method Not Allowed", "text/plain", b"GET, HEAD, POST\n", keep_alive, head_only);
+        return respond(
+            stream,
+            pod,
+            "405 Method Not Allowed",
+            "text/plain",
+            b"GET, HEAD, POST\n",
+            keep_alive,
+            head_only,
+        );
     }
     if let Some(count) = request.path.strip_prefix("/bytes/") {
         let Ok(count) = count.parse::<u64>() else {
             log_request(client, &request.method, &request.path, "400");
             let hint = b"say how many: /bytes/1000\n";
-            return respond(stream, pod, "400 Bad Request", "text/plain", hint, keep_alive, head_only);
+            return respond(
+                stream,
+                pod,
+                "400 Bad Request",
+                "text/plain",
+                hint,
+                keep_alive,
+                head_only,
+            );
         };
         log_request(client, &request.method, &request.path, "200");
         let mut out = BufWriter::with_capacity(64 * 1024, stream);
-        write_head(&mut out, pod, "200 OK", "application/octet-stream", count, keep_alive)?;
+        write_head(
+            &mut out,
+            pod,
+            "200 OK",
+            "application/octet-stream",
+            count,
+            keep_alive,
+        )?;
         if !head_only {
             write_bytes(&mut out, count)?;
         }
@@ -201,7 +253,15 @@ fn answer(stream: &TcpStream, client: SocketAddr, pod: &Pod, request: &Request, 
         "pod: {}\nnamespace: {}\nip: {}\nclient: {client}\npath: {}\n",
         pod.name, pod.namespace, pod.ip, request.path
     );
-    respond(stream, pod, "200 OK", "text/plain; charset=utf-8", text.as_bytes(), keep_alive, head_only)
+    respond(
+        stream,
+        pod,
+        "200 OK",
+        "text/plain; charset=utf-8",
+        text.as_bytes(),
+        keep_alive,
+        head_only,
+    )
 }
 
 enum Head {
@@ -232,7 +292,9 @@ fn read_head(reader: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<Head> {
 fn parse_head(bytes: &[u8]) -> Option<Option<Request>> {
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
-    let httparse::Status::Complete(head) = parsed.parse(bytes).ok()? else { return Some(None) };
+    let httparse::Status::Complete(head) = parsed.parse(bytes).ok()? else {
+        return Some(None);
+    };
     let mut request = Request {
         method: parsed.method?.to_owned(),
         path: parsed.path?.to_owned(),
@@ -260,11 +322,17 @@ fn skip_body(reader: &mut impl Read, buffer: &mut Vec<u8>, request: &Request) ->
     if request.chunked {
         return Ok(());
     }
-    let buffered = buffer.len().min(usize::try_from(request.body).unwrap_or(usize::MAX));
+    let buffered = buffer
+        .len()
+        .min(usize::try_from(request.body).unwrap_or(usize::MAX));
     buffer.drain(..buffered);
     let rest = request.body - buffered as u64;
     let copied = io::copy(&mut reader.take(rest), &mut io::sink())?;
-    if copied < rest { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    if copied < rest {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    } else {
+        Ok(())
+    }
 }
 
 fn respond(
@@ -311,7 +379,9 @@ fn write_bytes(out: &mut impl Write, count: u64) -> io::Result<()> {
     let mut chunk = [0; 8192];
     let mut sent = 0;
     while sent < count {
-        let length = chunk.len().min(usize::try_from(count - sent).unwrap_or(usize::MAX));
+        let length = chunk
+            .len()
+            .min(usize::try_from(count - sent).unwrap_or(usize::MAX));
         for (index, byte) in (sent..).zip(&mut chunk[..length]) {
             *byte = byte_at(index);
         }

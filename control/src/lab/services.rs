@@ -58,18 +58,33 @@ algorithm: random
 pub(super) struct Service {
     pub(super) name: &'static str,
     pub(super) pid: Option<i32>,
+    /// How often it ended by itself.
+    pub(super) ends: u32,
     backoff: Backoff,
     restart: Option<Instant>,
 }
 
-/// Writes the configurations and gives the two, not started yet.
+/// Writes the configurations and gives the two: the dataplane to be started at once, control by [`Service::begin`].
 pub(super) fn prepare(state: &State, driver: Driver) -> anyhow::Result<Vec<Service>> {
-    write_atomically(&state.config("dataplane"), dataplane_config(state, driver)?.as_bytes())?;
+    write_atomically(
+        &state.config("dataplane"),
+        dataplane_config(state, driver)?.as_bytes(),
+    )?;
     write_atomically(&state.config("control"), control_config(state)?.as_bytes())?;
     let program = dataplane_binary()?;
-    anyhow::ensure!(program.exists(), "there is no {}: build it with `cargo build --release`", program.display());
-    let service = |name| Service { name, pid: None, backoff: Backoff::new(), restart: Some(now()) };
-    Ok(vec![service("dataplane"), service("control")])
+    anyhow::ensure!(
+        program.exists(),
+        "there is no {}: build it with `cargo build --release`",
+        program.display()
+    );
+    let service = |name, at| Service {
+        name,
+        pid: None,
+        ends: 0,
+        backoff: Backoff::new(),
+        restart: at,
+    };
+    Ok(vec![service("dataplane", Some(now())), service("control", None)])
 }
 
 /// The dataplane's binary lies beside this one.
@@ -107,7 +122,10 @@ impl Service {
                 command
             }
         };
-        command.arg("--config").arg(state.config(self.name)).current_dir("/");
+        command
+            .arg("--config")
+            .arg(state.config(self.name))
+            .current_dir("/");
         // What a killed one left would look like the new one's.
         match fs::remove_file(state.socket(self.name)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -118,6 +136,13 @@ impl Service {
         reaper.spawn(node, command, &state.log(self.name))
     }
 
+    /// Starts it now if it never ran.
+    pub(super) fn begin(&mut self) {
+        if self.pid.is_none() && self.restart.is_none() {
+            self.restart = Some(now());
+        }
+    }
+
     /// A process ended. Whether it was this one.
     pub(super) fn ended(&mut self, pid: i32, exit: Exit) -> bool {
         if self.pid != Some(pid) {
@@ -125,9 +150,16 @@ impl Service {
         }
         let wait = self.backoff.ended();
         self.pid = None;
+        self.ends += 1;
         self.restart = Some(now() + wait);
         log::warn!("{} {exit}; it is started again in {wait:?}", self.name);
         true
+    }
+
+    /// The last line it wrote.
+    pub(super) fn last_words(&self, state: &State) -> String {
+        let log = fs::read_to_string(state.log(self.name)).unwrap_or_default();
+        log.lines().last().unwrap_or("it left no word").to_owned()
     }
 
     /// When it is to be started again.

@@ -55,17 +55,28 @@ impl State {
     /// A name that is not 1 to 32 of `a-z 0-9 -`.
     pub fn of(name: &str) -> anyhow::Result<Self> {
         let valid = (1..=LONGEST_NAME).contains(&name.len())
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if !valid {
             bail!("{name:?} cannot name a lab: use 1 to {LONGEST_NAME} of a-z, 0-9 and -");
         }
-        Ok(Self { name: name.to_owned(), path: base().join(name) })
+        Ok(Self {
+            name: name.to_owned(),
+            path: base().join(name),
+        })
     }
 
     /// The state in a directory known by path: how the keeper finds its own.
     pub(super) fn at(path: &Path) -> anyhow::Result<Self> {
-        let name = path.file_name().and_then(|name| name.to_str()).context("a lab's directory has no name")?;
-        Ok(Self { name: name.to_owned(), path: path.to_owned() })
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .context("a lab's directory has no name")?;
+        Ok(Self {
+            name: name.to_owned(),
+            path: path.to_owned(),
+        })
     }
 
     /// The lab's name.
@@ -118,13 +129,19 @@ impl State {
         make_private(&base)?;
         let path = base.join(format!(".{}.lock", self.name));
         let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+        file.lock()
+            .with_context(|| format!("cannot lock {}", path.display()))?;
         Ok(file)
     }
 
     /// Makes the directory and its folders.
     pub fn create(&self) -> anyhow::Result<()> {
-        for path in [self.path.clone(), self.manifests(), self.pods(), self.path.join("logs")] {
+        for path in [
+            self.path.clone(),
+            self.manifests(),
+            self.pods(),
+            self.path.join("logs"),
+        ] {
             make_private(&path)?;
         }
         Ok(())
@@ -144,9 +161,17 @@ impl State {
     pub(super) fn record(&self, driver: Driver, rootless: bool) -> anyhow::Result<()> {
         // /proc is still the outer one, so the link names the keeper as others see it.
         let link = fs::read_link("/proc/self").context("cannot read /proc/self")?;
-        let pid = link.to_str().and_then(|pid| pid.parse().ok()).context("/proc/self names no process")?;
+        let pid = link
+            .to_str()
+            .and_then(|pid| pid.parse().ok())
+            .context("/proc/self names no process")?;
         let started = start_time(pid).context("cannot read /proc/self/stat")?;
-        let record = Record { pid, started, driver, rootless };
+        let record = Record {
+            pid,
+            started,
+            driver,
+            rootless,
+        };
         write_atomically(&self.record_file(), &serde_json::to_vec(&record)?)
     }
 
@@ -156,9 +181,17 @@ impl State {
             return Ok(Found::Nothing);
         }
         // No record: its maker was killed before the keeper started, or the keeper as it started.
-        let Ok(bytes) = fs::read(self.record_file()) else { return Ok(Found::Remains) };
-        let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { return Ok(Found::Remains) };
-        Ok(if start_time(record.pid) == Some(record.started) { Found::Alive(record) } else { Found::Remains })
+        let Ok(bytes) = fs::read(self.record_file()) else {
+            return Ok(Found::Remains);
+        };
+        let Ok(record) = serde_json::from_slice::<Record>(&bytes) else {
+            return Ok(Found::Remains);
+        };
+        Ok(if start_time(record.pid) == Some(record.started) {
+            Found::Alive(record)
+        } else {
+            Found::Remains
+        })
     }
 }
 
@@ -190,7 +223,11 @@ fn start_time(pid: i32) -> Option<u64> {
     // The second field is the program's name in parentheses, which may hold anything, even parentheses.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
-    if matches!(state, "Z" | "X") { None } else { fields.nth(18)?.parse().ok() }
+    if matches!(state, "Z" | "X") {
+        None
+    } else {
+        fields.nth(18)?.parse().ok()
+    }
 }
 
 /// Makes a directory only its owner may enter; refuses one somebody else made (`/tmp` is everybody's).
@@ -200,9 +237,14 @@ fn make_private(path: &Path) -> anyhow::Result<()> {
         .mode(0o700)
         .create(path)
         .with_context(|| format!("cannot make {}", path.display()))?;
-    let owner = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.uid();
+    let owner = fs::metadata(path)
+        .with_context(|| format!("cannot read {}", path.display()))?
+        .uid();
     if owner != nix::unistd::geteuid().as_raw() {
-        bail!("{} belongs to user {owner}: remove it, or set XDG_RUNTIME_DIR to a directory of yours", path.display());
+        bail!(
+            "{} belongs to user {owner}: remove it, or set XDG_RUNTIME_DIR to a directory of yours",
+            path.display()
+        );
     }
     Ok(())
 }

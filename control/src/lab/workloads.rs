@@ -66,7 +66,10 @@ pub(super) struct Folder {
 
 impl Folder {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, files: BTreeMap::new() }
+        Self {
+            path,
+            files: BTreeMap::new(),
+        }
     }
 
     /// Reads all files again. What cannot be read is returned as complaints.
@@ -85,7 +88,11 @@ impl Folder {
         }
         self.files = files;
         let mut workloads = Workloads::default();
-        for (path, object) in self.files.iter().flat_map(|(path, objects)| objects.iter().map(move |o| (path, o))) {
+        for (path, object) in self
+            .files
+            .iter()
+            .flat_map(|(path, objects)| objects.iter().map(move |o| (path, o)))
+        {
             if let Err(error) = workloads.add(object) {
                 complaints.push(format!("{}: {error:#}", path.display()));
             }
@@ -107,20 +114,44 @@ impl Workloads {
                 let (key, spec) = (key(&set.metadata)?, set.spec.unwrap_or_default());
                 let pod = spec.template.unwrap_or_default();
                 let template = template(pod.metadata.as_ref(), pod.spec);
-                self.sets.insert(key, Set { replicas: replicas(spec.replicas), template, deployment: None });
+                self.sets.insert(
+                    key,
+                    Set {
+                        replicas: replicas(spec.replicas),
+                        template,
+                        deployment: None,
+                    },
+                );
             }
             Some("Deployment") => {
                 let deployment: Deployment = typed(object)?;
                 let (key, spec) = (key(&deployment.metadata)?, deployment.spec.unwrap_or_default());
                 let mut template = template(spec.template.metadata.as_ref(), spec.template.spec);
                 let hash = template_hash(&template);
-                template.labels.insert("pod-template-hash".to_owned(), hash.clone());
-                let set = Key { namespace: key.namespace, name: format!("{}-{hash}", key.name) };
+                template
+                    .labels
+                    .insert("pod-template-hash".to_owned(), hash.clone());
+                let set = Key {
+                    namespace: key.namespace,
+                    name: format!("{}-{hash}", key.name),
+                };
                 let replicas = replicas(spec.replicas);
-                self.sets.insert(set, Set { replicas, template, deployment: Some(key.name) });
+                self.sets.insert(
+                    set,
+                    Set {
+                        replicas,
+                        template,
+                        deployment: Some(key.name),
+                    },
+                );
             }
             Some("List") => {
-                for item in object.get("items").and_then(Value::as_array).into_iter().flatten() {
+                for item in object
+                    .get("items")
+                    .and_then(Value::as_array)
+                    .into_iter()
+                    .flatten()
+                {
                     self.add(item)?;
                 }
             }
@@ -136,7 +167,9 @@ pub(super) fn manifest_files(folder: &Path) -> Vec<PathBuf> {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        let manifest = path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
+        let manifest = path
+            .extension()
+            .is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
         if !hidden && path.is_dir() {
             files.extend(manifest_files(&path));
         } else if !hidden && manifest {
@@ -151,12 +184,18 @@ fn parse(text: &str) -> anyhow::Result<Vec<Value>> {
     // One line: the rest of the parser's message is an excerpt of the file, which `sluice check` shows better.
     serde_saphyr::from_multiple::<Value>(text).map_err(|error| {
         let message = error.to_string();
-        anyhow::anyhow!("{}", message.lines().next().unwrap_or("cannot be read").to_owned())
+        anyhow::anyhow!(
+            "{}",
+            message.lines().next().unwrap_or("cannot be read").to_owned()
+        )
     })
 }
 
 fn typed<T: DeserializeOwned>(object: &Value) -> anyhow::Result<T> {
-    let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("?");
+    let name = object
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or("?");
     let kind = object.get("kind").and_then(Value::as_str).unwrap_or("?");
     T::deserialize(object).with_context(|| format!("{kind} {name}"))
 }
@@ -205,7 +244,9 @@ pub(super) fn name_part(mut seed: u64, length: usize) -> String {
 fn template_hash(template: &Template) -> String {
     let mut hasher = DefaultHasher::new();
     // The same template gives the same name in every run: serde writes maps in order.
-    serde_json::to_string(&(&template.labels, &template.annotations, &template.spec)).unwrap_or_default().hash(&mut hasher);
+    serde_json::to_string(&(&template.labels, &template.annotations, &template.spec))
+        .unwrap_or_default()
+        .hash(&mut hasher);
     name_part(hasher.finish(), 10)
 }
 
@@ -228,7 +269,8 @@ mod tests {
     #[test]
     fn other_kinds_in_the_folder_are_passed_over() {
         let service = "apiVersion: v1\nkind: Service\nmetadata: {name: s}\n---\nkind: Unheard\n---\n";
-        let (_directory, mut folder) = folder(&[("a.yaml", &format!("{service}{SET}")), ("notes.txt", "kind: Pod")]);
+        let (_directory, mut folder) =
+            folder(&[("a.yaml", &format!("{service}{SET}")), ("notes.txt", "kind: Pod")]);
         let (workloads, complaints) = folder.read();
         assert_eq!(complaints, Vec::<String>::new());
         assert!(workloads.pods.is_empty());
@@ -261,10 +303,16 @@ mod tests {
         assert_eq!(complaints, Vec::<String>::new());
         fs::write(directory.path().join("a.yaml"), text("two")).unwrap();
         let two = folder.read().0;
-        let ((key, set), (other, _)) = (one.sets.first_key_value().unwrap(), two.sets.first_key_value().unwrap());
+        let ((key, set), (other, _)) = (
+            one.sets.first_key_value().unwrap(),
+            two.sets.first_key_value().unwrap(),
+        );
         assert_eq!(set.deployment.as_deref(), Some("web"));
         assert_ne!(key, other);
-        assert_eq!(set.template.labels["pod-template-hash"], key.name.trim_start_matches("web-"));
+        assert_eq!(
+            set.template.labels["pod-template-hash"],
+            key.name.trim_start_matches("web-")
+        );
     }
 
     #[test]

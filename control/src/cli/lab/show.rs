@@ -1,16 +1,20 @@
 //! What is in a lab, for a person and as JSON.
 
 use std::fs;
+use std::path::Path;
 
-use anyhow::Context;
+use k8s_openapi::api::core::v1::Service as ServiceObject;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::super::args::LabOutput;
+use crate::api::{self, List};
+use crate::lab;
 use crate::lab::ipc::{PodStatus, Request, Status, ask};
+use crate::lab::namespace::innermost_pid;
 use crate::lab::net::NODE_ADDRESS;
 use crate::lab::state::State;
-use crate::lab;
 
 /// A Service as control works with it.
 #[derive(Clone, Debug, Serialize)]
@@ -40,12 +44,23 @@ pub(super) fn status(state: &State, output: Option<LabOutput>) -> anyhow::Result
     let record = lab::living(state)?;
     let status: Status = ask(&state.socket("keeper"), &Request::Status)?;
     if output.is_none() {
-        println!("lab {}, driver {}, node {NODE_ADDRESS}", state.name(), record.driver.name());
+        println!(
+            "lab {}, driver {}, node {NODE_ADDRESS}",
+            state.name(),
+            record.driver.name()
+        );
         return tables(state, &status);
     }
     let services = services(state)?;
     let pods = status.pods.iter().map(|pod| {
-        let PodStatus { namespace, name, ip, ready, labels, .. } = pod;
+        let PodStatus {
+            namespace,
+            name,
+            ip,
+            ready,
+            labels,
+            ..
+        } = pod;
         json!({"namespace": namespace, "name": name, "ip": ip, "ready": ready, "labels": labels})
     });
     let process = |name: &str| {
@@ -73,7 +88,11 @@ pub(super) fn made(state: &State) -> anyhow::Result<()> {
 
 /// Commands to go on with.
 pub(super) fn try_these(state: &State) -> anyhow::Result<()> {
-    let lab = if state.name() == "default" { String::new() } else { format!(" --name {}", state.name()) };
+    let lab = if state.name() == "default" {
+        String::new()
+    } else {
+        format!(" --name {}", state.name())
+    };
     let names = pod_names(state)?;
     println!("\nTry:");
     for service in services(state).unwrap_or_default() {
@@ -81,8 +100,13 @@ pub(super) fn try_these(state: &State) -> anyhow::Result<()> {
         let Some(port) = port else { continue };
         if let Some(node_port) = port.node_port {
             println!("  sluice lab exec{lab} client -- curl http://{NODE_ADDRESS}:{node_port}/");
-        } else if service.cluster_ip.parse::<std::net::Ipv4Addr>().is_ok() && names.iter().any(|name| name == "debug") {
-            println!("  sluice lab exec{lab} debug -- curl http://{}:{}/", service.cluster_ip, port.port);
+        } else if service.cluster_ip.parse::<std::net::Ipv4Addr>().is_ok()
+            && names.iter().any(|name| name == "debug")
+        {
+            println!(
+                "  sluice lab exec{lab} debug -- curl http://{}:{}/",
+                service.cluster_ip, port.port
+            );
         }
     }
     if let Some(pod) = names.iter().find(|name| *name != "debug") {
@@ -105,7 +129,12 @@ fn tables(state: &State, status: &Status) -> anyhow::Result<()> {
     let mut rows = vec![["NAMESPACE", "POD", "IP", "READY"].map(str::to_owned)];
     rows.extend(status.pods.iter().map(|pod| {
         let ready = if pod.ready { "yes" } else { "no" };
-        [pod.namespace.clone(), pod.name.clone(), pod.ip.to_string(), ready.to_owned()]
+        [
+            pod.namespace.clone(),
+            pod.name.clone(),
+            pod.ip.to_string(),
+            ready.to_owned(),
+        ]
     }));
     print_table(&rows);
     let services = services(state)?;
@@ -116,7 +145,12 @@ fn tables(state: &State, status: &Status) -> anyhow::Result<()> {
                 Some(node_port) => format!("{}:{node_port}/{}", port.port, port.protocol),
                 None => format!("{}/{}", port.port, port.protocol),
             });
-            [service.namespace, service.name, service.cluster_ip, ports.collect::<Vec<_>>().join(",")]
+            [
+                service.namespace,
+                service.name,
+                service.cluster_ip,
+                ports.collect::<Vec<_>>().join(","),
+            ]
         }));
         println!();
         print_table(&rows);
@@ -128,7 +162,10 @@ fn print_table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) {
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..COLUMNS).map(width).collect();
     for row in rows {
-        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, &width)| format!("{cell:width$}"));
         println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
 }
@@ -137,14 +174,14 @@ fn print_table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) {
 fn outer_pid(keeper: i32, inner: i32) -> Option<i32> {
     let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
     let lab = namespace(keeper)?;
-    let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.into_iter().find(|&pid: &i32| innermost_pid(pid) == Some(inner) && namespace(pid).as_ref() == Some(&lab))
-}
-
-/// The last number of `NSpid` (proc(5)): the id in the process's own PID namespace.
-fn innermost_pid(pid: i32) -> Option<i32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.split_whitespace().last()?.parse().ok()
+    let pids = fs::read_dir("/proc")
+        .ok()?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.into_iter().find(|&pid: &i32| {
+        innermost_pid(Path::new(&format!("/proc/{pid}"))) == Some(inner)
+            && namespace(pid).as_ref() == Some(&lab)
+    })
 }
 
 /// The Services, from control; without control there are none.
@@ -153,37 +190,43 @@ pub(super) fn services(state: &State) -> anyhow::Result<Vec<Service>> {
     if !socket.exists() {
         return Ok(Vec::new());
     }
-    let objects = control_services(&socket).context("control does not answer")?;
-    Ok(objects.iter().filter_map(service).collect())
+    let objects: Vec<ServiceObject> = api::ask(&socket, List::Services)?;
+    Ok(objects.into_iter().map(service).collect())
 }
 
-fn control_services(_socket: &std::path::Path) -> anyhow::Result<Vec<Value>> {
-    Ok(Vec::new())
-}
-
-fn service(object: &Value) -> Option<Service> {
-    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-    let number = |port: &Value, field: &str| port.get(field).and_then(Value::as_u64).and_then(|n| u16::try_from(n).ok());
-    let ports = object.pointer("/spec/ports").and_then(Value::as_array);
-    let ports = ports.into_iter().flatten().filter_map(|port| {
-        let word = |field: &str| port.get(field).and_then(Value::as_str).map(str::to_owned);
+fn service(object: ServiceObject) -> Service {
+    let (metadata, spec) = (object.metadata, object.spec.unwrap_or_default());
+    let number = |port: i32| u16::try_from(port).ok().filter(|&port| port != 0);
+    let ports = spec.ports.into_iter().flatten().filter_map(|port| {
         Some(Port {
-            name: word("name"),
-            protocol: word("protocol").unwrap_or_else(|| "TCP".to_owned()),
-            port: number(port, "port")?,
-            node_port: number(port, "nodePort").filter(|&port| port != 0),
+            name: port.name,
+            protocol: port.protocol.unwrap_or_else(|| "TCP".to_owned()),
+            port: number(port.port)?,
+            node_port: port.node_port.and_then(number),
         })
     });
-    Some(Service {
-        namespace: text("/metadata/namespace").unwrap_or_else(|| "default".to_owned()),
-        name: text("/metadata/name")?,
-        kind: text("/spec/type").unwrap_or_else(|| "ClusterIP".to_owned()),
-        cluster_ip: text("/spec/clusterIP").unwrap_or_default(),
+    Service {
+        namespace: metadata.namespace.unwrap_or_else(|| "default".to_owned()),
+        name: metadata.name.unwrap_or_default(),
+        kind: spec.type_.unwrap_or_else(|| "ClusterIP".to_owned()),
+        cluster_ip: spec.cluster_ip.unwrap_or_default(),
         ports: ports.collect(),
-    })
+    }
 }
 
-/// Whether a Service has an endpoint that takes connections.
-pub(super) fn has_ready_endpoint(_state: &State, _service: &Service) -> anyhow::Result<bool> {
-    Ok(true)
+/// The pods that stand ready behind a Service, by its EndpointSlices. Those of other makers have no names.
+pub(super) fn ready_endpoints(state: &State, service: &Service) -> anyhow::Result<usize> {
+    let slices: Vec<EndpointSlice> = api::ask(&state.socket("control"), List::EndpointSlices)?;
+    let of_service = slices.iter().filter(|slice| {
+        let label = slice
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get("kubernetes.io/service-name"));
+        label == Some(&service.name) && slice.metadata.namespace.as_deref() == Some(&service.namespace)
+    });
+    let endpoints = of_service.flat_map(|slice| slice.endpoints.iter().flatten());
+    // Unknown counts as ready (discovery/v1 EndpointConditions).
+    let ready = endpoints.filter(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true));
+    Ok(ready.count())
 }

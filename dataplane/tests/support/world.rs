@@ -1,0 +1,386 @@
+//! A small world around real workers: NIC ports are rings in memory, stations answer to nobody, time moves by hand. The
+//! steward is played here, with the dataplane's own tables builder and ARP.
+
+use std::net::Ipv4Addr;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::AtomicBool;
+
+use sluice_dataplane::addr::Mac;
+use sluice_dataplane::conntrack::ports::{PortPool, PortPoolConfig};
+use sluice_dataplane::conntrack::{FlowConfig, Flows, HashKey, Timeouts};
+use sluice_dataplane::counters::{CounterId, CounterPages, WorkerCounters};
+use sluice_dataplane::index::{Generation, NicPortIndex, WorkerIndex};
+use sluice_dataplane::lookup::LookupOptions;
+use sluice_dataplane::mailbox::{Mailbox, Purpose};
+use sluice_dataplane::neighbours::{Neighbours, Outbox};
+use sluice_dataplane::network::{Interface, Network, Route};
+use sluice_dataplane::next_hop::Reachability;
+use sluice_dataplane::nic::memory::{MemoryPeer, MemoryPort, port_with_peer};
+use sluice_dataplane::nic::{BURST, Burst, Driver, DriverInfo, DriverStats, FrameMemory, Link};
+use sluice_dataplane::steering::Steering;
+use sluice_dataplane::tables::{Picker, TableLimits, TablesBuilder};
+use sluice_dataplane::tick::Tick;
+use sluice_dataplane::verdict::DropReason;
+use sluice_dataplane::worker::{Shared, TableSlot, Worker, WorkerParts};
+
+use super::records::Changes;
+use super::station::{KERNEL, Port, ROUTER, station};
+use super::vector::Setup;
+
+/// A frame, and the NIC port it is seen on.
+pub type Seen = (Port, Vec<u8>);
+
+/// Everything a vector happens in.
+pub struct World {
+    workers: Vec<Worker>,
+    /// The other side of each worker's queue of each NIC port.
+    peers: Vec<Vec<Option<MemoryPeer>>>,
+    shared: Shared,
+    counters: Vec<CounterPages>,
+    builder: TablesBuilder,
+    neighbours: Neighbours,
+    now: Tick,
+    random: Random,
+    frames: usize,
+    /// Packets and letters that turns have handled.
+    handled: u64,
+}
+
+impl World {
+    /// With `workers` workers; every random choice comes from `seed`.
+    pub fn new(setup: &Setup, workers: u8, seed: u64) -> Self {
+        let mut random = Random(seed);
+        // A turn receives and answers a whole burst, and not one frame more.
+        let frames = setup.frames.unwrap_or(BURST + 1);
+        // Table sizes cost memory in every worker; no vector has more than a few records.
+        let limits = TableLimits { service_ports: 64, frontends: 256, backends: 256, ..TableLimits::default() };
+        let ports = setup.snat_ports.clone().map_or_else(|| vec![1024..=29_999, 32_768..=65_535], |range| vec![range]);
+        let steering = Steering::new(workers, ports);
+        let builder = TablesBuilder::new(limits);
+        let (mut world_workers, mut peers, mut counters) = (Vec::new(), Vec::new(), Vec::new());
+        for index in (0..workers).map(WorkerIndex) {
+            let mut drivers: Vec<Option<Box<dyn Driver>>> = Vec::new();
+            let mut ends = Vec::new();
+            for port in Port::ALL {
+                // As with a tap: one queue, worker 0's.
+                if port == Port::Host && (index.0 > 0 || setup.no_host) {
+                    drivers.push(None);
+                    ends.push(None);
+                    continue;
+                }
+                let (nic, end) = Nic::new(port, setup.ring.unwrap_or(4 * BURST));
+                drivers.push(Some(Box::new(nic)));
+                ends.push(Some(end));
+            }
+            peers.push(ends);
+            let page = WorkerCounters::private();
+            counters.push(page.reader());
+            let pool = PortPoolConfig {
+                ranges: steering.slice(index),
+                destinations: 64,
+                blocks: 256,
+                hash_key: HashKey::from(random.words()),
+            };
+            let flows = FlowConfig {
+                capacity: setup.flows.unwrap_or(1024),
+                timeouts: Timeouts::default(),
+                hash_key: HashKey::from(random.words()),
+            };
+            world_workers.push(Worker::new(WorkerParts {
+                index,
+                memory: FrameMemory::new(frames, 2048).unwrap(),
+                drivers,
+                flows: Flows::new(flows).unwrap(),
+                snat_ports: PortPool::new(pool).unwrap(),
+                picker: Picker::new(random.next(), &limits),
+                counters: page,
+                tables: builder.tables().clone(),
+            }));
+        }
+        let mailbox = |capacity: Option<usize>| Mailbox::new(capacity.unwrap_or(2 * BURST)).unwrap();
+        let shared = Shared {
+            network: network(setup),
+            steering,
+            workers: (0..workers).map(|_| mailbox(setup.letters)).collect(),
+            slots: (0..workers).map(|_| TableSlot::new()).collect(),
+            steward: mailbox(setup.steward),
+            stop: AtomicBool::new(false),
+            options: LookupOptions { midstream_pickup: !setup.no_midstream_pickup },
+            sleep: false,
+        };
+        let mut world = Self {
+            workers: world_workers,
+            peers,
+            shared,
+            counters,
+            builder,
+            neighbours: Neighbours::default(),
+            // Workers read the clock once, when they are made.
+            now: Tick::now(),
+            random,
+            frames,
+            handled: 0,
+        };
+        world.know_neighbours(setup);
+        world
+    }
+
+    /// Next hops as if ARP had been answered; with `resolve`, only what the steward enters without asking.
+    fn know_neighbours(&mut self, setup: &Setup) {
+        let network = &self.shared.network;
+        let know = |port: Port, address: Ipv4Addr, mac| {
+            let hops = network.next_hops();
+            let index = hops.insert(NicPortIndex(port as u8), address.octets()).unwrap();
+            hops.set(index, Reachability::Reachable(Mac(mac)));
+        };
+        if !setup.no_host {
+            network.own_addresses().for_each(|own| know(Port::Host, own.into(), KERNEL));
+        }
+        for last in 1..=254 {
+            let (client, pod) = (Ipv4Addr::new(172, 18, 0, last), Ipv4Addr::new(10, 244, 0, last));
+            // The last pods are the filler's, whose next hops are no vector's business.
+            let preset = !setup.resolve;
+            let ours = |address: Ipv4Addr| network.is_own(address.octets());
+            if preset && !ours(client) {
+                know(Port::Client, client, station(client));
+            }
+            if (preset || last >= 200) && !ours(pod) {
+                know(Port::Pods, pod, station(pod));
+            }
+        }
+    }
+
+    /// Commits an update and lets every worker take it. Errors: why the tables refuse it.
+    pub fn apply(&mut self, changes: &Changes) -> Result<(), String> {
+        let generation = Generation(self.builder.tables().generation.0 + 1);
+        let tables = self.builder.apply(generation, &changes.deletes, &changes.puts).map_err(|e| e.to_string())?;
+        self.shared.slots.iter().for_each(|slot| slot.publish(tables.clone()));
+        self.settle();
+        assert!(self.shared.slots.iter().all(|slot| slot.taken() == generation.0), "every worker takes every generation");
+        Ok(())
+    }
+
+    /// A random one of the workers that have a queue of this port.
+    pub fn any_queue(&mut self, port: Port) -> usize {
+        let queues = self.peers.iter().filter(|ends| ends[port as usize].is_some()).count();
+        self.random.below(queues.max(1))
+    }
+
+    /// Puts a frame into a receive ring.
+    pub fn send(&mut self, queue: usize, port: Port, frame: &[u8]) {
+        let end = self.peers[queue % self.peers.len()][port as usize].as_ref();
+        let end = end.unwrap_or_else(|| panic!("there is no {port} port in this vector"));
+        assert!(end.send(frame), "{port}'s ring takes the frame");
+    }
+
+    /// Turns of the workers until none has anything to do; the steward sleeps.
+    pub fn turn(&mut self) {
+        loop {
+            let handled: usize = self.workers.iter_mut().map(|worker| worker.turn(&self.shared, self.now)).sum();
+            self.handled += handled as u64;
+            if handled == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Turns of everybody until nobody has anything to do.
+    pub fn settle(&mut self) {
+        for _ in 0..1000 {
+            self.turn();
+            if self.steward() == 0 {
+                return;
+            }
+        }
+        panic!("workers and steward write each other letters for ever");
+    }
+
+    /// The steward reads its letters: how many there were.
+    fn steward(&mut self) -> usize {
+        let (shared, neighbours, now) = (&self.shared, &mut self.neighbours, self.now);
+        let mut post = Post { shared };
+        let mut read = 0;
+        while read < shared.steward.capacity() {
+            let letter = shared.steward.open(|letter| match letter.purpose {
+                Purpose::Arp => neighbours.received(&shared.network, letter.port, letter.packet(), now, &mut post),
+                Purpose::Resolve { port, neighbour } => {
+                    let packet = Some((letter.port, letter.packet()));
+                    let _ = neighbours.resolve(&shared.network, port, neighbour, packet, now, &mut post);
+                }
+                Purpose::Send | Purpose::Receive => {}
+            });
+            if letter.is_none() {
+                break;
+            }
+            read += 1;
+        }
+        read
+    }
+
+    /// Lets time pass, in steps of a second (or, for hours, of a thousandth of them).
+    pub fn wait(&mut self, seconds: u32) {
+        let mut left = seconds;
+        while left > 0 {
+            let step = (seconds / 1000).clamp(1, left);
+            left -= step;
+            self.now = self.now.plus_seconds(step);
+            self.neighbours.tick(&self.shared.network, self.now, &mut Post { shared: &self.shared });
+            self.settle();
+        }
+        // A turn looks at 64 flows: enough turns for all of them.
+        (0..32).for_each(|_| self.turn_idle());
+    }
+
+    fn turn_idle(&mut self) {
+        for worker in &mut self.workers {
+            worker.turn(&self.shared, self.now);
+        }
+    }
+
+    /// Everything that has left since the last time, per port in order.
+    pub fn left(&self) -> Vec<Seen> {
+        let mut seen = Vec::new();
+        for port in Port::ALL {
+            for end in self.peers.iter().filter_map(|ends| ends[port as usize].as_ref()) {
+                seen.extend(std::iter::from_fn(|| end.receive()).map(|frame| (port, frame)));
+            }
+        }
+        seen
+    }
+
+    /// Packets dropped so far, by reason.
+    pub fn drops(&self) -> Vec<(DropReason, u64)> {
+        DropReason::ALL.iter().map(|&reason| (reason, self.count(CounterId::dropped(reason)))).collect()
+    }
+
+    /// A counter, of all workers together.
+    pub fn count(&self, id: CounterId) -> u64 {
+        self.counters.iter().map(|page| page.get(WorkerIndex(0), id)).sum()
+    }
+
+    /// Randomness of this world.
+    pub const fn random(&mut self) -> &mut Random {
+        &mut self.random
+    }
+
+    /// Letters that workers have read.
+    pub fn letters(&self) -> u64 {
+        self.handled - self.count(CounterId::RX_PACKETS)
+    }
+
+    /// Every frame is free again: each worker receives a whole burst in one turn, which it cannot if one is lost.
+    pub fn lost_frames(&mut self, routed: &[u8]) -> usize {
+        let burst = self.frames.min(BURST);
+        let mut lost = 0;
+        for worker in 0..self.workers.len() {
+            self.settle();
+            (0..burst).for_each(|_| self.send(worker, Port::Client, routed));
+            let handled = self.workers[worker].turn(&self.shared, self.now);
+            self.handled += handled as u64;
+            lost += burst - handled;
+            self.settle();
+            self.left();
+        }
+        lost
+    }
+}
+
+/// The world's addresses and routes.
+fn network(setup: &Setup) -> Network {
+    let interface = |port: Port, address: Option<&str>| Interface {
+        name: port.name().to_owned(),
+        mac: Mac(port.mac()),
+        mtu: if port == Port::Pods { setup.mtu.unwrap_or(1500) } else { 1500 },
+        addresses: address.iter().map(|a| a.parse().unwrap()).collect(),
+        peer_mac: (port == Port::Host).then_some(Mac(KERNEL)),
+    };
+    let client = NicPortIndex(Port::Client as u8);
+    let default = Route { to: "0.0.0.0/0".parse().unwrap(), via: Some(ROUTER), port: client };
+    let node = Ipv4Addr::new(172, 18, 0, 2);
+    let interfaces = vec![
+        interface(Port::Client, Some("172.18.0.2/24")),
+        interface(Port::Pods, Some("10.244.0.1/24")),
+        interface(Port::Host, None),
+    ];
+    let routes = if setup.no_default_route { vec![] } else { vec![default] };
+    let host = (!setup.no_host).then_some(NicPortIndex(Port::Host as u8));
+    Network::new(interfaces, routes, vec![node], host, 1024)
+}
+
+/// The steward's letters: to worker 0, which has a queue of every port.
+struct Post<'a> {
+    shared: &'a Shared,
+}
+
+impl Outbox for Post<'_> {
+    fn send(&mut self, port: NicPortIndex, frame: &[u8]) {
+        assert!(self.shared.workers[0].post(Purpose::Send, port, frame), "worker 0 reads its letters");
+    }
+
+    fn release(&mut self, received: NicPortIndex, frame: &[u8]) {
+        assert!(self.shared.workers[0].post(Purpose::Receive, received, frame), "worker 0 reads its letters");
+    }
+}
+
+/// A NIC port in memory, with the MAC address it has in this world.
+struct Nic {
+    port: MemoryPort,
+    info: DriverInfo,
+}
+
+impl Nic {
+    fn new(port: Port, ring: usize) -> (Self, MemoryPeer) {
+        let (memory, end) = port_with_peer(port.name(), ring);
+        let info = DriverInfo { mac: Mac(port.mac()), peer_mac: None, ..memory.info().clone() };
+        (Self { port: memory, info }, end)
+    }
+}
+
+impl Driver for Nic {
+    fn rx_burst(&mut self, memory: &mut FrameMemory, frames: &mut Burst) {
+        self.port.rx_burst(memory, frames);
+    }
+
+    fn tx_burst(&mut self, memory: &mut FrameMemory, frames: &mut Burst) {
+        self.port.tx_burst(memory, frames);
+    }
+
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.port.wait_fd()
+    }
+
+    fn info(&self) -> &DriverInfo {
+        &self.info
+    }
+
+    fn stats(&self) -> DriverStats {
+        self.port.stats()
+    }
+
+    fn link(&self) -> Link {
+        self.port.link()
+    }
+}
+
+/// Random numbers that a seed repeats (SplitMix64, Steele et al. 2014).
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next number.
+    pub const fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// One of `0..end`.
+    pub const fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    const fn words(&mut self) -> [u64; 4] {
+        [self.next(), self.next(), self.next(), self.next()]
+    }
+}

@@ -17,7 +17,7 @@ use crate::index::{NicPortIndex, WorkerIndex};
 use crate::lookup::LookupOptions;
 use crate::mailbox::Mailbox;
 use crate::network::{Interface, Network, Route};
-use crate::nic::af_xdp::Umem;
+use crate::nic::xdp_socket::Umem;
 use crate::nic::open::{self, Attach, DriverSpec, PortSpec, ZeroCopy};
 use crate::nic::{Driver, DriverInfo, FrameMemory, OpenError};
 use crate::steering::Steering;

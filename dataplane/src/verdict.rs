@@ -73,7 +73,6 @@ drop_reasons! {
     BackendGone "backend-gone" "The flow's endpoint was removed and the protocol cannot move to another.",
     IcmpErrorWithoutFlow "icmp-error-without-flow" "An ICMP error that quotes a packet of no flow we know.",
     NoRoute "no-route" "No route leads to the destination.",
-    TtlExpired "ttl-expired" "The time to live ended here and may not be answered.",
     NeighbourPending "neighbour-pending" "The next hop's MAC address is not known yet and its waiting queue is full.",
     NeighbourUnreachable "neighbour-unreachable" "The next hop does not answer ARP.",
     RejectRateLimited "reject-rate-limited" "An ICMP error was due, but its rate limit is used up (RJ-3).",

@@ -134,7 +134,6 @@ pub struct Worker {
 struct NicPort {
     driver: Box<dyn Driver>,
     mac: Mac,
-    mtu: usize,
     queue: TxQueue,
 }
 
@@ -162,9 +161,7 @@ impl Worker {
     /// A worker that has not had its first turn.
     pub fn new(parts: WorkerParts) -> Self {
         let port = |driver: Box<dyn Driver>| {
-            let info = driver.info();
-            let (mac, mtu) = (info.mac, info.mtu);
-            NicPort { driver, mac, mtu, queue: TxQueue::new() }
+            NicPort { mac: driver.info().mac, driver, queue: TxQueue::new() }
         };
         Self {
             index: parts.index,

@@ -1,6 +1,8 @@
 #![allow(unsafe_code)]
 //! The ring's two cursors under loom: every interleaving and every permitted reordering of a writer and a reader.
 //!
+//! `cursor.rs` is compiled here a second time, over loom's atomics; all else in this crate keeps core's.
+//!
 //! Each slot has what the segment's slots have, relaxed atomics, and a checked cell that stands for their bytes: loom
 //! fails the test where both sides use a slot at once, or one after the other with no lettered pair between.
 
@@ -8,8 +10,14 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 
-use super::cursor::{ReadCursor, Words, WriteCursor};
-use super::sync::{AtomicU64, Ordering};
+use loom::sync::atomic as sync;
+
+#[path = "cursor.rs"]
+#[allow(unreachable_pub, reason = "public where the channel has it")]
+mod cursor;
+
+use cursor::{ReadCursor, Words, WriteCursor};
+use sync::{AtomicU64, Ordering};
 
 /// Two slots: the smallest ring in which a batch and a wrap-around can meet.
 const CAPACITY: usize = 2;
@@ -31,7 +39,10 @@ unsafe impl Sync for Slot {}
 
 impl Slot {
     fn new() -> Self {
-        Self { halves: [AtomicU64::new(0), AtomicU64::new(0)], cell: UnsafeCell::new(()) }
+        Self {
+            halves: [AtomicU64::new(0), AtomicU64::new(0)],
+            cell: UnsafeCell::new(()),
+        }
     }
 
     fn store(&self, message: u64) {
@@ -42,7 +53,8 @@ impl Slot {
     }
 
     fn load(&self) -> [u64; 2] {
-        self.cell.with(|_| self.halves.each_ref().map(|half| half.load(Ordering::Relaxed)))
+        self.cell
+            .with(|_| self.halves.each_ref().map(|half| half.load(Ordering::Relaxed)))
     }
 }
 
@@ -93,10 +105,11 @@ fn read(ring: &Ring, messages: u64, batch: u64) {
             cursor.release(ring.words());
             thread::yield_now();
         };
-        let message = ring.slots[slot]
-            .each_ref()
-            .map(|half| half.load(Ordering::Relaxed));
-        assert_eq!(message, [expected, !expected], "lost, repeated or torn");
+        assert_eq!(
+            ring.slots[slot].load(),
+            [expected, !expected],
+            "lost, repeated or torn"
+        );
         if expected % batch == 0 {
             cursor.release(ring.words());
         }

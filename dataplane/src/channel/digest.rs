@@ -20,16 +20,16 @@ pub(super) fn hash(bytes: &[u8]) -> u64 {
 
 /// Count and order-independent sum of the messages of a transaction or a dump.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Digest {
+pub struct Digest {
     /// Messages added.
-    pub(super) count: u64,
+    pub count: u64,
     /// Sum of their hashes.
-    pub(super) sum: u64,
+    pub sum: u64,
 }
 
 impl Digest {
     /// Adds one encoded message.
-    pub(super) fn add(&mut self, slot: &[u8]) {
+    pub fn add(&mut self, slot: &[u8]) {
         self.count = self.count.wrapping_add(1);
         self.sum = self.sum.wrapping_add(hash(slot));
     }

@@ -72,7 +72,7 @@ impl Endpoint {
         let folder = path
             .parent()
             .filter(|p| !p.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+            .unwrap_or_else(|| Path::new("."));
         let folder = fs::File::open(folder)?;
         flock(&folder, FlockOperation::LockExclusive)?;
 

@@ -8,7 +8,8 @@ use crate::index::Generation;
 
 use super::codec::Slot;
 use super::digest::Digest;
-use super::layout::{VERSION, layout_hash};
+use super::fingerprint::layout_hash;
+use super::layout::VERSION;
 use super::message::{Message, Nack, NackReason};
 use super::record::{Key, Record};
 
@@ -359,7 +360,7 @@ mod tests {
         let put = Message::Put(Record::Settings(Default::default()));
         let delete = Message::Delete(Key::Settings);
         let out_of_order = Some(NackReason::OutOfOrder);
-        assert_eq!(refused(&[put.clone()]), out_of_order);
+        assert_eq!(refused(std::slice::from_ref(&put)), out_of_order);
         assert_eq!(refused(&[hello()]), out_of_order);
         assert_eq!(
             refused(&[Message::Begin {

@@ -4,14 +4,16 @@
 //! Every access to the segment, by either side, is an atomic access to an aligned 64-bit word: whatever the other
 //! process does, there is no data race, only surprising numbers.
 //!
-//!     word    0   header: magic, version, layout hash, ring slots, counter pages; written once, before hand-over
-//!     word   64   ring to the dataplane: messages written        (control's word)
-//!     word   80   ring to the dataplane: messages read           (the dataplane's word)
-//!     word   96   ring to control: messages written              (the dataplane's word)
-//!     word  112   ring to control: messages read                 (control's word)
-//!     word  512   slots of the ring to the dataplane, 32 words each
-//!                 slots of the ring to control
-//!                 counter pages, 512 words each, one per worker  (each the word of its worker)
+//! ```text
+//! word    0   header: magic, version, layout hash, ring slots, counter pages; written before hand-over
+//! word   64   ring to the dataplane: messages written        (control's word)
+//! word   80   ring to the dataplane: messages read           (the dataplane's word)
+//! word   96   ring to control: messages written              (the dataplane's word)
+//! word  112   ring to control: messages read                 (control's word)
+//! word  512   slots of the ring to the dataplane, 32 words each
+//!             slots of the ring to control
+//!             counter pages, 512 words each, one per worker  (each the word of its worker)
+//! ```
 //!
 //! The four ring words stand two cache lines apart, since processors fetch lines in pairs.
 
@@ -21,11 +23,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::counters::CounterId;
 use crate::segment::Region;
 
 use super::codec::SLOT;
-use super::digest;
+use super::fingerprint::layout_hash;
 
 /// "sluice" and the kind of segment, as bytes read in a hex dump.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"sluicech");
@@ -217,18 +218,21 @@ impl Segment {
             });
         }
         let words = SharedWords::mapped(Region::shared("sluice-channel", geometry.counters().end * 8)?);
-        let header = [
-            MAGIC,
-            VERSION,
-            layout_hash(),
-            geometry.ring_slots as u64,
-            geometry.workers as u64,
-        ];
-        for (word, value) in words.iter().zip(header) {
-            // Relaxed: the hand-over of the segment through the socket orders the header before any reader.
+        let segment = Self { words, geometry };
+        segment.prepare();
+        Ok(segment)
+    }
+
+    /// Writes the header and sets the ring words to 0: before each hand-over, while nobody else uses them. The
+    /// control before may have written anything anywhere.
+    pub(super) fn prepare(&self) {
+        let Geometry { ring_slots, workers } = self.geometry;
+        let header = [MAGIC, VERSION, layout_hash(), ring_slots as u64, workers as u64];
+        let values = header.into_iter().chain(std::iter::repeat(0));
+        for (word, value) in self.words.iter().take(PAGE_WORDS).zip(values) {
+            // Relaxed: the hand-over of the segment through the socket orders these before any access of control's.
             word.store(value, Ordering::Relaxed);
         }
-        Ok(Self { words, geometry })
     }
 
     /// Maps a segment that the dataplane handed over, and checks that both mean the same by it.
@@ -236,7 +240,7 @@ impl Segment {
         let size = rustix::fs::fstat(&memfd).map_err(io::Error::from)?.st_size;
         let size = usize::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
         let words = SharedWords::mapped(Region::adopt(memfd, size)?);
-        let word = |i: usize| words[i].load(Ordering::Relaxed); // as in `create`
+        let word = |i: usize| words[i].load(Ordering::Relaxed); // as in `prepare`
         if word(0) != MAGIC {
             return Err(LayoutError::Magic);
         }
@@ -302,20 +306,7 @@ impl Segment {
     }
 }
 
-/// What both programs must agree on beyond the version that people remember to raise: the encoding of a sample of
-/// every message, and the counters' names and places.
-pub(super) fn layout_hash() -> u64 {
-    let mut sum = digest::Digest::default();
-    for (place, slot) in super::message::samples().into_iter().enumerate() {
-        sum.add(&[&(place as u64).to_le_bytes()[..], &slot].concat());
-    }
-    for id in CounterId::all() {
-        sum.add(format!("{} {id}", id.get()).as_bytes());
-    }
-    sum.sum
-}
-
-#[cfg(all(test, not(miri), not(loom)))]
+#[cfg(all(test, not(miri)))]
 mod tests {
     use super::*;
 
@@ -325,7 +316,11 @@ mod tests {
     };
 
     fn handed_over(segment: &Segment) -> OwnedFd {
-        segment.memfd().unwrap().try_clone_to_owned().unwrap()
+        segment
+            .memfd()
+            .expect("made")
+            .try_clone_to_owned()
+            .expect("a descriptor")
     }
 
     #[test]

@@ -98,7 +98,7 @@ pub enum NackReason {
 
 impl NackReason {
     /// A reason's place is its byte.
-    const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::Version,
         Self::Malformed,
         Self::OutOfOrder,
@@ -243,100 +243,6 @@ fn printable(text: &str) -> String {
     line
 }
 
-/// One of every message, record and key with telling values: what the layout hash is made of.
-pub(super) fn samples() -> Vec<Slot> {
-    use super::record::*;
-    use crate::addr::Protocol;
-    use crate::index::ServicePortIndex;
-    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-    let v4 = IpAddr::from(Ipv4Addr::new(192, 0, 2, 1));
-    let v6 = IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
-    let (service_port, generation, count, digest) = (ServicePortIndex(0x0102_0304), Generation(5), 6, 7);
-    let mut records = Vec::new();
-    for (place, &algorithm) in row::ALGORITHMS.iter().enumerate() {
-        records.push(Record::ServicePort(ServicePortRecord {
-            index: service_port,
-            namespace: "n".repeat(NAME_MAX),
-            name: "s".repeat(NAME_MAX),
-            port_name: "p".repeat(NAME_MAX),
-            protocol: Protocol::TCP,
-            algorithm,
-            affinity_seconds: 10_800,
-            external_local: place == 0,
-            internal_local: place == 1,
-        }));
-    }
-    for (address, &kind) in [None, Some(v4), Some(v6), None]
-        .into_iter()
-        .zip(&row::FRONTEND_KINDS)
-    {
-        records.push(Record::Frontend(FrontendRecord {
-            address,
-            protocol: Protocol::UDP,
-            port: 53,
-            kind,
-            service_port,
-        }));
-    }
-    for (place, address) in [v4, v6, v4, v6, v4].into_iter().enumerate() {
-        records.push(Record::Backend(BackendRecord {
-            service_port,
-            address,
-            port: 8080,
-            in_cluster_set: place == 0,
-            in_local_set: place == 1,
-            usable: place == 2,
-            serving: place == 3,
-            local: place == 4,
-        }));
-    }
-    for (network, &kind) in [v4, v6, v4].into_iter().zip(&row::NETWORK_KINDS) {
-        records.push(Record::Network(NetworkRecord {
-            kind,
-            network: network.into(),
-        }));
-    }
-    records.push(Record::Settings(SettingsRecord { masquerade_all: true }));
-
-    let mut messages = vec![
-        Message::Hello {
-            version: 1,
-            layout_hash: 2,
-        },
-        Message::Begin { generation },
-        Message::Commit {
-            generation,
-            count,
-            digest,
-        },
-        Message::Ack { generation },
-        Message::DumpRequest,
-        Message::DumpEnd {
-            generation,
-            count,
-            digest,
-        },
-    ];
-    messages.extend(NackReason::ALL.map(|reason| {
-        Message::Nack(Nack {
-            generation,
-            message: 3,
-            reason,
-            text: "t".repeat(TEXT_MAX),
-        })
-    }));
-    for record in records {
-        messages.push(Message::Delete(record.key()));
-        messages.push(Message::Put(record.clone()));
-        messages.push(Message::DumpRecord(record));
-    }
-    messages
-        .iter()
-        .filter_map(|message| message.encode().ok())
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -414,15 +320,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_largest_message_of_each_kind_fits_a_slot_and_returns() {
-        let samples = samples();
-        assert_eq!(samples.len(), 6 + 6 + 3 * 17);
-        for slot in samples {
-            assert_eq!(Message::decode(&slot).unwrap().encode().unwrap(), slot);
-        }
-    }
-
     /// The sentence for a put of `record`, after its bytes were changed by `spoil`.
     fn refusal(record: &Record, spoil: impl FnOnce(&mut Slot)) -> String {
         let mut slot = Message::Put(record.clone()).encode().unwrap();
@@ -431,7 +328,7 @@ mod tests {
     }
 
     fn service_port() -> ServicePortRecord {
-        let slot = samples()[13]; // the put after the first delete
+        let slot = crate::channel::fingerprint::samples()[13]; // the put after the first delete
         let Ok(Message::Put(Record::ServicePort(record))) = Message::decode(&slot) else {
             panic!("{slot:?}")
         };

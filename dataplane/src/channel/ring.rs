@@ -9,14 +9,6 @@ use super::codec::{SLOT, Slot};
 use super::cursor::{CorruptIndex, ReadCursor, Words, WriteCursor};
 use super::layout::{Segment, Way};
 
-/// Sets both words of a ring to 0. Only while no cursor of either side is in use: before a hand-over.
-pub(super) fn reset(segment: &Segment, way: Way) {
-    let (written, read) = segment.cursor_words(way);
-    // Relaxed: the hand-over of the segment through the socket orders this before the peer's first access.
-    written.store(0, Ordering::Relaxed);
-    read.store(0, Ordering::Relaxed);
-}
-
 fn words(segment: &Segment, way: Way) -> Words<'_> {
     let (written, read) = segment.cursor_words(way);
     Words { written, read }
@@ -31,7 +23,7 @@ pub(super) struct RingWriter {
 }
 
 impl RingWriter {
-    /// The one writer of this ring since its reset.
+    /// The one writer of this ring since `Segment::prepare`.
     pub(super) fn new(segment: &Segment, way: Way) -> Self {
         let cursor = WriteCursor::new(segment.geometry().ring_slots as u64);
         Self {
@@ -69,7 +61,7 @@ pub(super) struct RingReader {
 }
 
 impl RingReader {
-    /// The one reader of this ring since its reset.
+    /// The one reader of this ring since `Segment::prepare`.
     pub(super) fn new(segment: &Segment, way: Way) -> Self {
         let cursor = ReadCursor::new(segment.geometry().ring_slots as u64);
         Self {
@@ -110,11 +102,11 @@ mod tests {
     use super::*;
 
     fn ring() -> (Segment, RingWriter, RingReader) {
-        let segment = Segment::create(Geometry {
+        let geometry = Geometry {
             ring_slots: 16,
             workers: 0,
-        })
-        .unwrap();
+        };
+        let segment = Segment::create(geometry).expect("shared memory");
         let (writer, reader) = (
             RingWriter::new(&segment, Way::ToDataplane),
             RingReader::new(&segment, Way::ToDataplane),

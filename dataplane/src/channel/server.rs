@@ -21,7 +21,7 @@ use super::message::{Message, Nack, NackReason};
 use super::outbox::{BUDGET, Flush, Outbox};
 use super::peer::Peer;
 use super::record::Record;
-use super::ring::{self, RingReader, RingWriter};
+use super::ring::{RingReader, RingWriter};
 use super::socket::{self, Doorbell};
 
 pub use super::intake::Transaction;
@@ -264,6 +264,10 @@ impl Server {
             }
             Err(error) => return log::warn!("connection to {} refused: {error}", self.endpoint),
         };
+        let doorbell = Doorbell::new(socket);
+        if doorbell.is_hung_up() {
+            return; // a second dataplane that only asked whether somebody listens here
+        }
         if let Some(control) = &self.control {
             log::warn!(
                 "{peer} refused at {}: {} is connected",
@@ -271,23 +275,22 @@ impl Server {
                 control.peer
             );
             let held = format!("{} controls this dataplane already; stop it first", control.peer);
-            return socket::refuse(&socket, &held);
+            return socket::refuse(&doorbell, &held);
         }
         // Nobody uses the rings: the last control is gone. (One that closed its socket but kept the mapping could
         // write into its successor's ring: it is trusted as much as the successor, and believed as little.)
-        ring::reset(&self.segment, Way::ToDataplane);
-        ring::reset(&self.segment, Way::ToControl);
+        self.segment.prepare();
         let offered = self
             .segment
             .memfd()
             .ok_or_else(|| io::ErrorKind::Unsupported.into());
-        if let Err(error) = offered.and_then(|memfd| socket::offer(&socket, memfd)) {
+        if let Err(error) = offered.and_then(|memfd| socket::offer(&doorbell, memfd)) {
             return log::debug!("{peer} left before it had the segment: {error}");
         }
         log::info!("control process connected: {peer}");
         self.control = Some(Control {
             peer,
-            doorbell: Doorbell::new(socket),
+            doorbell,
             inbox: RingReader::new(&self.segment, Way::ToDataplane),
             intake: Intake::new(self.options.max_changes),
             outbox: Outbox::new(RingWriter::new(&self.segment, Way::ToControl)),

@@ -37,7 +37,7 @@ pub(super) enum Greeting {
 }
 
 /// Greets with the segment.
-pub(super) fn offer(socket: &UnixStream, memfd: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn offer(socket: impl AsFd, memfd: BorrowedFd<'_>) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let fds = [memfd];
@@ -47,7 +47,7 @@ pub(super) fn offer(socket: &UnixStream, memfd: BorrowedFd<'_>) -> io::Result<()
 }
 
 /// Greets with a refusal. Whoever does not stay to hear it is not waited for.
-pub(super) fn refuse(socket: &UnixStream, sentence: &str) {
+pub(super) fn refuse(socket: impl AsFd, sentence: &str) {
     let mut greeting = vec![REFUSED];
     greeting.extend_from_slice(&sentence.as_bytes()[..sentence.floor_char_boundary(REFUSAL_MAX)]);
     let _ = rustix::net::send(socket, &greeting, SEND);

@@ -379,6 +379,25 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_differs_in_one_bit_is_another_flows() {
+        let key: FlowKey = bytemuck::cast(*b"srcIdstISPDP\x11\0\0\0");
+        let mut flow = Flow {
+            protocol: Protocol::UDP,
+            ..Flow::zeroed()
+        };
+        flow.tuples[1] = key.into();
+        assert!(flow.has_key(Direction::Reply, &key) && !flow.has_key(Direction::Original, &key));
+        for bit in 0..13 * 8 {
+            let mut bytes: [u8; 16] = bytemuck::cast(key);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                !flow.has_key(Direction::Reply, &bytemuck::cast(bytes)),
+                "bit {bit}"
+            );
+        }
+    }
+
+    #[test]
     fn flags_that_cannot_open_a_tcp_flow_open_any_other() {
         assert_eq!(State::opening(Protocol::TCP, tcp::SYN), Some(State::SynSent));
         assert_eq!(State::opening(Protocol::TCP, tcp::RST), None);

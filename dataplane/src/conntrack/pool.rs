@@ -109,7 +109,8 @@ impl<T: Linked> DerefMut for Pool<T> {
     }
 }
 
-#[cfg(all(test, not(miri)))]
+#[cfg(test)]
+#[cfg(not(miri))]
 mod tests {
     use super::*;
     use std::collections::BTreeSet;

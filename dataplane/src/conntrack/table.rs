@@ -17,6 +17,7 @@ use std::io;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::bits::scaled;
 use super::group::{self, WIDTH};
 use super::hash::Hash;
 use crate::prefetch::prefetch;
@@ -43,7 +44,7 @@ pub(super) struct Table {
 pub(super) struct NoRoom;
 
 impl Table {
-    /// Room for `keys` keys. Three places for two keys: at two thirds full, one key in 60 lives elsewhere, and none is
+    /// Room for `keys` keys. Three places for two keys: at two thirds full, one key in 45 lives elsewhere, and none is
     /// refused (see the load test). Errors: ENOMEM.
     pub(super) fn new(keys: usize) -> io::Result<Self> {
         let places = keys.checked_mul(3).ok_or(io::ErrorKind::OutOfMemory)?.div_ceil(2);
@@ -153,13 +154,13 @@ impl Table {
     /// The first bucket: the hash's low half, scaled to the number of buckets.
     #[inline(always)]
     fn primary(&self, hash: Hash) -> usize {
-        (u64::from(hash.0 as u32) * self.buckets.len() as u64 >> 32) as usize
+        scaled(hash.0 as u32, self.buckets.len())
     }
 
     /// The second: the high half, and the next bucket where both halves say the same.
     #[inline(always)]
     fn alternate(&self, hash: Hash) -> usize {
-        let at = ((hash.0 >> 32) * self.buckets.len() as u64 >> 32) as usize;
+        let at = scaled((hash.0 >> 32) as u32, self.buckets.len());
         if at != self.primary(hash) {
             at
         } else if at + 1 < self.buckets.len() {
@@ -209,7 +210,8 @@ impl Bucket {
     }
 }
 
-#[cfg(all(test, not(miri)))]
+#[cfg(test)]
+#[cfg(not(miri))]
 mod tests {
     use super::*;
     use std::collections::HashMap;

@@ -140,6 +140,16 @@ fn a_full_table_refuses_new_flows_keeps_the_old_and_recovers() {
             Some((*index, Direction::Reply))
         );
     }
+    // One key in 45 lives in its second bucket now: bursts must find those, too.
+    let keys: Vec<_> = (0..CAPACITY).map(|n| new(Protocol::TCP, n).original).collect();
+    let mut found = vec![None; keys.len()];
+    flows.find_burst(&keys, &mut found);
+    assert!(
+        found
+            .iter()
+            .zip(&open)
+            .all(|(found, &index)| *found == Some((index, Direction::Original)))
+    );
     flows.close(open[77]).unwrap();
     flows.open(&new(Protocol::TCP, CAPACITY), Tick(5)).unwrap();
     let limit = CAPACITY as usize;
@@ -151,6 +161,46 @@ fn a_full_table_refuses_new_flows_keeps_the_old_and_recovers() {
             high_water: limit
         }
     );
+}
+
+#[test]
+fn a_tuple_without_room_in_its_buckets_leaves_nothing_behind_and_fits_once_there_is_room() {
+    // A secret that makes the product zero for one pair of ports: all these replies share both buckets.
+    let reply = |n| FlowKey::new(Protocol::UDP, address(10, n, 53), address(100, 7, 4000));
+    let [_, ports]: [u64; 2] = bytemuck::cast(reply(0));
+    let hash_key = HashKey::from([0x0123_4567_89ab_cdef, ports, 0x9e37_79b9_7f4a_7c15, 1]);
+    let timeouts = Timeouts::default();
+    let mut flows = Flows::new(FlowConfig {
+        capacity: 1000,
+        timeouts,
+        hash_key,
+    })
+    .unwrap();
+    let new = |n| NewFlow {
+        reply: reply(n),
+        ..new(Protocol::UDP, n)
+    };
+
+    let refused = (0..).find(|&n| flows.open(&new(n), seconds(0)).is_err()).unwrap();
+    assert!(
+        (15..=20).contains(&refused),
+        "two buckets of ten, some places taken by originals: {refused}"
+    );
+    for _ in 0..1000 {
+        assert_eq!(flows.open(&new(refused), seconds(0)), Err(OpenError::BucketsFull));
+    }
+    assert_eq!(
+        (flows.usage().used, flows.iter().count()),
+        (refused as usize, refused as usize)
+    );
+    let (index, _) = flows.find(&new(3).reply).unwrap();
+    flows.close(index).unwrap();
+    flows.open(&new(refused), seconds(0)).unwrap();
+    for n in (0..=refused).filter(|&n| n != 3) {
+        let found =
+            [new(n).original, new(n).reply].map(|key| flows.find(&key).map(|(_, direction)| direction));
+        assert_eq!(found, Direction::BOTH.map(Some));
+    }
 }
 
 #[test]

@@ -3,9 +3,11 @@
 //!
 //! The kernel's own stack also sees every frame. An interface given to this driver must therefore have no addresses
 //! and not answer for itself (no IPv4 or IPv6 address, `net.ipv6.conf.IF.disable_ipv6=1`, not enslaved to a bridge):
-//! else the kernel answers the same ARP requests, and resets the connections that the dataplane carries. Merging of
-//! received packets (GRO) is switched off at open; what a veth peer did not segment is longer than a frame and
-//! counted in `rx_errors`: switch off TSO and GSO at the peer.
+//! else the kernel answers the same ARP requests, and resets the connections that the dataplane carries.
+//!
+//! Packets longer than a frame are counted in `rx_errors`. The kernel's merging of received packets (GRO) is switched
+//! off at open. A veth peer's unsegmented TCP (GSO) must be stopped at the peer, before its sockets are opened:
+//! `ip link set PEER gso_max_segs 1` (IFLA_GSO_MAX_SEGS), which needs no ethtool.
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

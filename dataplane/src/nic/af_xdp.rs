@@ -8,44 +8,29 @@
 //! VLAN tags that the interface strips (or a veth peer never writes) are not seen by XDP: switch that off
 //! (rxvlan, and txvlan at a veth peer). Needs CAP_NET_RAW, CAP_BPF and CAP_NET_ADMIN.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::Arc;
 
 use rustix::io::Errno;
-use rustix::net::xdp::{
-    SocketAddrXdp, SocketAddrXdpFlags, SocketAddrXdpWithSharedUmem, XdpOptionsFlags, XdpUmemReg,
-    XdpUmemRegFlags,
-};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+use rustix::net::xdp::XdpOptionsFlags;
+use rustix::net::{RecvFlags, SendFlags, sockopt};
 
 use super::frame::RawFrame;
 use super::interface::Interface;
 use super::ledger::{Held, Ledger};
 use super::open::{Attach, PortSpec, ZeroCopy};
-use super::ring::{Completion, Descriptor, Fill, Rx, Tx};
-use super::sys::{self, Mapping};
+use super::ring::Descriptor;
 use super::xdp_program::{Attachment, MAX_QUEUES, XdpMode};
+use super::xdp_socket::{Rings, Umem};
 use super::{
-    BURST, Burst, Driver, DriverInfo, DriverStats, Frame, FrameMemory, Link, OpenError, checksum_fix,
+    BURST, Burst, Driver, DriverInfo, DriverStats, Frame, FrameMemory, Link, OpenError, checksum_fix, sys,
+    xdp_attach, xdp_socket,
 };
 
 /// One sendto sends at most 32 packets in copy mode (TX_BATCH_SIZE, net/xdp/xsk.c).
 const SENT_PER_KICK: u32 = 32;
-/// The kernel frees a closed socket's queue from a work queue: a port reopened at once finds it busy for a moment.
-const BUSY_RETRIES: u32 = 100;
-const BUSY_WAIT: Duration = Duration::from_millis(10);
 /// Frames the fill rings leave free for packets that the worker itself makes or copies: two bursts.
 const RESERVE: usize = 2 * BURST;
-
-/// One worker's frame memory as registered with AF_XDP: held by the sockets themselves, known here to find one that
-/// a new socket can share it with.
-#[derive(Debug, Default)]
-pub struct Umem {
-    base: usize,
-    sockets: Vec<Weak<OwnedFd>>,
-}
 
 /// One AF_XDP socket on one queue.
 #[derive(Debug)]
@@ -60,14 +45,6 @@ pub struct AfXdp {
     stats: DriverStats,
     zero_copy: bool,
     complete_checksums: bool,
-}
-
-#[derive(Debug)]
-struct Rings {
-    rx: Rx,
-    tx: Tx,
-    fill: Fill,
-    completion: Completion,
 }
 
 impl AfXdp {
@@ -88,18 +65,9 @@ impl AfXdp {
             .mac()
             .map_err(|e| spec.error("cannot read its address", "check the interface", e))?;
         check_sizes(spec, memory)?;
-        let base = memory.region().base().addr().get();
-        let umem = umem.get_or_insert_default();
-        if umem.base != base {
-            *umem = Umem {
-                base,
-                sockets: Vec::new(),
-            };
-        }
-        umem.sockets.retain(|socket| socket.strong_count() > 0);
-        let attachment = attachment(spec, &interface, attach)?;
-        let (socket, rings, shared) =
-            bind(spec, &interface, zero_copy, memory, umem).map_err(|e| explain_bind(spec, e))?;
+        let umem = Umem::of(umem, memory);
+        let attachment = xdp_attach::attachment(spec, &interface, attach)?;
+        let (socket, rings, shared) = xdp_socket::bind(spec, &interface, zero_copy, memory, umem)?;
         let options = sockopt::xdp_options(&socket).unwrap_or(XdpOptionsFlags::empty());
         let zero_copy = options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY);
         let mode = format!(
@@ -142,7 +110,7 @@ impl AfXdp {
                 error,
             ));
         }
-        umem.sockets.push(Arc::downgrade(&driver.socket));
+        umem.add(&driver.socket);
         Ok(driver)
     }
 
@@ -327,8 +295,9 @@ impl Driver for AfXdp {
         } = *self;
         drop(rings);
         drop(socket);
-        // In copy mode a closed socket touches no frame any more. In zero-copy mode the interface may, for a moment
-        // that cannot be observed: those frames stay out of use.
+        // In copy mode a closed socket writes no frame any more (what it still sends may go out garbled: the port is
+        // closing). In zero-copy mode the interface may, for a moment that cannot be observed: those frames stay out
+        // of use.
         if !zero_copy {
             ledger.free_all(memory);
         }
@@ -366,157 +335,4 @@ fn check_sizes(spec: &PortSpec, memory: &FrameMemory) -> Result<(), OpenError> {
         ));
     }
     Ok(())
-}
-
-/// A new socket with rings, bound to the queue; the bool says whether it shares another socket's UMEM.
-fn bind(
-    spec: &PortSpec,
-    interface: &Interface,
-    zero_copy: ZeroCopy,
-    memory: &FrameMemory,
-    umem: &Umem,
-) -> io::Result<(OwnedFd, Rings, bool)> {
-    let mut flags = SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP;
-    if zero_copy == ZeroCopy::Never {
-        flags |= SocketAddrXdpFlags::XDP_COPY;
-    }
-    let mut partner = umem.sockets.iter().find_map(Weak::upgrade);
-    for attempt in 0.. {
-        let (socket, rings) = socket_with_rings(
-            spec.ring_size,
-            if partner.is_none() { Some(memory) } else { None },
-        )?;
-        let address = |flags| SocketAddrXdp::new(flags, interface.index(), spec.queue);
-        let bound = match &partner {
-            Some(partner) => {
-                let addr = address(SocketAddrXdpFlags::XDP_SHARED_UMEM);
-                let address = SocketAddrXdpWithSharedUmem {
-                    addr,
-                    shared_umem_fd: partner.as_fd(),
-                };
-                rustix::net::bind(&socket, &address)
-            }
-            None => rustix::net::bind(&socket, &address(flags)),
-        };
-        match bound {
-            Ok(()) => return Ok((socket, rings, partner.is_some())),
-            Err(Errno::BUSY) if attempt < BUSY_RETRIES => std::thread::sleep(BUSY_WAIT),
-            // A UMEM is zero-copy for all its sockets or for none. An interface that cannot be what the first was
-            // registers the same memory a second time: forwarding still moves no bytes.
-            Err(_) if partner.is_some() => partner = None,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(Errno::BUSY.into())
-}
-
-/// A socket with its four rings mapped. With `memory`, that is registered as its UMEM.
-fn socket_with_rings(size: u32, memory: Option<&FrameMemory>) -> io::Result<(OwnedFd, Rings)> {
-    let socket = rustix::net::socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-    if let Some(memory) = memory {
-        let umem = XdpUmemReg {
-            addr: memory.region().base().expose_provenance().get() as u64,
-            len: (memory.capacity() * memory.chunk_size()) as u64,
-            chunk_size: memory.chunk_size() as u32,
-            // The kernel itself keeps XDP_PACKET_HEADROOM, 256 bytes: `HEADROOM`.
-            headroom: 0,
-            flags: XdpUmemRegFlags::empty(),
-            tx_metadata_len: 0,
-        };
-        sockopt::set_xdp_umem_reg(&socket, umem)?;
-    }
-    sockopt::set_xdp_umem_fill_ring_size(&socket, size)?;
-    sockopt::set_xdp_umem_completion_ring_size(&socket, size)?;
-    sockopt::set_xdp_rx_ring_size(&socket, size)?;
-    sockopt::set_xdp_tx_ring_size(&socket, size)?;
-    let offsets = sockopt::xdp_mmap_offsets(&socket)?;
-    let map = |page: u64, entries: u64, entry: usize| {
-        let len = entries as usize + size as usize * entry;
-        Mapping::of(socket.as_fd(), page, len)
-    };
-    let (word, descriptor) = (size_of::<u64>(), size_of::<Descriptor>());
-    let rx = map(libc::XDP_PGOFF_RX_RING as u64, offsets.rx.desc, descriptor)?;
-    let tx = map(libc::XDP_PGOFF_TX_RING as u64, offsets.tx.desc, descriptor)?;
-    let fill = map(libc::XDP_UMEM_PGOFF_FILL_RING, offsets.fr.desc, word)?;
-    let completion = map(libc::XDP_UMEM_PGOFF_COMPLETION_RING, offsets.cr.desc, word)?;
-    let rings = || {
-        Some(Rings {
-            rx: Rx::mapped(rx, &offsets.rx, size)?,
-            tx: Tx::mapped(tx, &offsets.tx, size)?,
-            fill: Fill::mapped(fill, &offsets.fr, size)?,
-            completion: Completion::mapped(completion, &offsets.cr, size)?,
-        })
-    };
-    let rings = rings().ok_or(io::ErrorKind::Unsupported)?;
-    Ok((socket, rings))
-}
-
-/// The attachments of this process: an interface has one XDP program, and the ports of its queues, in whichever
-/// worker, share it. Keyed by network namespace and interface.
-static ATTACHMENTS: Mutex<Vec<((u64, u32), Weak<Attachment>)>> = Mutex::new(Vec::new());
-
-/// The interface's attachment: the one another port has made, or a new one.
-fn attachment(spec: &PortSpec, interface: &Interface, attach: Attach) -> Result<Arc<Attachment>, OpenError> {
-    let key = (interface.namespace(), interface.index());
-    let mut attachments = ATTACHMENTS.lock().unwrap_or_else(PoisonError::into_inner);
-    attachments.retain(|(_, attachment)| attachment.strong_count() > 0);
-    let known = attachments
-        .iter()
-        .find(|(k, _)| *k == key)
-        .and_then(|(_, attachment)| attachment.upgrade());
-    let wanted: &[XdpMode] = match attach {
-        Attach::Auto => &[XdpMode::Native, XdpMode::Generic],
-        Attach::Native => &[XdpMode::Native],
-        Attach::Generic => &[XdpMode::Generic],
-    };
-    if let Some(known) = known {
-        return if wanted.contains(&known.mode()) {
-            Ok(known)
-        } else {
-            let what = format!("another queue has already attached it as {:?}", known.mode());
-            Err(spec.refusal(what, "give all queues of an interface the same attach option"))
-        };
-    }
-    let mut result = Err(io::ErrorKind::Unsupported.into());
-    for mode in wanted {
-        result = Attachment::new(interface.index(), *mode);
-        match &result {
-            // Only what another mode could cure.
-            Err(e) if !matches!(e.raw_os_error(), Some(libc::EPERM | libc::EBUSY | libc::EEXIST)) => {}
-            _ => break,
-        }
-    }
-    let attachment = Arc::new(result.map_err(|e| explain_attach(spec, e))?);
-    attachments.push((key, Arc::downgrade(&attachment)));
-    Ok(attachment)
-}
-
-fn explain_attach(spec: &PortSpec, error: io::Error) -> OpenError {
-    let advice = match error.raw_os_error() {
-        Some(libc::EPERM) => "run as root or with CAP_BPF and CAP_NET_ADMIN, or use driver af_packet",
-        Some(libc::EBUSY | libc::EEXIST) => {
-            "another XDP program is attached: stop its owner or remove it (`ip link set IF xdp off`)"
-        }
-        _ => "set attach: generic, or use driver af_packet",
-    };
-    spec.error("cannot attach the XDP program", advice, error)
-}
-
-fn explain_bind(spec: &PortSpec, error: io::Error) -> OpenError {
-    let advice = match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => "run as root or with CAP_NET_RAW",
-        Some(libc::EAFNOSUPPORT) => "this kernel has no AF_XDP: use driver af_packet",
-        Some(libc::ENOBUFS | libc::ENOMEM) => {
-            "raise the locked-memory limit (ulimit -l, LimitMEMLOCK=) or use fewer frames"
-        }
-        Some(libc::EBUSY) => "another socket has this queue: stop its owner or choose another queue",
-        Some(libc::EINVAL) => "the interface has no such queue, or is down: check `queue` and bring it up",
-        Some(libc::ENETDOWN) => "bring the interface up",
-        _ => "use driver af_packet",
-    };
-    spec.error(
-        format!("cannot bind an AF_XDP socket to queue {}", spec.queue),
-        advice,
-        error,
-    )
 }

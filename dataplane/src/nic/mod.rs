@@ -41,6 +41,11 @@ pub mod checksum_fix;
 #[cfg(feature = "nic")]
 pub mod xdp_program;
 #[cfg(feature = "nic")]
+mod xdp_attach;
+/// Sockets of AF_XDP.
+#[cfg(feature = "nic")]
+pub mod xdp_socket;
+#[cfg(feature = "nic")]
 mod ledger;
 #[cfg(feature = "nic")]
 mod ring;

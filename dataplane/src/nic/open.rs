@@ -4,9 +4,10 @@
 use std::io;
 
 use super::af_packet::AfPacket;
-use super::af_xdp::{AfXdp, Umem};
+use super::af_xdp::AfXdp;
 use super::interface::{FRAME_OVERHEAD, Interface};
 use super::tap::Tap;
+use super::xdp_socket::Umem;
 use super::{Driver, FrameMemory, OpenError};
 
 /// Ring slots if nothing else is said: a millisecond of 64-byte frames at 1 Mpps, the most a copying driver carries.

@@ -302,7 +302,8 @@ mod tests {
             );
         }
         assert_eq!(
-            InterfaceRequest::new("fifteen-bytes-x").unwrap().name, *b"fifteen-bytes-x\0"
+            InterfaceRequest::new("fifteen-bytes-x").unwrap().name,
+            *b"fifteen-bytes-x\0"
         );
     }
 

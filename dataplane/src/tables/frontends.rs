@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::hash::{hash, reduce};
-use super::prefetch::prefetch;
+use crate::prefetch::prefetch;
 use crate::addr::{Port, Protocol};
 use crate::channel::record::FrontendKind;
 use crate::index::ServicePortIndex;

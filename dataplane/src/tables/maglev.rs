@@ -1,7 +1,8 @@
 //! Maglev's consistent hashing (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI
 //! 2016, §3.4): every backend walks its own permutation of the table and takes, in turn, the next slot that is free.
 //! The table depends on the backends' addresses and ports alone, so every gateway that knows the same backends builds
-//! the same one, and losing a backend moves few flows besides its own.
+//! the same one. Losing one of N backends moves the N-th of the slots that was its own and, on average, less than as
+//! many again; a single unlucky loss can move a little more.
 
 use super::hash::hash;
 
@@ -107,16 +108,24 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
+
         #[test]
-        fn losing_a_backend_moves_at_most_two_nths_of_the_slots(
-            ids in proptest::collection::btree_set(0u64..1 << 48, 12..=40), lost in 0usize..12,
+        fn losing_a_backend_moves_two_nths_of_the_slots_on_average_and_three_at_worst(
+            ids in proptest::collection::btree_set(0u64..1 << 48, 12..=40),
         ) {
             let before: Vec<u64> = ids.into_iter().collect();
-            let mut after = before.clone();
-            after.remove(lost);
-            let (old, new) = (table(&before), table(&after));
-            let moved = old.iter().zip(&new).filter(|(o, n)| before[**o as usize] != after[**n as usize]).count();
-            proptest::prop_assert!(moved * before.len() <= 2 * old.len(), "{moved} of {}", old.len());
+            let old = table(&before);
+            let mut moved_in_all = 0;
+            for lost in 0..before.len() {
+                let mut after = before.clone();
+                after.remove(lost);
+                let new = table(&after);
+                let moved = old.iter().zip(&new).filter(|(o, n)| before[**o as usize] != after[**n as usize]).count();
+                proptest::prop_assert!(moved * before.len() <= 3 * old.len(), "{moved} of {}", old.len());
+                moved_in_all += moved;
+            }
+            proptest::prop_assert!(moved_in_all <= 2 * old.len(), "{moved_in_all} of {}", old.len());
         }
     }
 }

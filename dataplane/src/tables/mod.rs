@@ -35,7 +35,6 @@ mod build;
 
 mod chunked;
 mod hash;
-mod prefetch;
 
 #[cfg(test)]
 mod tests;

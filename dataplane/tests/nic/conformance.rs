@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sluice_dataplane::nic::af_xdp::Umem;
+use sluice_dataplane::nic::xdp_socket::Umem;
 use sluice_dataplane::nic::{Burst, Driver, FrameMemory, Link};
 
 /// Frames in the memory of a test.

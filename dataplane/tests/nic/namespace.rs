@@ -5,8 +5,9 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
@@ -99,40 +100,64 @@ pub(crate) fn skipped(what: &str, why: &str) {
     eprintln!("SKIPPED {what}: {why}");
 }
 
-/// Makes a veth pair, one queue each, both ends up.
+/// Makes a veth pair, one queue each, both ends up, neither handing over unsegmented TCP.
 pub(crate) fn veth(a: &str, b: &str) {
-    // linux/rtnetlink.h, linux/if_link.h, linux/veth.h.
-    let queues = [
-        attribute(31, &1u32.to_ne_bytes()),
-        attribute(32, &1u32.to_ne_bytes()),
-    ]
-    .concat();
-    let named = |name: &str| [vec![0; 16], attribute(3, name.as_bytes()), queues.clone()].concat();
+    // linux/if_link.h: IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES, IFLA_GSO_MAX_SEGS.
+    let ones = [31, 32, 40]
+        .map(|kind| attribute(kind, &1u32.to_ne_bytes()))
+        .concat();
+    let named = |name: &str| [vec![0; 16], attribute(3, name.as_bytes()), ones.clone()].concat();
+    // IFLA_INFO_DATA with VETH_INFO_PEER; IFLA_LINKINFO with IFLA_INFO_KIND.
     let peer = attribute(2, &attribute(1, &named(b)));
     let link_info = attribute(18, &[attribute(1, b"veth"), peer].concat());
+    // RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL.
     route(16, 0x600, &[named(a), link_info].concat());
     up(a);
     up(b);
 }
 
+/// Moves an interface to the network namespace behind `namespace`, where it is down and without address.
+pub(crate) fn move_to(name: &str, namespace: BorrowedFd<'_>) {
+    let fd = namespace.as_raw_fd() as u32;
+    // IFLA_NET_NS_FD.
+    route(
+        16,
+        0,
+        &[by_index(name), attribute(28, &fd.to_ne_bytes())].concat(),
+    );
+}
+
+/// Gives this thread a network namespace of its own.
+pub(crate) fn enter_new_namespace() -> File {
+    // SAFETY: unshare(2) takes no pointer.
+    let done = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    assert_eq!(done, 0, "unshare: {}", io::Error::last_os_error());
+    File::open("/proc/thread-self/ns/net").unwrap()
+}
+
 /// Deletes an interface.
 pub(crate) fn delete(name: &str) {
+    // RTM_DELLINK.
+    route(17, 0, &by_index(name));
+}
+
+/// `struct ifinfomsg` with an index.
+fn by_index(name: &str) -> Vec<u8> {
     let index = rustix::net::netdevice::name_to_index(control(), name).unwrap();
     let mut message = vec![0; 16];
     message[4..8].copy_from_slice(&index.to_ne_bytes());
-    route(17, 0, &message);
+    message
+}
+
+/// Gives the interface an address in 10.9.0.0/24.
+pub(crate) fn address(name: &str, octets: [u8; 4]) {
+    request(name, libc::SIOCSIFADDR, &socket_address(octets));
+    request(name, libc::SIOCSIFNETMASK, &socket_address([255, 255, 255, 0]));
 }
 
 /// Gives the interface 10.9.0.1/24 and a neighbour 10.9.0.2, so that the kernel can send to it without asking.
 pub(crate) fn address_with_neighbour(name: &str) {
-    let socket_address = |octets: [u8; 4]| {
-        let mut address = [0u8; 16];
-        address[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
-        address[4..8].copy_from_slice(&octets);
-        address
-    };
-    request(name, libc::SIOCSIFADDR, &socket_address([10, 9, 0, 1]));
-    request(name, libc::SIOCSIFNETMASK, &socket_address([255, 255, 255, 0]));
+    address(name, [10, 9, 0, 1]);
     // struct arpreq: protocol address, hardware address, flags (ATF_COM | ATF_PERM), netmask, device.
     let mut arp = [0u8; 68];
     arp[..16].copy_from_slice(&socket_address([10, 9, 0, 2]));
@@ -145,7 +170,15 @@ pub(crate) fn address_with_neighbour(name: &str) {
     assert_eq!(done, 0, "SIOCSARP: {}", io::Error::last_os_error());
 }
 
-fn up(name: &str) {
+fn socket_address(octets: [u8; 4]) -> [u8; 16] {
+    let mut address = [0u8; 16];
+    address[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+    address[4..8].copy_from_slice(&octets);
+    address
+}
+
+/// Brings an interface up.
+pub(crate) fn up(name: &str) {
     let flags = (libc::IFF_UP | libc::IFF_RUNNING) as u16;
     request(name, libc::SIOCSIFFLAGS, &flags.to_ne_bytes());
 }

@@ -1,0 +1,250 @@
+//! What others may ask the control process: one line of JSON in, one line of JSON out, over a Unix socket that only the
+//! same user can open. It tells and never changes anything; a slow or silent client holds up only the next client.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::endpoints::{self, Slices};
+use crate::model::Model;
+use crate::problem::Problem;
+
+/// Where the control process of a gateway listens.
+pub const SYSTEM_SOCKET: &str = "/run/sluice/control.sock";
+/// A request names one list.
+const MAX_REQUEST: u64 = 4096;
+/// The longest reply a client takes: all pods of a cluster of 10,000.
+const MAX_REPLY: u64 = 256 << 20;
+/// How long either side waits for the other.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum List {
+    /// Services in force, with what they were given.
+    Services,
+    /// Endpoints, users' and derived.
+    Endpoints,
+    /// EndpointSlices, users' and derived.
+    EndpointSlices,
+    /// Pods.
+    Pods,
+    /// What is wrong now.
+    Problems,
+    /// How the process is.
+    Status,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    list: List,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Reply<T> {
+    Items(Vec<T>),
+    Error(String),
+}
+
+/// How the process is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Name of this gateway's node.
+    pub node: String,
+    /// Whether all folders have been read.
+    pub complete: bool,
+    /// Whether there is a dataplane.
+    pub connected: bool,
+    /// What it last acknowledged.
+    pub generation: u64,
+}
+
+/// All that can be asked for, as of one moment.
+#[derive(Debug, Default)]
+pub struct View {
+    services: Vec<Arc<Service>>,
+    endpoints: Vec<Endpoints>,
+    slices: Vec<EndpointSlice>,
+    pods: Vec<Pod>,
+    problems: Vec<Problem>,
+    status: Status,
+}
+
+impl View {
+    /// What `model` is now. Services, slices and pods are in the order of their namespaces and names.
+    pub fn new(model: &Model, slices: &Slices, problems: Vec<Problem>, status: Status) -> Self {
+        Self {
+            services: model.services().map(|service| service.object.clone()).collect(),
+            endpoints: endpoints::legacy(model, slices),
+            slices: slices.values().flatten().cloned().collect(),
+            pods: model.pods().cloned().collect(),
+            problems,
+            status,
+        }
+    }
+
+    fn answer(&self, line: &str) -> serde_json::Result<String> {
+        let reply = match serde_json::from_str::<Request>(line) {
+            Err(error) => serde_json::to_string(&Reply::<()>::Error(format!("not a request: {error}")))?,
+            Ok(Request { list }) => match list {
+                List::Services => items(&self.services.iter().map(|service| &**service).collect::<Vec<_>>())?,
+                List::Endpoints => items(&self.endpoints)?,
+                List::EndpointSlices => items(&self.slices)?,
+                List::Pods => items(&self.pods)?,
+                List::Problems => items(&self.problems)?,
+                List::Status => items(std::slice::from_ref(&self.status))?,
+            },
+        };
+        Ok(reply)
+    }
+}
+
+fn items<T: Serialize>(items: &[T]) -> serde_json::Result<String> {
+    #[derive(Serialize)]
+    struct Items<'a, T> {
+        items: &'a [T],
+    }
+    serde_json::to_string(&Items { items })
+}
+
+/// The newest view, shared with the thread that answers.
+#[derive(Clone, Debug, Default)]
+pub struct Shared(Arc<Mutex<Arc<View>>>);
+
+impl Shared {
+    /// From now on this is the answer.
+    pub fn set(&self, view: View) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+    }
+
+    fn get(&self) -> Arc<View> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Starts to answer at `socket`.
+pub fn serve(socket: &Path) -> io::Result<Shared> {
+    if let Some(folder) = socket.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    if UnixStream::connect(socket).is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another control process answers there",
+        ));
+    }
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o600))?;
+    let shared = Shared::default();
+    let answers = shared.clone();
+    std::thread::Builder::new().name("api".into()).spawn(move || {
+        for stream in listener.incoming() {
+            // A client that is gone before its answer needs none.
+            let done = stream.and_then(|stream| answer(stream, &answers.get()));
+            if let Err(error) = done {
+                log::debug!("api: {error}");
+            }
+        }
+    })?;
+    Ok(shared)
+}
+
+fn answer(mut stream: UnixStream, view: &View) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut line = String::new();
+    BufReader::new(&stream).take(MAX_REQUEST).read_line(&mut line)?;
+    let mut reply = view.answer(&line)?;
+    reply.push('\n');
+    stream.write_all(reply.as_bytes())
+}
+
+/// Asks the control process at `socket` for a list.
+pub fn ask<T: DeserializeOwned>(socket: &Path, list: List) -> anyhow::Result<Vec<T>> {
+    let stream = UnixStream::connect(socket).with_context(|| {
+        let path = socket.display();
+        format!("no control process answers at {path}; start one (`sluice control --config FILE` or `sluice lab up`), \
+                 or say where it is with --api PATH or $SLUICE_API")
+    })?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut request = serde_json::to_string(&Request { list })?;
+    request.push('\n');
+    (&stream).write_all(request.as_bytes())?;
+    let mut reply = String::new();
+    BufReader::new(stream.take(MAX_REPLY)).read_line(&mut reply)?;
+    match serde_json::from_str(&reply).context("the control process answered what is not an answer")? {
+        Reply::Items(items) => Ok(items),
+        Reply::Error(error) => anyhow::bail!("the control process: {error}"),
+    }
+}
+
+/// Where to ask if nobody says: `$SLUICE_API`, else the gateway's own control process.
+pub fn default_api_socket() -> PathBuf {
+    std::env::var_os("SLUICE_API").map_or_else(|| SYSTEM_SOCKET.into(), PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::tests::{model, reset};
+
+    #[test]
+    fn services_are_told_with_what_they_were_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("api.sock");
+        let shared = serve(&socket).unwrap();
+        let mut model = model();
+        model.apply(reset(
+            "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}\n",
+        ));
+        let slices = endpoints::slices(&model);
+        shared.set(View::new(&model, &slices, Vec::new(), Status::default()));
+        let services: Vec<Service> = ask(&socket, List::Services).unwrap();
+        assert!(
+            services[0]
+                .spec
+                .as_ref()
+                .unwrap()
+                .cluster_ip
+                .as_ref()
+                .unwrap()
+                .starts_with("10.96.")
+        );
+        assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn nonsense_is_answered_with_an_error_not_with_silence() {
+        assert!(
+            View::default()
+                .answer("{\"list\":\"secrets\"}")
+                .unwrap()
+                .contains("not a request")
+        );
+    }
+
+    #[test]
+    fn a_second_control_process_does_not_take_the_first_ones_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("api.sock");
+        let _first = serve(&socket).unwrap();
+        assert_eq!(serve(&socket).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+}

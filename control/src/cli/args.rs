@@ -1,0 +1,229 @@
+//! What was typed: every verb, argument and option of `sluice`.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// A Kubernetes Service gateway in userspace.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, max_term_width = 110)]
+pub struct Args {
+    /// The verb.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Turn a folder of Kubernetes manifests into the dataplane's tables, for as long as it runs
+    Control(ControlArgs),
+    /// Say what is wrong with manifests, without applying them
+    Check(CheckArgs),
+    /// List the objects that the control process works with
+    Get(GetArgs),
+    /// Try Services on this machine: a cluster of network namespaces, without a cluster
+    Lab(LabArgs),
+}
+
+/// `sluice control`.
+#[derive(Debug, clap::Args)]
+pub struct ControlArgs {
+    /// Its configuration; configs/gateway/control.yaml is one to copy
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// `sluice check`.
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// Manifests, or folders of them
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// How to print what was found
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: CheckOutput,
+}
+
+/// Forms of `sluice check`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum CheckOutput {
+    /// For a person, with the lines concerned
+    #[default]
+    Text,
+    /// A list of {file, line, column, field, message, severity}
+    Json,
+}
+
+/// `sluice get`.
+#[derive(Debug, clap::Args)]
+pub struct GetArgs {
+    /// What to list
+    #[arg(value_enum)]
+    pub kind: GetKind,
+    /// Only these
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// In this namespace
+    #[arg(short, long, default_value = "default", conflicts_with = "all_namespaces")]
+    pub namespace: String,
+    /// In every namespace
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// Only with these labels, e.g. `app=echo,tier!=test`
+    #[arg(short = 'l', long, value_name = "LABELS")]
+    pub selector: Option<String>,
+    /// How to print them; a table if absent
+    #[arg(short, long, value_enum)]
+    pub output: Option<GetOutput>,
+    /// Leave out the table's heading
+    #[arg(long)]
+    pub no_headers: bool,
+    /// The control process's socket; else $SLUICE_API, else /run/sluice/control.sock
+    #[arg(long, value_name = "PATH")]
+    pub api: Option<PathBuf>,
+}
+
+/// Kinds that `sluice get` lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GetKind {
+    /// Services
+    #[value(alias = "service", alias = "svc")]
+    Services,
+    /// Endpoints
+    #[value(alias = "ep")]
+    Endpoints,
+    /// EndpointSlices
+    #[value(alias = "endpointslice")]
+    Endpointslices,
+    /// Pods
+    #[value(alias = "pod", alias = "po")]
+    Pods,
+}
+
+/// Forms of `sluice get`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GetOutput {
+    /// The table with more columns
+    Wide,
+    /// As JSON
+    Json,
+    /// As YAML
+    Yaml,
+    /// As kind/name
+    Name,
+}
+
+/// `sluice lab`.
+#[derive(Debug, clap::Args)]
+pub struct LabArgs {
+    /// What to do with the lab
+    #[command(subcommand)]
+    pub command: LabCommand,
+    /// Which lab; several may run side by side
+    #[arg(long, global = true, default_value = "default", value_name = "LAB")]
+    pub name: String,
+}
+
+/// The verbs of `sluice lab`.
+#[derive(Debug, Subcommand)]
+pub enum LabCommand {
+    /// Make a lab from a folder of manifests, and prove that its Services answer
+    Up(LabUpArgs),
+    /// Show what is in the lab
+    Status {
+        /// How to print it; tables if absent
+        #[arg(short, long, value_enum)]
+        output: Option<LabOutput>,
+    },
+    /// Run a command inside a host of the lab
+    Exec {
+        /// client, node, or a pod's name
+        #[arg(value_name = "HOST")]
+        host: String,
+        /// The pod's namespace
+        #[arg(short, long, default_value = "default")]
+        namespace: String,
+        /// The command
+        #[arg(last = true, required = true, value_name = "CMD")]
+        command: Vec<String>,
+    },
+    /// Print what a pod's processes wrote
+    Logs {
+        /// The pod's name
+        #[arg(value_name = "POD")]
+        pod: String,
+        /// The pod's namespace
+        #[arg(short, long, default_value = "default")]
+        namespace: String,
+        /// Go on as more is written
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Set the number of pods of a ReplicaSet or Deployment
+    Scale {
+        /// rs/NAME or deployment/NAME
+        #[arg(value_name = "KIND/NAME")]
+        target: String,
+        /// How many pods
+        replicas: u32,
+        /// Its namespace
+        #[arg(short, long, default_value = "default")]
+        namespace: String,
+    },
+    /// Delete a pod; if a set owns it, another comes
+    Delete {
+        /// What kind of object
+        #[arg(value_enum)]
+        kind: LabDeleteKind,
+        /// Its name
+        #[arg(value_name = "NAME")]
+        pod: String,
+        /// Its namespace
+        #[arg(short, long, default_value = "default")]
+        namespace: String,
+    },
+    /// End the lab and remove all of it
+    Down,
+    /// The lab's first process
+    #[command(hide = true)]
+    Keeper(crate::lab::launch::KeeperArgs),
+    /// The server of a pod without a command
+    #[command(hide = true)]
+    Server(crate::lab::server::ServerArgs),
+}
+
+/// `sluice lab up`.
+#[derive(Debug, clap::Args)]
+pub struct LabUpArgs {
+    /// The folder of manifests; the lab works on a copy
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// The driver of the node's NIC ports; if absent, af_xdp for root and af_packet for others
+    #[arg(long, value_enum)]
+    pub driver: Option<crate::lab::Driver>,
+    /// Stay until Ctrl-C, then end the lab
+    #[arg(long)]
+    pub foreground: bool,
+    /// Leave dataplane and control out; the kernel forwards between client and pods
+    #[arg(long, hide = true)]
+    pub no_services: bool,
+    /// Make a user namespace even as root, as for others
+    #[arg(long)]
+    pub user_namespace: bool,
+}
+
+/// Forms of `sluice lab status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LabOutput {
+    /// As JSON
+    Json,
+}
+
+/// Kinds that `sluice lab delete` deletes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LabDeleteKind {
+    /// A pod
+    #[value(alias = "pods", alias = "po")]
+    Pod,
+}

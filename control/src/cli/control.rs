@@ -1,0 +1,17 @@
+//! `sluice control`: configuration to running daemon.
+
+use std::process::ExitCode;
+
+use super::args::ControlArgs;
+use crate::daemon::{self, config::Config};
+use crate::publish::channel::Channel;
+
+/// Runs until it is killed.
+pub(super) fn run(args: &ControlArgs) -> anyhow::Result<ExitCode> {
+    let filter = env_logger::Env::default().default_filter_or("info");
+    env_logger::Builder::from_env(filter).format_target(false).init();
+    let config = Config::load(&args.config)?;
+    let dataplane = Channel::new(config.dataplane.socket.clone());
+    daemon::run(&config, dataplane)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,295 @@
+//! `sluice control`: one thread that takes what the source says, brings the model up to date, compiles and publishes.
+//! It never stops for a bad manifest, a missing dataplane or a refused update: what worked goes on working.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use crate::allocate::{Allocator, Ranges, state};
+use crate::api::{self, Status, View};
+use crate::compile::{self, Numbers, Settings};
+use crate::endpoints::{self, sets::Here};
+use crate::model::Model;
+use crate::problem::{Problem, Severity};
+use crate::publish::{Dataplane, PublishError, Publisher};
+use crate::source::{Batch, files};
+
+/// What it is told.
+pub mod config;
+
+use config::Config;
+
+/// How often a connected dataplane is looked after.
+const LOOK_AFTER: Duration = Duration::from_millis(500);
+/// First and last wait between attempts to connect.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Runs for as long as the process does.
+pub fn run(config: &Config, dataplane: impl Dataplane) -> anyhow::Result<()> {
+    let holdings = state::load(&config.state)
+        .with_context(|| format!("{}: the state file cannot be read", config.state.display()))?;
+    let ranges = Ranges {
+        services: config.service_range,
+        node_ports: config.node_ports.clone(),
+    };
+    log::info!("node {}, Services from {ranges}", config.node.name);
+    let model = Model::new(Allocator::new(ranges, holdings));
+    let view = api::serve(&config.api.socket)
+        .with_context(|| format!("{}: the API's socket cannot be made", config.api.socket.display()))?;
+    let (sender, batches) = mpsc::channel();
+    files::watch(&config.manifests, sender, |batch| batch).context("the manifests cannot be watched")?;
+    Daemon {
+        settings: settings(config),
+        state: &config.state,
+        model,
+        publisher: Publisher::new(dataplane),
+        numbers: Numbers::default(),
+        view,
+        told: BTreeSet::new(),
+    }
+    .run(&batches)
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        here: Here {
+            node: config.node.name.clone(),
+            zone: String::new(),
+        },
+        node_addresses: config.node.addresses.clone(),
+        pod_range: config.pod_range,
+        service_range: config.service_range.into(),
+        algorithm: config.algorithm.into(),
+        masquerade_all: config.masquerade_all,
+    }
+}
+
+struct Daemon<'a, D> {
+    settings: Settings,
+    state: &'a Path,
+    model: Model,
+    publisher: Publisher<D>,
+    numbers: Numbers,
+    view: api::Shared,
+    /// Problems that have been logged and still stand.
+    told: BTreeSet<String>,
+}
+
+impl<D: Dataplane> Daemon<'_, D> {
+    fn run(&mut self, batches: &Receiver<Batch>) -> anyhow::Result<()> {
+        let mut wait = Duration::ZERO;
+        let mut waiting_told = false;
+        loop {
+            match batches.recv_timeout(wait) {
+                Ok(batch) => {
+                    let started = now();
+                    // What has come meanwhile is one update.
+                    for batch in std::iter::once(batch).chain(batches.try_iter()) {
+                        self.model.apply(batch);
+                    }
+                    self.update(started);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the manifests are no longer watched"),
+            }
+            if self.publisher.is_connected() {
+                wait = LOOK_AFTER;
+                continue;
+            }
+            match self.publisher.connect() {
+                Ok(inventory) => {
+                    log::info!(
+                        "dataplane connected at generation {}",
+                        self.publisher.generation().0
+                    );
+                    let learnt = Numbers::learn(&inventory);
+                    if learnt != Numbers::default() {
+                        self.numbers = learnt;
+                    }
+                    (wait, waiting_told) = (LOOK_AFTER, false);
+                    self.update(now());
+                }
+                Err(reason) => {
+                    if !waiting_told {
+                        log::warn!("{reason}; trying again until it is there");
+                    }
+                    waiting_told = true;
+                    wait = (wait * 2).clamp(RECONNECT.0, RECONNECT.1);
+                }
+            }
+        }
+    }
+
+    /// Model to dataplane, and to whoever asks.
+    fn update(&mut self, started: Instant) {
+        // What is held must be on disk before anybody is told of it.
+        if let Err(error) = self.model.allocator().save(self.state) {
+            log::error!(
+                "{}: cannot be written ({error}); a restart would allocate anew",
+                self.state.display()
+            );
+        }
+        self.settings.here.zone = self.zone();
+        let slices = endpoints::slices(&self.model);
+        let compiled = compile::compile(&self.model, &slices, &self.settings, &self.numbers);
+        let mut problems = self.model.problems();
+        problems.extend(compiled.conflicts.iter().map(|(service, frontend)| {
+            let message = format!("{frontend} is left out: an older Service has it");
+            Problem::of_field(
+                Severity::Warning,
+                None,
+                &format!("Service {service}"),
+                "",
+                message,
+            )
+        }));
+        self.tell(&problems);
+        if self.model.is_complete() && self.publisher.is_connected() {
+            match self.publisher.publish(&compiled.records) {
+                Ok(Some(difference)) => {
+                    let took = started.elapsed().as_millis();
+                    log::info!(
+                        "generation {}: {difference}, in {took} ms",
+                        self.publisher.generation().0
+                    );
+                }
+                Ok(None) => {}
+                Err(error @ PublishError::Refused(_)) => {
+                    log::error!(
+                        "{error}; it goes on with generation {}",
+                        self.publisher.generation().0
+                    );
+                }
+                Err(error @ PublishError::Lost(_)) => log::warn!("{error}; connecting again"),
+            }
+        }
+        self.numbers = compiled.numbers;
+        let status = Status {
+            node: self.settings.here.node.clone(),
+            complete: self.model.is_complete(),
+            connected: self.publisher.is_connected(),
+            generation: self.publisher.generation().0,
+        };
+        self.view.set(View::new(&self.model, &slices, problems, status));
+    }
+
+    /// The zone of this gateway's node, as its Node object says.
+    fn zone(&self) -> String {
+        let here = &self.settings.here.node;
+        let node = self
+            .model
+            .nodes()
+            .find(|node| node.metadata.name.as_ref() == Some(here));
+        node.and_then(|node| node.metadata.labels.as_ref()?.get(endpoints::ZONE))
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// Logs problems that are new, and that old ones are gone.
+    fn tell(&mut self, problems: &[Problem]) {
+        let now: BTreeSet<String> = problems.iter().map(ToString::to_string).collect();
+        for problem in problems
+            .iter()
+            .filter(|problem| !self.told.contains(&problem.to_string()))
+        {
+            match problem.severity {
+                Severity::Error => log::error!("{}", problem.snippet(false)),
+                Severity::Warning => log::warn!("{}", problem.snippet(false)),
+                Severity::Note => log::info!("{problem}"),
+            }
+        }
+        for gone in self.told.difference(&now) {
+            log::info!("no longer: {gone}");
+        }
+        self.told = now;
+    }
+}
+
+fn now() -> Instant {
+    // How long an update took is told to people; nothing depends on it.
+    #[allow(clippy::disallowed_methods)]
+    Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::model::tests::{model, reset};
+    use crate::publish::tests::Double;
+    use crate::source::Event;
+
+    const WEB: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {clusterIP: 10.96.0.5, ports: [{port: 80}]}\n";
+
+    fn daemon<'a>(state: &'a Path, double: &Rc<RefCell<Double>>) -> Daemon<'a, Rc<RefCell<Double>>> {
+        let settings = Settings {
+            here: Here::default(),
+            node_addresses: Vec::new(),
+            pod_range: None,
+            service_range: "10.96.0.0/16".parse().unwrap(),
+            algorithm: sluice_dataplane::channel::record::Algorithm::Maglev,
+            masquerade_all: false,
+        };
+        let (numbers, view, told) = Default::default();
+        let mut publisher = Publisher::new(double.clone());
+        publisher.connect().unwrap();
+        Daemon {
+            settings,
+            state,
+            model: model(),
+            publisher,
+            numbers,
+            view,
+            told,
+        }
+    }
+
+    #[test]
+    fn svc_6_nothing_is_published_before_everything_has_been_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, double) = (dir.path().join("state"), Rc::default());
+        let mut daemon = daemon(&state, &double);
+        daemon.model.apply(vec![Event::Problems(Vec::new())]);
+        daemon.update(now());
+        assert_eq!(double.borrow().updates, 0);
+        daemon.model.apply(reset(WEB));
+        daemon.update(now());
+        assert_eq!(double.borrow().updates, 1);
+    }
+
+    #[test]
+    fn a_restarted_control_finds_its_work_done_and_sends_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, double) = (dir.path().join("state"), Rc::default());
+        let other = WEB.replace("web", "another").replace("10.96.0.5", "10.96.0.6");
+        let mut first = daemon(&state, &double);
+        for text in [WEB.to_owned(), format!("{other}---\n{WEB}")] {
+            first.model.apply(reset(&text));
+            first.update(now());
+        }
+        let updates = double.borrow().updates;
+        let mut second = daemon(&state, &double);
+        second.numbers = Numbers::learn(&second.publisher.connect().unwrap());
+        second.model.apply(reset(&format!("{other}---\n{WEB}")));
+        second.update(now());
+        assert_eq!((updates, double.borrow().updates), (2, 2));
+    }
+
+    #[test]
+    fn a_refused_update_is_sent_again_with_the_next_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, double) = (dir.path().join("state"), Rc::<RefCell<Double>>::default());
+        double.borrow_mut().refuse = true;
+        let mut daemon = daemon(&state, &double);
+        daemon.model.apply(reset(WEB));
+        daemon.update(now());
+        double.borrow_mut().refuse = false;
+        daemon.update(now());
+        assert_eq!((double.borrow().updates, double.borrow().generation.0), (1, 1));
+    }
+}

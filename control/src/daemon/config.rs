@@ -1,0 +1,270 @@
+//! The daemon's own configuration file. A mistake in it is one line that names file, line and column.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use ipnet::{IpNet, Ipv4Net};
+use serde::Deserialize;
+use sluice_dataplane::channel::record;
+
+use crate::manifest::{decode, yaml};
+
+/// Everything `sluice control` is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// This gateway as a node.
+    pub node: Node,
+    /// Folders of manifests, or single files.
+    pub manifests: Vec<PathBuf>,
+    /// The dataplane.
+    pub dataplane: Socket,
+    /// The state file.
+    pub state: PathBuf,
+    /// The API.
+    pub api: Socket,
+    /// Cluster IPs.
+    pub service_range: Ipv4Net,
+    /// Pods' addresses.
+    pub pod_range: Option<IpNet>,
+    /// Node ports.
+    pub node_ports: RangeInclusive<u16>,
+    /// How a new flow picks its endpoint.
+    pub algorithm: Algorithm,
+    /// TP-3.
+    pub masquerade_all: bool,
+}
+
+/// The file's form.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Written {
+    #[serde(default)]
+    node: Node,
+    manifests: Vec<PathBuf>,
+    #[serde(default = "dataplane_socket")]
+    dataplane: Socket,
+    #[serde(default = "state")]
+    state: PathBuf,
+    #[serde(default = "api_socket")]
+    api: Socket,
+    #[serde(default = "service_range")]
+    service_range: Ipv4Net,
+    #[serde(default = "pod_range")]
+    pod_range: Option<IpNet>,
+    #[serde(default = "node_port_range")]
+    node_port_range: String,
+    #[serde(default)]
+    algorithm: Algorithm,
+    #[serde(default)]
+    masquerade_all: bool,
+}
+
+/// This gateway as a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// Its name, which endpoints' `nodeName` is compared with. The host's name if absent.
+    #[serde(default)]
+    pub name: String,
+    /// Addresses that accept node ports. Absent: the primary one (NP-2).
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A Unix socket.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Socket {
+    /// Its path.
+    pub socket: PathBuf,
+}
+
+/// How a new flow picks its endpoint; see `record::Algorithm`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Algorithm {
+    /// Uniformly random.
+    Random,
+    /// The same pick on every gateway.
+    #[default]
+    Maglev,
+    /// In turn.
+    RoundRobin,
+    /// Fewest live flows.
+    LeastConnections,
+}
+
+impl From<Algorithm> for record::Algorithm {
+    fn from(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Random => Self::Random,
+            Algorithm::Maglev => Self::Maglev,
+            Algorithm::RoundRobin => Self::RoundRobin,
+            Algorithm::LeastConnections => Self::LeastConnections,
+        }
+    }
+}
+
+fn dataplane_socket() -> Socket {
+    Socket {
+        socket: "/run/sluice/dataplane.sock".into(),
+    }
+}
+
+fn api_socket() -> Socket {
+    Socket {
+        socket: crate::api::SYSTEM_SOCKET.into(),
+    }
+}
+
+fn state() -> PathBuf {
+    "/var/lib/sluice/control.json".into()
+}
+
+const fn service_range() -> Ipv4Net {
+    Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 96, 0, 0), 16)
+}
+
+// An Option so that the file can say `podRange: null`: no source is a pod then (TP-2).
+#[allow(clippy::unnecessary_wraps)]
+const fn pod_range() -> Option<IpNet> {
+    Some(IpNet::V4(Ipv4Net::new_assert(
+        std::net::Ipv4Addr::new(10, 244, 0, 0),
+        16,
+    )))
+}
+
+fn node_port_range() -> String {
+    "30000-32767".into()
+}
+
+impl Config {
+    /// Reads `path`. Relative paths in it are relative to its folder.
+    pub fn load(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("{}: the configuration cannot be read", path.display()))?;
+        let folder = path.parent().unwrap_or_else(|| Path::new(""));
+        Self::parse(&text, folder).map_err(|(spot, message)| match spot {
+            Some(spot) => anyhow::anyhow!("{}:{}:{}: {message}", path.display(), spot.line, spot.column),
+            None => anyhow::anyhow!("{}: {message}", path.display()),
+        })
+    }
+
+    fn parse(text: &str, folder: &Path) -> Result<Self, (Option<yaml::Spot>, String)> {
+        let node = match yaml::read(text) {
+            Ok(Some(node)) => node,
+            Ok(None) => {
+                return Err((
+                    None,
+                    "is empty; configs/gateway/control.yaml is one to copy".into(),
+                ));
+            }
+            Err(broken) => return Err((Some(broken.spot), broken.message)),
+        };
+        let written: Written = decode::decode(&node).map_err(|mut mistakes| {
+            let first = mistakes.swap_remove(0);
+            let colon = if first.field.is_empty() { "" } else { ": " };
+            (
+                Some(first.spot),
+                format!("{}{colon}{}", first.field, first.message),
+            )
+        })?;
+        let at = |field: &str, error: anyhow::Error| (Some(node.locate(field)), format!("{field}: {error}"));
+        let node_ports = port_range(&written.node_port_range).map_err(|error| at("nodePortRange", error))?;
+        let range = written.service_range;
+        if !(8..=30).contains(&range.prefix_len()) || range.addr() != range.network() {
+            let error = anyhow::anyhow!(
+                "must be a network with a length from 8 to 30, such as 10.96.0.0/16, not {range}"
+            );
+            return Err(at("serviceRange", error));
+        }
+        if written.manifests.is_empty() {
+            return Err(at("manifests", anyhow::anyhow!("must name at least one folder")));
+        }
+        let mut this_node = written.node;
+        if this_node.name.is_empty() {
+            let host = nix::unistd::gethostname().map_err(|error| at("node.name", error.into()))?;
+            this_node.name = host.to_string_lossy().to_lowercase();
+        }
+        let resolve = |path: PathBuf| folder.join(path);
+        Ok(Self {
+            node: this_node,
+            manifests: written.manifests.into_iter().map(resolve).collect(),
+            dataplane: Socket {
+                socket: resolve(written.dataplane.socket),
+            },
+            state: resolve(written.state),
+            api: Socket {
+                socket: resolve(written.api.socket),
+            },
+            service_range: range,
+            pod_range: written.pod_range,
+            node_ports,
+            algorithm: written.algorithm,
+            masquerade_all: written.masquerade_all,
+        })
+    }
+}
+
+fn port_range(text: &str) -> anyhow::Result<RangeInclusive<u16>> {
+    let ends = text
+        .split_once('-')
+        .map(|(first, last)| (first.trim().parse::<u16>(), last.trim().parse::<u16>()));
+    match ends {
+        Some((Ok(first), Ok(last))) if first > 0 && first <= last => Ok(first..=last),
+        _ => bail!("must be two ports such as \"30000-32767\", not \"{text}\""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistake(text: &str) -> String {
+        let (spot, message) = Config::parse(text, Path::new("/etc/sluice")).unwrap_err();
+        let spot = spot.unwrap_or_default();
+        format!("{}:{}: {message}", spot.line, spot.column)
+    }
+
+    #[test]
+    fn the_least_configuration_is_a_folder() {
+        let config = Config::parse("manifests: [manifests]\n", Path::new("/etc/sluice")).unwrap();
+        assert_eq!(config.manifests, [Path::new("/etc/sluice/manifests")]);
+        assert_eq!(config.node_ports, 30_000..=32_767);
+        assert!(!config.node.name.is_empty());
+    }
+
+    #[test]
+    fn a_mistake_is_one_line_with_its_place() {
+        for (text, said) in [
+            (
+                "manifests: [a]\nserviceRnage: 1\n",
+                "2:1: serviceRnage: is not a known field; did you mean `serviceRange`?",
+            ),
+            (
+                "manifests: [a]\nnodePortRange: 5\n",
+                "2:16: nodePortRange: must be text, not the number 5 (write \"5\" in quotes)",
+            ),
+            (
+                "manifests: [a]\nnodePortRange: 9-1\n",
+                "2:16: nodePortRange: must be two ports such as \"30000-32767\", not \"9-1\"",
+            ),
+            (
+                "manifests: []\n",
+                "1:12: manifests: must name at least one folder",
+            ),
+            (
+                "manifests: [a]\nalgorithm: best\n",
+                "2:12: algorithm: unknown variant `best`, expected one of `random`, `maglev`, `round-robin`, `least-connections`",
+            ),
+        ] {
+            let found = mistake(text);
+            assert!(
+                found == said || found.ends_with(said.split_once(' ').unwrap().1),
+                "{found}\n{said}"
+            );
+        }
+    }
+}

@@ -1,0 +1,446 @@
+//! Which endpoints stand behind which Service, as EndpointSlices: those users made, those mirrored from Endpoints, and
+//! those that the Service's selector finds among the pods (EPC-1 to EPC-11). Pure: model to slices, in a fixed order.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{
+    Container, EndpointAddress, EndpointSubset, Endpoints, ObjectReference, Pod,
+};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+
+use crate::model::{Model, Service, ServiceName, Target, protocol};
+
+/// Endpoints objects as slices.
+mod mirror;
+/// Which endpoints take new flows.
+pub mod sets;
+
+/// EPC-9.
+const ENDPOINTS_PER_SLICE: usize = 100;
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+const HEADLESS: &str = "service.kubernetes.io/headless";
+pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// All slices of each Service, in force or not (EP-10).
+pub type Slices = BTreeMap<ServiceName, Vec<EndpointSlice>>;
+
+/// The slices of all Services.
+pub fn slices(model: &Model) -> Slices {
+    let mut found = Slices::new();
+    for slice in model.slices() {
+        if let Some(service) = slice
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(SERVICE_NAME))
+        {
+            let namespace = slice.metadata.namespace.clone().unwrap_or_default();
+            let name = ServiceName { namespace, name: service.clone() };
+            found.entry(name).or_default().push(defaulted(slice.clone()));
+        }
+    }
+    for endpoints in model.endpoints() {
+        let (namespace, name) = (&endpoints.metadata.namespace, &endpoints.metadata.name);
+        let name = ServiceName {
+            namespace: namespace.clone().unwrap_or_default(),
+            name: name.clone().unwrap_or_default(),
+        };
+        if model
+            .service(&name)
+            .is_some_and(|service| service.selector().is_none())
+        {
+            found
+                .entry(name.clone())
+                .or_default()
+                .extend(mirror::slices(&name, endpoints));
+        }
+    }
+    let pods = Pods::new(model);
+    for service in model.services() {
+        if let Some(selector) = service.selector() {
+            let selected = pods.selected(&service.name.namespace, selector);
+            found
+                .entry(service.name.clone())
+                .or_default()
+                .extend(generate(service, &selected, &pods));
+        }
+    }
+    found
+}
+
+/// What the API server adds to a slice that a user wrote.
+fn defaulted(mut slice: EndpointSlice) -> EndpointSlice {
+    for port in slice.ports.iter_mut().flatten() {
+        port.name.get_or_insert_default();
+        port.protocol.get_or_insert_with(|| "TCP".into());
+    }
+    for endpoint in slice.endpoints.iter_mut().flatten() {
+        endpoint.conditions.get_or_insert_default();
+    }
+    slice
+}
+
+/// Pods, and what is asked about them.
+struct Pods<'m> {
+    /// By namespace and label: a selector is answered from its rarest pair instead of from all pods.
+    by_label: HashMap<(&'m str, &'m str, &'m str), Vec<&'m Pod>>,
+    /// Zone of each node, `None` if it has none.
+    nodes: HashMap<&'m str, Option<&'m String>>,
+}
+
+impl<'m> Pods<'m> {
+    fn new(model: &'m Model) -> Self {
+        let mut by_label: HashMap<_, Vec<&Pod>> = HashMap::new();
+        for pod in model.pods() {
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+            for (key, value) in pod.metadata.labels.iter().flatten() {
+                by_label
+                    .entry((namespace, key.as_str(), value.as_str()))
+                    .or_default()
+                    .push(pod);
+            }
+        }
+        let zone = |labels: &'m Option<BTreeMap<String, String>>| labels.as_ref()?.get(ZONE);
+        let nodes = model
+            .nodes()
+            .filter_map(|node| Some((node.metadata.name.as_deref()?, zone(&node.metadata.labels))))
+            .collect();
+        Self { by_label, nodes }
+    }
+
+    /// Pods with all labels of `selector`, by name.
+    fn selected(&self, namespace: &str, selector: &BTreeMap<String, String>) -> Vec<&'m Pod> {
+        let rarest = selector
+            .iter()
+            .map(
+                |(key, value)| match self.by_label.get(&(namespace, key.as_str(), value.as_str())) {
+                    Some(pods) => pods.as_slice(),
+                    None => &[],
+                },
+            )
+            .min_by_key(|pods| pods.len())
+            .unwrap_or_default();
+        let matches = |pod: &&&Pod| {
+            let labels = pod.metadata.labels.as_ref();
+            selector
+                .iter()
+                .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+        };
+        rarest.iter().filter(matches).copied().collect()
+    }
+
+    /// Whether the node is one we may believe in: declared, or no node is declared at all (EPC-2).
+    fn knows(&self, node: &str) -> bool {
+        self.nodes.is_empty() || self.nodes.contains_key(node)
+    }
+}
+
+fn generate(service: &Service, pods: &[&Pod], world: &Pods<'_>) -> Vec<EndpointSlice> {
+    let spec = service.object.spec.as_ref();
+    let families = spec
+        .and_then(|spec| spec.ip_families.as_deref())
+        .unwrap_or_default();
+    let publish = spec.is_some_and(|spec| spec.publish_not_ready_addresses == Some(true));
+    let mut slices = Vec::new();
+    for family in families {
+        // Pods with the same ports share slices.
+        let mut by_ports: BTreeMap<Vec<PortKey>, Vec<Endpoint>> = BTreeMap::new();
+        for pod in pods {
+            if let Some(address) = address_of(pod, family)
+                && let Some(endpoint) = endpoint(service, pod, address, publish, world)
+            {
+                by_ports.entry(ports_of(service, pod)).or_default().push(endpoint);
+            }
+        }
+        if by_ports.is_empty() {
+            by_ports.insert(Vec::new(), Vec::new());
+        }
+        for (ports, mut endpoints) in by_ports {
+            endpoints.sort_by_cached_key(|endpoint| {
+                let address = endpoint
+                    .addresses
+                    .first()
+                    .and_then(|text| text.parse::<IpAddr>().ok());
+                (
+                    address,
+                    endpoint
+                        .target_ref
+                        .as_ref()
+                        .and_then(|target| target.name.clone()),
+                )
+            });
+            hint(service, &mut endpoints);
+            // A slice without endpoints is still a slice (EPC-9).
+            let count = endpoints.len().div_ceil(ENDPOINTS_PER_SLICE).max(1);
+            let mut endpoints = endpoints.into_iter();
+            for _ in 0..count {
+                let ports = ports.iter().map(PortKey::port).collect::<Vec<_>>();
+                let chunk = endpoints.by_ref().take(ENDPOINTS_PER_SLICE).collect();
+                slices.push((family, ports, chunk));
+            }
+        }
+    }
+    let meta = metadata(service);
+    let slice =
+        |(index, (family, ports, endpoints)): (usize, (&String, Vec<EndpointPort>, Vec<Endpoint>))| {
+            let metadata = ObjectMeta {
+                name: Some(format!("{}-{index}", service.name.name)),
+                ..meta.clone()
+            };
+            let ports = (!ports.is_empty()).then_some(ports);
+            EndpointSlice {
+                address_type: family.clone(),
+                endpoints: (!endpoints.is_empty()).then_some(endpoints),
+                metadata,
+                ports,
+            }
+        };
+    slices.into_iter().enumerate().map(slice).collect()
+}
+
+/// EPC-11.
+fn metadata(service: &Service) -> ObjectMeta {
+    let mut labels = service.object.metadata.labels.clone().unwrap_or_default();
+    labels.retain(|key, _| key != HEADLESS);
+    labels.insert(SERVICE_NAME.into(), service.name.name.clone());
+    labels.insert(MANAGED_BY.into(), "endpointslice-controller.k8s.io".into());
+    if service.headless {
+        labels.insert(HEADLESS.into(), String::new());
+    }
+    ObjectMeta {
+        namespace: Some(service.name.namespace.clone()),
+        generate_name: Some(format!("{}-", service.name.name)),
+        creation_timestamp: service.object.metadata.creation_timestamp.clone(),
+        owner_references: Some(vec![owner("Service", &service.name.name)]),
+        labels: Some(labels),
+        ..ObjectMeta::default()
+    }
+}
+
+fn owner(kind: &str, name: &str) -> OwnerReference {
+    OwnerReference {
+        api_version: "v1".into(),
+        kind: kind.into(),
+        name: name.into(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+        ..OwnerReference::default()
+    }
+}
+
+/// A slice's port, in an order.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct PortKey {
+    name: String,
+    protocol: String,
+    number: i32,
+    app_protocol: Option<String>,
+}
+
+impl PortKey {
+    fn port(&self) -> EndpointPort {
+        EndpointPort {
+            name: Some(self.name.clone()),
+            protocol: Some(self.protocol.clone()),
+            port: Some(self.number),
+            app_protocol: self.app_protocol.clone(),
+        }
+    }
+}
+
+/// EPC-5, EPC-6: what the Service's ports are on this pod; a name that the pod lacks is left out.
+fn ports_of(service: &Service, pod: &Pod) -> Vec<PortKey> {
+    let mut ports: Vec<_> = service
+        .ports
+        .iter()
+        .filter_map(|port| {
+            let number = match &port.target {
+                Target::Number(number) => i32::from(*number),
+                Target::Name(name) => container_port(pod, name, port.protocol)?,
+            };
+            let app_protocol = port.app_protocol.clone();
+            Some(PortKey {
+                name: port.name.clone(),
+                protocol: port.protocol.to_string(),
+                number,
+                app_protocol,
+            })
+        })
+        .collect();
+    ports.sort();
+    ports
+}
+
+fn container_port(pod: &Pod, name: &str, wanted: sluice_dataplane::addr::Protocol) -> Option<i32> {
+    let spec = pod.spec.as_ref()?;
+    let sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
+    let sidecars = spec.init_containers.iter().flatten().filter(sidecar);
+    let mut ports = spec
+        .containers
+        .iter()
+        .chain(sidecars)
+        .flat_map(|container| container.ports.iter().flatten());
+    ports
+        .find(|port| port.name.as_deref() == Some(name) && protocol(port.protocol.as_deref()) == Some(wanted))
+        .map(|port| port.container_port)
+}
+
+fn address_of(pod: &Pod, family: &str) -> Option<IpAddr> {
+    let status = pod.status.as_ref()?;
+    let listed = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
+    let texts: Vec<&str> = match listed.clone().next() {
+        Some(_) => listed.collect(),
+        None => status.pod_ip.as_deref().into_iter().collect(),
+    };
+    texts
+        .into_iter()
+        .filter_map(|text| text.parse::<IpAddr>().ok())
+        .find(|ip| ip.is_ipv6() == (family == "IPv6"))
+}
+
+/// EPC-2 to EPC-4, EPC-7, EPC-8: the pod as an endpoint, if it is eligible.
+fn endpoint(
+    service: &Service,
+    pod: &Pod,
+    address: IpAddr,
+    publish: bool,
+    world: &Pods<'_>,
+) -> Option<Endpoint> {
+    let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
+    if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        return None;
+    }
+    let node = spec.node_name.as_deref().filter(|node| !node.is_empty());
+    if !publish && !node.is_some_and(|node| world.knows(node)) {
+        return None;
+    }
+    let mut conditions = status.conditions.iter().flatten();
+    let serving = conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    let terminating = pod.metadata.deletion_timestamp.is_some();
+    let own_name = spec.subdomain.as_deref() == Some(service.name.name.as_str());
+    Some(Endpoint {
+        addresses: vec![address.to_string()],
+        conditions: Some(EndpointConditions {
+            ready: Some(publish || (serving && !terminating)),
+            serving: Some(serving),
+            terminating: Some(terminating),
+        }),
+        hostname: spec.hostname.clone().filter(|name| own_name && !name.is_empty()),
+        node_name: node.map(str::to_owned),
+        zone: node
+            .and_then(|node| world.nodes.get(node).copied().flatten())
+            .cloned(),
+        target_ref: Some(ObjectReference {
+            kind: Some("Pod".into()),
+            namespace: pod.metadata.namespace.clone(),
+            name: pod.metadata.name.clone(),
+            uid: pod.metadata.uid.clone(),
+            ..ObjectReference::default()
+        }),
+        ..Endpoint::default()
+    })
+}
+
+/// TOP-6: each ready endpoint is for its own zone, and for its own node if that is preferred.
+fn hint(service: &Service, endpoints: &mut [Endpoint]) {
+    let wish = service
+        .object
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.traffic_distribution.as_deref());
+    let same_node = match wish {
+        Some("PreferClose" | "PreferSameZone") => false,
+        Some("PreferSameNode") => true,
+        _ => return,
+    };
+    for endpoint in endpoints {
+        let ready = endpoint
+            .conditions
+            .as_ref()
+            .and_then(|conditions| conditions.ready)
+            .unwrap_or(true);
+        let Some(zone) = endpoint.zone.clone().filter(|_| ready) else {
+            continue;
+        };
+        let for_nodes = endpoint
+            .node_name
+            .clone()
+            .filter(|_| same_node)
+            .map(|name| vec![ForNode { name }]);
+        endpoint.hints = Some(EndpointHints {
+            for_nodes,
+            for_zones: Some(vec![ForZone { name: zone }]),
+        });
+    }
+}
+
+/// Endpoints objects, as `get endpoints` shows them: those users made, and one for every Service with a selector.
+pub fn legacy(model: &Model, slices: &Slices) -> Vec<Endpoints> {
+    let mut found: Vec<Endpoints> = model.endpoints().cloned().collect();
+    for service in model.services().filter(|service| service.selector().is_some()) {
+        let own = slices.get(&service.name).into_iter().flatten();
+        let mut subsets: Vec<EndpointSubset> = Vec::new();
+        for slice in own {
+            let ports: Vec<_> = slice.ports.iter().flatten().map(core_port).collect();
+            let ports = (!ports.is_empty()).then_some(ports);
+            // As upstream: a pod without any of the ports is in no subset, unless the Service has no ports at all.
+            if ports.is_none() && !service.ports.is_empty() {
+                continue;
+            }
+            let index = subsets
+                .iter()
+                .position(|subset| subset.ports == ports)
+                .unwrap_or_else(|| {
+                    subsets.push(EndpointSubset {
+                        ports: ports.clone(),
+                        ..EndpointSubset::default()
+                    });
+                    subsets.len() - 1
+                });
+            for endpoint in slice.endpoints.iter().flatten() {
+                let ready = endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
+                let subset = &mut subsets[index];
+                let list = if ready {
+                    &mut subset.addresses
+                } else {
+                    &mut subset.not_ready_addresses
+                };
+                list.get_or_insert_default().push(EndpointAddress {
+                    ip: endpoint.addresses.first().cloned().unwrap_or_default(),
+                    hostname: endpoint.hostname.clone(),
+                    node_name: endpoint.node_name.clone(),
+                    target_ref: endpoint.target_ref.clone(),
+                });
+            }
+        }
+        subsets.retain(|subset| subset.addresses.is_some() || subset.not_ready_addresses.is_some());
+        found.push(Endpoints {
+            metadata: ObjectMeta {
+                name: Some(service.name.name.clone()),
+                namespace: Some(service.name.namespace.clone()),
+                labels: service.object.metadata.labels.clone(),
+                creation_timestamp: service.object.metadata.creation_timestamp.clone(),
+                ..ObjectMeta::default()
+            },
+            subsets: (!subsets.is_empty()).then_some(subsets),
+        });
+    }
+    found.sort_by(|a, b| {
+        (&a.metadata.namespace, &a.metadata.name).cmp(&(&b.metadata.namespace, &b.metadata.name))
+    });
+    found
+}
+
+fn core_port(port: &EndpointPort) -> k8s_openapi::api::core::v1::EndpointPort {
+    k8s_openapi::api::core::v1::EndpointPort {
+        name: port.name.clone().filter(|name| !name.is_empty()),
+        port: port.port.unwrap_or_default(),
+        protocol: port.protocol.clone(),
+        app_protocol: port.app_protocol.clone(),
+    }
+}

@@ -1,0 +1,483 @@
+//! A pod: an address, namespaces, processes, and what a kubelet would say about it.
+//!
+//! Takes a template; starts and stops the pod's processes and keeps its report in the pods folder true. Which pods there
+//! are is the keeper's to decide.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    Container, Pod as PodObject, PodCondition, PodIP, PodStatus as PodObjectStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use nix::sys::signal::Signal;
+
+use super::ipc::PodStatus;
+use super::launch::own_binary;
+use super::namespace::Namespaces;
+use super::net::NODE_ADDRESS;
+use super::now;
+use super::probe::Check;
+use super::process::{Backoff, Exit, Reaper, signal};
+use super::state::{State, write_atomically};
+use super::workloads::{Key, Template};
+
+/// Grace from SIGTERM to SIGKILL if the pod names none (core/v1 PodSpec), and the most a lab's user should wait.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// How long the kernel may take to end a killed process before it is told again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A pod of the lab.
+pub(super) struct Pod {
+    pub(super) key: Key,
+    /// The set that owns it.
+    pub(super) set: Option<Key>,
+    /// The Deployment of that set.
+    pub(super) deployment: Option<String>,
+    pub(super) address: Ipv4Addr,
+    pub(super) namespaces: Namespaces,
+    template: Template,
+    uid: String,
+    created: Timestamp,
+    containers: Vec<Process>,
+    terminating: Option<Terminating>,
+    reported: Option<PodObject>,
+}
+
+struct Terminating {
+    since: Timestamp,
+    deadline: Instant,
+}
+
+/// One container's process.
+struct Process {
+    container: Container,
+    program: Program,
+    pid: Option<i32>,
+    ended: Option<Exit>,
+    ready: bool,
+    backoff: Backoff,
+    restart: Option<Instant>,
+    probe: Option<mpsc::Sender<()>>,
+}
+
+/// What runs for a container.
+enum Program {
+    /// A program of the machine.
+    Own(Vec<String>),
+    /// The built-in server.
+    Server { tcp: Vec<u16>, udp: Vec<u16> },
+    /// Nothing: it only holds the namespaces.
+    Nothing,
+}
+
+/// News of a container, with the pod's uid so that old news of an earlier pod is known.
+#[derive(Debug)]
+pub(super) struct News {
+    pub(super) uid: String,
+    pub(super) container: usize,
+    pub(super) ready: bool,
+}
+
+/// What a pod needs of the keeper.
+pub(super) struct Surroundings<'a> {
+    pub(super) state: &'a State,
+    pub(super) reaper: &'a Reaper,
+    pub(super) news: &'a dyn Fn(News) -> Box<dyn Fn(bool) + Send>,
+}
+
+impl Pod {
+    pub(super) fn new(
+        key: Key,
+        set: Option<Key>,
+        deployment: Option<String>,
+        template: Template,
+        address: Ipv4Addr,
+        namespaces: Namespaces,
+        uid: String,
+    ) -> Self {
+        let containers = template.spec.containers.iter().map(Process::new).collect();
+        let created = Timestamp::now();
+        let created = Timestamp::from_second(created.as_second()).unwrap_or(created);
+        Self {
+            key,
+            set,
+            deployment,
+            address,
+            namespaces,
+            template,
+            uid,
+            created,
+            containers,
+            terminating: None,
+            reported: None,
+        }
+    }
+
+    /// Starts all containers, and again those whose wait is over. What cannot start is logged and tried again later.
+    pub(super) fn run(&mut self, around: &Surroundings<'_>) {
+        if self.terminating.is_some() {
+            return;
+        }
+        for index in 0..self.containers.len() {
+            let process = &self.containers[index];
+            if process.pid.is_some() || process.ended.is_some() && process.restart.is_none_or(|at| at > now())
+            {
+                continue;
+            }
+            if let Err(error) = self.start_container(index, around) {
+                log::error!("pod {}: {error:#}", self.key);
+                let log = around.state.pod_log(&self.key.namespace, &self.key.name);
+                append(&log, &format!("{error:#}\n"));
+                self.containers[index].over(Exit::Status(127), true);
+            }
+        }
+    }
+
+    fn start_container(&mut self, index: usize, around: &Surroundings<'_>) -> anyhow::Result<()> {
+        let process = &self.containers[index];
+        let log = around.state.pod_log(&self.key.namespace, &self.key.name);
+        let mut command = match &process.program {
+            Program::Nothing => {
+                self.containers[index].ready = true;
+                self.containers[index].ended = Some(Exit::Status(0));
+                return Ok(());
+            }
+            Program::Own(words) => {
+                let mut command = Command::new(words.first().context("an empty command")?);
+                command.args(&words[1..]);
+                command
+            }
+            Program::Server { tcp, udp } => {
+                let mut command = Command::new(own_binary()?);
+                command.args(["lab", "server"]);
+                command.args(tcp.iter().flat_map(|port| ["--tcp".to_owned(), port.to_string()]));
+                command.args(udp.iter().flat_map(|port| ["--udp".to_owned(), port.to_string()]));
+                command.env("NOTIFY_SOCKET", around.state.socket("notify"));
+                command.env("SLUICE_CONTAINER", format!("{} {index}", self.uid));
+                command
+            }
+        };
+        for variable in process.container.env.iter().flatten() {
+            command.env(&variable.name, variable.value.as_deref().unwrap_or_default());
+        }
+        command.env("POD_NAME", &self.key.name);
+        command.env("POD_NAMESPACE", &self.key.namespace);
+        command.env("POD_IP", self.address.to_string());
+        command.current_dir(process.container.working_dir.as_deref().unwrap_or("/"));
+        let pid = around.reaper.spawn(&self.namespaces, command, &log)?;
+        let check = Check::of(&process.container);
+        let process = &mut self.containers[index];
+        process.pid = Some(pid);
+        process.ended = None;
+        process.restart = None;
+        process.backoff.restarted();
+        // The built-in server tells when it listens; a program of the machine is ready as it starts, unless probed.
+        process.ready = check.is_none() && matches!(process.program, Program::Own(_));
+        if let Some(check) = check {
+            let news = News {
+                uid: self.uid.clone(),
+                container: index,
+                ready: false,
+            };
+            process.probe = Some(check.start(&self.namespaces, self.address, (around.news)(news))?);
+        }
+        Ok(())
+    }
+
+    /// A built-in server listens: without a probe, that is ready.
+    pub(super) fn listening(&mut self, container: usize) {
+        if let Some(process) = self.containers.get_mut(container)
+            && process.probe.is_none()
+        {
+            process.ready = true;
+        }
+    }
+
+    /// A probe's verdict changed.
+    pub(super) fn probed(&mut self, container: usize, ready: bool) {
+        if let Some(process) = self.containers.get_mut(container)
+            && process.pid.is_some()
+        {
+            process.ready = ready;
+        }
+    }
+
+    /// A process ended. Whether it was this pod's.
+    pub(super) fn ended(&mut self, pid: i32, exit: Exit) -> bool {
+        let policy = self.template.spec.restart_policy.as_deref().unwrap_or("Always");
+        let restart = match policy {
+            "Never" => false,
+            "OnFailure" => exit != Exit::Status(0),
+            _ => true,
+        };
+        let terminating = self.terminating.is_some();
+        let Some(process) = self
+            .containers
+            .iter_mut()
+            .find(|process| process.pid == Some(pid))
+        else {
+            return false;
+        };
+        process.over(exit, restart && !terminating);
+        if !terminating {
+            log::warn!("pod {}: {} {exit}", self.key, process.container.name);
+        }
+        true
+    }
+
+    /// Begins to stop it: its report says so before its processes hear of it, as with a kubelet.
+    pub(super) fn terminate(&mut self, state: &State) {
+        if self.terminating.is_some() {
+            return;
+        }
+        let grace = self.template.spec.termination_grace_period_seconds;
+        let grace = grace
+            .and_then(|s| u64::try_from(s).ok())
+            .map_or(GRACE, Duration::from_secs)
+            .min(GRACE);
+        let since = Timestamp::now();
+        let since = Timestamp::from_second(since.as_second()).unwrap_or(since);
+        self.terminating = Some(Terminating {
+            since,
+            deadline: now() + grace,
+        });
+        self.report(state);
+        for process in &mut self.containers {
+            process.restart = None;
+            if let Some(pid) = process.pid {
+                signal(pid, Signal::SIGTERM);
+            }
+        }
+    }
+
+    /// Whether it is being stopped.
+    pub(super) fn is_terminating(&self) -> bool {
+        self.terminating.is_some()
+    }
+
+    /// Whether it is being stopped and no process is left. Kills those whose grace is over.
+    pub(super) fn is_over(&mut self) -> bool {
+        let Some(terminating) = &mut self.terminating else {
+            return false;
+        };
+        let late = terminating.deadline <= now();
+        if late {
+            // The kernel may take a moment; it is told again after the next.
+            terminating.deadline = now() + AGAIN;
+        }
+        let mut over = true;
+        for pid in self.containers.iter().filter_map(|process| process.pid) {
+            over = false;
+            if late {
+                signal(pid, Signal::SIGKILL);
+            }
+        }
+        over
+    }
+
+    /// When the keeper has to look at it again.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        match &self.terminating {
+            Some(terminating) => Some(terminating.deadline),
+            None => self.containers.iter().filter_map(|process| process.restart).min(),
+        }
+    }
+
+    /// Whether its containers are ready.
+    fn containers_ready(&self) -> bool {
+        self.containers.iter().all(|process| process.ready)
+    }
+
+    /// Whether Services may send to it.
+    pub(super) fn is_ready(&self) -> bool {
+        self.terminating.is_none() && self.containers_ready()
+    }
+
+    /// Its processes.
+    pub(super) fn processes(&self) -> impl Iterator<Item = i32> {
+        self.containers.iter().filter_map(|process| process.pid)
+    }
+
+    /// Whether it is the pod that `uid` names.
+    pub(super) fn has_uid(&self, uid: &str) -> bool {
+        self.uid == uid
+    }
+
+    /// What commands are told.
+    pub(super) fn status(&self) -> PodStatus {
+        PodStatus {
+            namespace: self.key.namespace.clone(),
+            name: self.key.name.clone(),
+            ip: self.address,
+            ready: self.is_ready(),
+            labels: self.template.labels.clone(),
+            fds: self.namespaces.fds(),
+        }
+    }
+
+    /// Writes the pod's report if it changed.
+    pub(super) fn report(&mut self, state: &State) {
+        let object = self.object();
+        if self.reported.as_ref() == Some(&object) {
+            return;
+        }
+        let written = serde_saphyr::to_string(&object)
+            .map_err(anyhow::Error::from)
+            .and_then(|text| write_atomically(&self.report_file(state), text.as_bytes()));
+        match written {
+            Ok(()) => self.reported = Some(object),
+            Err(error) => log::error!("cannot report pod {}: {error:#}", self.key),
+        }
+    }
+
+    /// Kills what its processes left behind in groups of their own, such as a server that went to the background.
+    pub(super) fn kill_orphans(&self) {
+        if let Err(error) = self.namespaces.kill_inhabitants() {
+            log::error!("pod {}: {error:#}", self.key);
+        }
+    }
+
+    /// Takes the report away: the pod is no more.
+    pub(super) fn remove_report(&self, state: &State) {
+        let file = self.report_file(state);
+        if let Err(error) = fs::remove_file(&file) {
+            log::error!("cannot remove {}: {error}", file.display());
+        }
+    }
+
+    fn report_file(&self, state: &State) -> std::path::PathBuf {
+        state
+            .pods()
+            .join(format!("{}.{}.yaml", self.key.namespace, self.key.name))
+    }
+
+    fn phase(&self) -> &'static str {
+        let ended = |process: &Process| process.pid.is_none() && process.restart.is_none();
+        let run_out = !self.containers.is_empty()
+            && self.terminating.is_none()
+            && self
+                .containers
+                .iter()
+                .all(|p| ended(p) && !matches!(p.program, Program::Nothing));
+        match run_out {
+            false => "Running",
+            true if self
+                .containers
+                .iter()
+                .all(|process| process.ended == Some(Exit::Status(0))) =>
+            {
+                "Succeeded"
+            }
+            true => "Failed",
+        }
+    }
+
+    fn object(&self) -> PodObject {
+        let owner = self.set.as_ref().map(|set| OwnerReference {
+            api_version: "apps/v1".to_owned(),
+            block_owner_deletion: Some(true),
+            controller: Some(true),
+            kind: "ReplicaSet".to_owned(),
+            name: set.name.clone(),
+            uid: super::uid(set),
+        });
+        let map = |map: &BTreeMap<String, String>| (!map.is_empty()).then(|| map.clone());
+        let address = self.address.to_string();
+        // A terminating pod stays ready for those it serves; that it takes nothing new is its deletionTimestamp's word.
+        let ready = if self.containers_ready() { "True" } else { "False" };
+        let condition = |kind: &str, status: &str| PodCondition {
+            status: status.to_owned(),
+            type_: kind.to_owned(),
+            ..PodCondition::default()
+        };
+        let mut spec = self.template.spec.clone();
+        spec.node_name = Some("lab".to_owned());
+        PodObject {
+            metadata: ObjectMeta {
+                namespace: Some(self.key.namespace.clone()),
+                name: Some(self.key.name.clone()),
+                uid: Some(self.uid.clone()),
+                labels: map(&self.template.labels),
+                annotations: map(&self.template.annotations),
+                owner_references: owner.map(|owner| vec![owner]),
+                creation_timestamp: Some(Time(self.created)),
+                deletion_timestamp: self.terminating.as_ref().map(|t| Time(t.since)),
+                ..ObjectMeta::default()
+            },
+            spec: Some(spec),
+            status: Some(PodObjectStatus {
+                phase: Some(self.phase().to_owned()),
+                host_ip: Some(NODE_ADDRESS.to_string()),
+                pod_ip: Some(address.clone()),
+                pod_ips: Some(vec![PodIP { ip: address }]),
+                start_time: Some(Time(self.created)),
+                conditions: Some(vec![
+                    condition("PodScheduled", "True"),
+                    condition("Initialized", "True"),
+                    condition("ContainersReady", ready),
+                    condition("Ready", ready),
+                ]),
+                ..PodObjectStatus::default()
+            }),
+        }
+    }
+}
+
+impl Process {
+    fn new(container: &Container) -> Self {
+        let words: Vec<_> = container
+            .command
+            .iter()
+            .chain(&container.args)
+            .flatten()
+            .cloned()
+            .collect();
+        let ports = |protocol: &str| -> Vec<u16> {
+            let ports = container.ports.iter().flatten();
+            let same = ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == protocol);
+            same.filter_map(|port| u16::try_from(port.container_port).ok())
+                .collect()
+        };
+        let (tcp, udp) = (ports("TCP"), ports("UDP"));
+        let program = if !words.is_empty() {
+            Program::Own(words)
+        } else if tcp.is_empty() && udp.is_empty() {
+            Program::Nothing
+        } else {
+            Program::Server { tcp, udp }
+        };
+        Self {
+            container: container.clone(),
+            program,
+            pid: None,
+            ended: None,
+            ready: false,
+            backoff: Backoff::new(),
+            restart: None,
+            probe: None,
+        }
+    }
+
+    fn over(&mut self, exit: Exit, restart: bool) {
+        self.pid = None;
+        self.ended = Some(exit);
+        self.ready = false;
+        self.probe = None;
+        self.restart = restart.then(|| now() + self.backoff.ended());
+    }
+}
+
+fn append(log: &std::path::Path, text: &str) {
+    let file = fs::File::options().create(true).append(true).open(log);
+    if let Err(error) = file.and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes())) {
+        log::error!("cannot write {}: {error}", log.display());
+    }
+}

@@ -1,0 +1,174 @@
+//! The node's own processes: the dataplane and control, with the configurations the lab writes for them.
+//!
+//! Both run in the node's namespaces. One that ends is started again, with a log line and back-off.
+
+use std::fs;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::Context;
+
+use super::Driver;
+use super::launch::own_binary;
+use super::namespace::Namespaces;
+use super::now;
+use super::process::{Backoff, Exit, Reaper};
+use super::state::{State, write_atomically};
+
+/// The dataplane's file: `config.rs` of sluice-dataplane reads it.
+fn dataplane_config(state: &State, driver: Driver) -> anyhow::Result<String> {
+    let (driver, socket) = (driver.name(), serde_json::to_string(&state.socket("dataplane"))?);
+    Ok(format!(
+        "# Written by `sluice lab up`.
+node: {{addresses: [172.18.0.2]}}
+ports:
+- {{name: client0, driver: {driver}, interface: client0, addresses: [172.18.0.2/24]}}
+- {{name: pods0, driver: {driver}, interface: pods0, addresses: [10.244.0.1/24]}}
+- {{name: host0, driver: tap, interface: host0, role: host}}
+workers: {{count: 1, idle: sleep}}
+flows: {{capacity: 131072}}
+channel: {{socket: {socket}}}
+"
+    ))
+}
+
+/// Control's file: the `sluice control --config` reads it.
+fn control_config(state: &State) -> anyhow::Result<String> {
+    let path = |path: std::path::PathBuf| serde_json::to_string(&path);
+    Ok(format!(
+        "# Written by `sluice lab up`.
+node: {{name: lab, addresses: [172.18.0.2]}}
+manifests: [{}, {}]
+dataplane: {{socket: {}}}
+state: {}
+api: {{socket: {}}}
+serviceRange: 10.96.0.0/16
+podRange: 10.244.0.0/16
+algorithm: random
+",
+        path(state.manifests())?,
+        path(state.pods())?,
+        path(state.socket("dataplane"))?,
+        path(state.path().join("allocations.json"))?,
+        path(state.socket("control"))?,
+    ))
+}
+
+/// One of the two.
+pub(super) struct Service {
+    pub(super) name: &'static str,
+    pub(super) pid: Option<i32>,
+    /// How often it ended by itself.
+    pub(super) ends: u32,
+    backoff: Backoff,
+    restart: Option<Instant>,
+}
+
+/// Writes the configurations and gives the two: the dataplane to be started at once, control by [`Service::begin`].
+pub(super) fn prepare(state: &State, driver: Driver) -> anyhow::Result<Vec<Service>> {
+    write_atomically(
+        &state.config("dataplane"),
+        dataplane_config(state, driver)?.as_bytes(),
+    )?;
+    write_atomically(&state.config("control"), control_config(state)?.as_bytes())?;
+    let program = dataplane_binary()?;
+    anyhow::ensure!(
+        program.exists(),
+        "there is no {}: build it with `cargo build --release`",
+        program.display()
+    );
+    let service = |name, at| Service {
+        name,
+        pid: None,
+        ends: 0,
+        backoff: Backoff::new(),
+        restart: at,
+    };
+    Ok(vec![service("dataplane", Some(now())), service("control", None)])
+}
+
+/// The dataplane's binary lies beside this one.
+fn dataplane_binary() -> anyhow::Result<std::path::PathBuf> {
+    Ok(own_binary()?.with_file_name("sluice-dataplane"))
+}
+
+impl Service {
+    /// Starts it if it is to be started now. An error is logged, and tried again later.
+    pub(super) fn run(&mut self, state: &State, node: &Namespaces, reaper: &Reaper) {
+        if self.pid.is_some() || self.restart.is_none_or(|at| at > now()) {
+            return;
+        }
+        match self.start(state, node, reaper) {
+            Ok(pid) => {
+                self.backoff.restarted();
+                self.restart = None;
+                self.pid = Some(pid);
+                log::info!("{} runs", self.name);
+            }
+            Err(error) => {
+                let wait = self.backoff.ended();
+                self.restart = Some(now() + wait);
+                log::error!("{}: {error:#}; the next try is in {wait:?}", self.name);
+            }
+        }
+    }
+
+    fn start(&self, state: &State, node: &Namespaces, reaper: &Reaper) -> anyhow::Result<i32> {
+        let mut command = match self.name {
+            "dataplane" => Command::new(dataplane_binary()?),
+            name => {
+                let mut command = Command::new(own_binary()?);
+                command.arg(name);
+                command
+            }
+        };
+        command
+            .arg("--config")
+            .arg(state.config(self.name))
+            .current_dir("/");
+        // What a killed one left would look like the new one's.
+        match fs::remove_file(state.socket(self.name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).context("cannot remove the old socket");
+            }
+            _ => {}
+        }
+        reaper.spawn(node, command, &state.log(self.name))
+    }
+
+    /// Starts it now if it never ran.
+    pub(super) fn begin(&mut self) {
+        if self.pid.is_none() && self.restart.is_none() {
+            self.restart = Some(now());
+        }
+    }
+
+    /// A process ended. Whether it was this one.
+    pub(super) fn ended(&mut self, pid: i32, exit: Exit) -> bool {
+        if self.pid != Some(pid) {
+            return false;
+        }
+        let wait = self.backoff.ended();
+        self.pid = None;
+        self.ends += 1;
+        self.restart = Some(now() + wait);
+        log::warn!("{} {exit}; it is started again in {wait:?}", self.name);
+        true
+    }
+
+    /// The last line it wrote.
+    pub(super) fn last_words(&self, state: &State) -> String {
+        let log = fs::read_to_string(state.log(self.name)).unwrap_or_default();
+        log.lines().last().unwrap_or("it left no word").to_owned()
+    }
+
+    /// When it is to be started again.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.restart
+    }
+
+    /// Whether it runs and listens.
+    pub(super) fn is_ready(&self, state: &State) -> bool {
+        self.pid.is_some() && state.socket(self.name).exists()
+    }
+}

@@ -1,0 +1,325 @@
+//! Which pods there should be: Pod, ReplicaSet and Deployment objects of the manifest folder.
+//!
+//! Takes files; gives sets of pods to keep and single pods. Other kinds are control's and are passed over; a file that
+//! cannot be read keeps what it said last, so that a half-saved edit stops nothing. Never touches a pod.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// Namespace and name of an object.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(super) struct Key {
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What a pod is made from.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Template {
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) annotations: BTreeMap<String, String>,
+    pub(super) spec: PodSpec,
+}
+
+/// A number of pods alike.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Set {
+    pub(super) replicas: u32,
+    pub(super) template: Template,
+    /// The Deployment it was made for.
+    pub(super) deployment: Option<String>,
+}
+
+/// All that the folder asks for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Workloads {
+    /// Single pods.
+    pub(super) pods: BTreeMap<Key, Template>,
+    /// ReplicaSets, those of Deployments included, under their own names.
+    pub(super) sets: BTreeMap<Key, Set>,
+}
+
+/// Most replicas of one set: a lab has 253 addresses, and a typing error should not start them all twice.
+const MOST_REPLICAS: i32 = 250;
+
+/// The folder, as last read.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    files: BTreeMap<PathBuf, Vec<Value>>,
+}
+
+impl Folder {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            files: BTreeMap::new(),
+        }
+    }
+
+    /// Reads all files again. What cannot be read is returned as complaints.
+    pub(super) fn read(&mut self) -> (Workloads, Vec<String>) {
+        let mut complaints = Vec::new();
+        let mut files = BTreeMap::new();
+        for path in manifest_files(&self.path) {
+            let objects = fs::read_to_string(&path)
+                .map_err(anyhow::Error::from)
+                .and_then(|text| parse(&text))
+                .unwrap_or_else(|error| {
+                    complaints.push(format!("{}: {error:#}", path.display()));
+                    self.files.remove(&path).unwrap_or_default()
+                });
+            files.insert(path, objects);
+        }
+        self.files = files;
+        let mut workloads = Workloads::default();
+        for (path, object) in self
+            .files
+            .iter()
+            .flat_map(|(path, objects)| objects.iter().map(move |o| (path, o)))
+        {
+            if let Err(error) = workloads.add(object) {
+                complaints.push(format!("{}: {error:#}", path.display()));
+            }
+        }
+        (workloads, complaints)
+    }
+}
+
+impl Workloads {
+    fn add(&mut self, object: &Value) -> anyhow::Result<()> {
+        match object.get("kind").and_then(Value::as_str) {
+            Some("Pod") => {
+                let pod: Pod = typed(object)?;
+                let (key, template) = (key(&pod.metadata)?, template(Some(&pod.metadata), pod.spec));
+                self.pods.insert(key, template);
+            }
+            Some("ReplicaSet") => {
+                let set: ReplicaSet = typed(object)?;
+                let (key, spec) = (key(&set.metadata)?, set.spec.unwrap_or_default());
+                let pod = spec.template.unwrap_or_default();
+                let template = template(pod.metadata.as_ref(), pod.spec);
+                self.sets.insert(
+                    key,
+                    Set {
+                        replicas: replicas(spec.replicas),
+                        template,
+                        deployment: None,
+                    },
+                );
+            }
+            Some("Deployment") => {
+                let deployment: Deployment = typed(object)?;
+                let (key, spec) = (key(&deployment.metadata)?, deployment.spec.unwrap_or_default());
+                let mut template = template(spec.template.metadata.as_ref(), spec.template.spec);
+                let hash = template_hash(&template);
+                template
+                    .labels
+                    .insert("pod-template-hash".to_owned(), hash.clone());
+                let set = Key {
+                    namespace: key.namespace,
+                    name: format!("{}-{hash}", key.name),
+                };
+                let replicas = replicas(spec.replicas);
+                self.sets.insert(
+                    set,
+                    Set {
+                        replicas,
+                        template,
+                        deployment: Some(key.name),
+                    },
+                );
+            }
+            Some("List") => {
+                for item in object
+                    .get("items")
+                    .and_then(Value::as_array)
+                    .into_iter()
+                    .flatten()
+                {
+                    self.add(item)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The manifests below a folder, in the order of their names.
+pub(super) fn manifest_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        let manifest = path
+            .extension()
+            .is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
+        if !hidden && path.is_dir() {
+            files.extend(manifest_files(&path));
+        } else if !hidden && manifest {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
+
+fn parse(text: &str) -> anyhow::Result<Vec<Value>> {
+    // One line: the rest of the parser's message is an excerpt of the file, which `sluice check` shows better.
+    serde_saphyr::from_multiple::<Value>(text).map_err(|error| {
+        let message = error.to_string();
+        anyhow::anyhow!(
+            "{}",
+            message.lines().next().unwrap_or("cannot be read").to_owned()
+        )
+    })
+}
+
+fn typed<T: DeserializeOwned>(object: &Value) -> anyhow::Result<T> {
+    let name = object
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or("?");
+    let kind = object.get("kind").and_then(Value::as_str).unwrap_or("?");
+    T::deserialize(object).with_context(|| format!("{kind} {name}"))
+}
+
+fn key(metadata: &ObjectMeta) -> anyhow::Result<Key> {
+    let name = metadata.name.clone().context("an object has no metadata.name")?;
+    let namespace = metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
+    // Names become parts of file names.
+    for part in [&name, &namespace] {
+        let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+        if part.is_empty() || part.len() > 200 || part.starts_with('.') || !part.bytes().all(valid) {
+            anyhow::bail!("{part:?} is no name: use a-z, 0-9, - and .");
+        }
+    }
+    Ok(Key { namespace, name })
+}
+
+fn template(metadata: Option<&ObjectMeta>, spec: Option<PodSpec>) -> Template {
+    Template {
+        labels: metadata.and_then(|m| m.labels.clone()).unwrap_or_default(),
+        annotations: metadata.and_then(|m| m.annotations.clone()).unwrap_or_default(),
+        spec: spec.unwrap_or_default(),
+    }
+}
+
+fn replicas(asked: Option<i32>) -> u32 {
+    // apps/v1: one unless said otherwise.
+    asked.unwrap_or(1).clamp(0, MOST_REPLICAS).unsigned_abs()
+}
+
+/// Characters of generated names: no vowels and nothing alike, so that no name is a word or misread, as in Kubernetes
+/// (k8s.io/apimachinery/pkg/util/rand).
+const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+
+/// `length` characters of the alphabet, decided by `seed`.
+pub(super) fn name_part(mut seed: u64, length: usize) -> String {
+    let base = ALPHABET.len() as u64;
+    let mut part = String::with_capacity(length);
+    for _ in 0..length {
+        part.push(char::from(ALPHABET[(seed % base) as usize]));
+        seed /= base;
+    }
+    part
+}
+
+fn template_hash(template: &Template) -> String {
+    let mut hasher = DefaultHasher::new();
+    // The same template gives the same name in every run: serde writes maps in order.
+    serde_json::to_string(&(&template.labels, &template.annotations, &template.spec))
+        .unwrap_or_default()
+        .hash(&mut hasher);
+    name_part(hasher.finish(), 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, Folder) {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(directory.path().join(name), text).unwrap();
+        }
+        let folder = Folder::new(directory.path().to_owned());
+        (directory, folder)
+    }
+
+    const SET: &str = "apiVersion: apps/v1\nkind: ReplicaSet\nmetadata: {name: echo}\nspec:\n  replicas: 2\n  \
+                       template: {metadata: {labels: {app: echo}}}\n";
+
+    #[test]
+    fn other_kinds_in_the_folder_are_passed_over() {
+        let service = "apiVersion: v1\nkind: Service\nmetadata: {name: s}\n---\nkind: Unheard\n---\n";
+        let (_directory, mut folder) =
+            folder(&[("a.yaml", &format!("{service}{SET}")), ("notes.txt", "kind: Pod")]);
+        let (workloads, complaints) = folder.read();
+        assert_eq!(complaints, Vec::<String>::new());
+        assert!(workloads.pods.is_empty());
+        let (key, set) = workloads.sets.first_key_value().unwrap();
+        assert_eq!((key.to_string().as_str(), set.replicas), ("default/echo", 2));
+        assert_eq!(set.template.labels["app"], "echo");
+    }
+
+    #[test]
+    fn a_file_that_breaks_keeps_what_it_said_last() {
+        let (directory, mut folder) = folder(&[("a.yaml", SET)]);
+        let before = folder.read().0;
+        fs::write(directory.path().join("a.yaml"), "kind: [").unwrap();
+        let (after, complaints) = folder.read();
+        assert_eq!(after, before);
+        assert_eq!(complaints.len(), 1);
+        assert!(complaints[0].contains("a.yaml"), "{complaints:?}");
+    }
+
+    #[test]
+    fn a_changed_deployment_is_another_set_of_the_same_deployment() {
+        let text = |image: &str| {
+            format!(
+                "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web}}\nspec:\n  selector: {{}}\n  template:\n    \
+                 spec: {{containers: [{{name: c, image: {image}}}]}}\n"
+            )
+        };
+        let (directory, mut folder) = folder(&[("a.yaml", &text("one"))]);
+        let (one, complaints) = folder.read();
+        assert_eq!(complaints, Vec::<String>::new());
+        fs::write(directory.path().join("a.yaml"), text("two")).unwrap();
+        let two = folder.read().0;
+        let ((key, set), (other, _)) = (
+            one.sets.first_key_value().unwrap(),
+            two.sets.first_key_value().unwrap(),
+        );
+        assert_eq!(set.deployment.as_deref(), Some("web"));
+        assert_ne!(key, other);
+        assert_eq!(
+            set.template.labels["pod-template-hash"],
+            key.name.trim_start_matches("web-")
+        );
+    }
+
+    #[test]
+    fn a_name_that_would_leave_its_folder_is_refused() {
+        let (_directory, mut folder) = folder(&[("a.yaml", "kind: Pod\nmetadata: {name: ../../etc/x}\n")]);
+        let (workloads, complaints) = folder.read();
+        assert!(workloads.pods.is_empty());
+        assert!(complaints[0].contains("is no name"), "{complaints:?}");
+    }
+}

@@ -1,0 +1,407 @@
+//! A file's text to typed Kubernetes objects. Takes text, gives the objects in it and what is wrong with the rest: one
+//! broken document never hides the others. It reads no file, checks no value against another (that is `model`), and
+//! knows nothing of what the text held before.
+
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::problem::{Place, Problem, Severity, SourceText};
+
+/// Typed values out of trees.
+pub mod decode;
+/// Trees out of text.
+pub mod yaml;
+
+macro_rules! kinds {
+    ($($kind:ident $api_version:literal $scope:ident;)*) => {
+        /// Kinds of objects that have a meaning here.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kind {
+            $(
+                #[doc = concat!($api_version, " ", stringify!($kind))]
+                $kind,
+            )*
+        }
+
+        /// A typed object.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Body {
+            $(
+                #[doc = concat!("A ", stringify!($kind))]
+                $kind(Box<$kind>),
+            )*
+        }
+
+        impl Kind {
+            /// As manifests write it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$kind => stringify!($kind),)* }
+            }
+
+            const ALL: &'static [(Self, &'static str, &'static str)] =
+                &[$((Self::$kind, $api_version, stringify!($kind)),)*];
+
+            const fn is_namespaced(self) -> bool {
+                match self { $(Self::$kind => matches!(Scope::$scope, Scope::Namespaced),)* }
+            }
+
+            fn decode(self, node: &yaml::Node) -> Result<Body, Vec<decode::Mistake>> {
+                match self { $(Self::$kind => Ok(Body::$kind(Box::new(decode::decode(node)?))),)* }
+            }
+        }
+
+        impl Body {
+            /// Its kind.
+            pub const fn kind(&self) -> Kind {
+                match self { $(Self::$kind(_) => Kind::$kind,)* }
+            }
+
+            /// Its metadata.
+            pub const fn metadata(&self) -> &ObjectMeta {
+                match self { $(Self::$kind(object) => &object.metadata,)* }
+            }
+        }
+    };
+}
+
+enum Scope {
+    Namespaced,
+    Cluster,
+}
+
+kinds! {
+    Service "v1" Namespaced;
+    Pod "v1" Namespaced;
+    Endpoints "v1" Namespaced;
+    EndpointSlice "discovery.k8s.io/v1" Namespaced;
+    ReplicaSet "apps/v1" Namespaced;
+    Deployment "apps/v1" Namespaced;
+    Node "v1" Cluster;
+    Namespace "v1" Cluster;
+}
+
+/// What names an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace, "" for one that has none.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.namespace.as_str() {
+            "" => write!(f, "{} {}", self.kind.name(), self.name),
+            namespace => write!(f, "{} {namespace}/{}", self.kind.name(), self.name),
+        }
+    }
+}
+
+/// An object as written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Object {
+    /// Its name.
+    pub key: Key,
+    /// Its fields.
+    pub body: Body,
+    /// Where it was written; for messages only.
+    pub place: Option<Place>,
+}
+
+/// What a file's text holds.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// The objects that could be read, in order.
+    pub objects: Vec<Object>,
+    /// What is wrong with the others.
+    pub problems: Vec<Problem>,
+}
+
+/// Reads all documents of `source`.
+pub fn read(source: &Arc<SourceText>) -> Contents {
+    let mut contents = Contents::default();
+    for (range, lines_before) in documents(&source.text) {
+        let text = &source.text[range.clone()];
+        let place = Place {
+            source: source.clone(),
+            document: range,
+            lines_before,
+            prefix: String::new(),
+        };
+        match yaml::read(text) {
+            Ok(None) => {}
+            Ok(Some(node)) if node.is_null() => {}
+            Ok(Some(node)) => contents.document(&node, place),
+            Err(broken) => {
+                contents.problems.push(Problem::at(
+                    Severity::Error,
+                    &place,
+                    &broken.spot,
+                    "",
+                    "",
+                    broken.message,
+                ));
+            }
+        }
+    }
+    contents
+}
+
+/// The documents of a file, with the number of lines before each: text between lines that begin with `---`. The split
+/// is by lines, as kubectl's is, so that a mistake in one document cannot spoil where the next begins.
+fn documents(text: &str) -> Vec<(std::ops::Range<usize>, usize)> {
+    let mut found = Vec::new();
+    let (mut start, mut start_line, mut at) = (text.len() - text.trim_start_matches('\u{feff}').len(), 0, 0);
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        let marks = line
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
+        if marks && at > start {
+            found.push((start..at, start_line));
+            (start, start_line) = (at, number);
+        }
+        at += line.len();
+    }
+    found.push((start..at, start_line));
+    // Directives stand before the `---` of their document; the one that matters, %YAML, changes nothing here.
+    found.retain(|(range, _)| {
+        text[range.clone()]
+            .lines()
+            .any(|line| !line.trim().is_empty() && !line.starts_with(['#', '%']))
+    });
+    found
+}
+
+impl Contents {
+    fn document(&mut self, node: &yaml::Node, place: Place) {
+        let kind = node.get("kind").and_then(yaml::Node::text).unwrap_or_default();
+        let Some(item_kind) = kind.strip_suffix("List") else {
+            return self.object(node, kind, place);
+        };
+        let Some(yaml::Value::Sequence(items)) = node.get("items").map(|items| &items.value) else {
+            return self.mistake(
+                &place,
+                &node.spot,
+                "",
+                "items",
+                "a List needs a list of items".into(),
+            );
+        };
+        for (index, item) in items.iter().enumerate() {
+            let place = Place {
+                prefix: format!("items[{index}]"),
+                ..place.clone()
+            };
+            let kind = item.get("kind").and_then(yaml::Node::text).unwrap_or(item_kind);
+            self.object(item, kind, place);
+        }
+    }
+
+    fn mistake(&mut self, place: &Place, spot: &yaml::Spot, object: &str, field: &str, message: String) {
+        self.problems
+            .push(Problem::at(Severity::Error, place, spot, object, field, message));
+    }
+
+    fn object(&mut self, node: &yaml::Node, kind: &str, place: Place) {
+        let spot_of = |field| node.locate(field);
+        let name = |field| {
+            node.get("metadata")
+                .and_then(|m| m.get(field))
+                .and_then(yaml::Node::text)
+        };
+        if !matches!(node.value, yaml::Value::Mapping(_)) {
+            return self.mistake(
+                &place,
+                &node.spot,
+                "",
+                "",
+                "is not an object: a mapping was expected".into(),
+            );
+        }
+        if kind.is_empty() {
+            let message = "is missing; an object needs `apiVersion` and `kind`".into();
+            return self.mistake(&place, &node.spot, "", "kind", message);
+        }
+        let Some((kind, api_version, _)) = Kind::ALL.iter().find(|(_, _, name)| *name == kind) else {
+            return self.unknown_kind(node, kind, &place);
+        };
+        let given = node.get("apiVersion").and_then(yaml::Node::text);
+        if given.is_some_and(|given| given != *api_version) || (given.is_none() && place.prefix.is_empty()) {
+            let message = format!("must be {api_version} for a {}", kind.name());
+            return self.mistake(&place, &spot_of("apiVersion"), "", "apiVersion", message);
+        }
+        let label = name("name")
+            .map(|name| format!("{} {name}", kind.name()))
+            .unwrap_or_default();
+        let body = match kind.decode(node) {
+            Ok(body) => body,
+            Err(mistakes) => {
+                for mistake in mistakes {
+                    self.mistake(&place, &mistake.spot, &label, &mistake.field, mistake.message);
+                }
+                return;
+            }
+        };
+        let metadata = body.metadata();
+        let Some(name) = metadata.name.clone().filter(|name| !name.is_empty()) else {
+            let message = "is required".into();
+            return self.mistake(
+                &place,
+                &spot_of("metadata.name"),
+                kind.name(),
+                "metadata.name",
+                message,
+            );
+        };
+        let namespace = match kind.is_namespaced() {
+            true => metadata
+                .namespace
+                .clone()
+                .filter(|n| !n.is_empty())
+                .unwrap_or_else(|| "default".into()),
+            false => String::new(),
+        };
+        let mut body = body;
+        if kind.is_namespaced() {
+            body.set_namespace(&namespace);
+        }
+        self.objects.push(Object {
+            key: Key {
+                kind: *kind,
+                namespace,
+                name,
+            },
+            body,
+            place: Some(place),
+        });
+    }
+
+    fn unknown_kind(&mut self, node: &yaml::Node, kind: &str, place: &Place) {
+        let known: Vec<&str> = Kind::ALL.iter().map(|(_, _, name)| *name).collect();
+        let spot = node.locate("kind");
+        // "service" is a slip; "Secret" is somebody else's.
+        if let Some(near) = known.iter().find(|known| known.eq_ignore_ascii_case(kind)) {
+            return self.mistake(
+                place,
+                &spot,
+                "",
+                "kind",
+                format!("is not known; did you mean `{near}`?"),
+            );
+        }
+        let message = format!(
+            "{kind} is ignored; objects with a meaning here are {}",
+            known.join(", ")
+        );
+        self.problems
+            .push(Problem::at(Severity::Note, place, &spot, "", "kind", message));
+    }
+}
+
+impl Body {
+    fn set_namespace(&mut self, namespace: &str) {
+        let metadata = match self {
+            Self::Service(o) => &mut o.metadata,
+            Self::Pod(o) => &mut o.metadata,
+            Self::Endpoints(o) => &mut o.metadata,
+            Self::EndpointSlice(o) => &mut o.metadata,
+            Self::ReplicaSet(o) => &mut o.metadata,
+            Self::Deployment(o) => &mut o.metadata,
+            Self::Node(_) | Self::Namespace(_) => return,
+        };
+        metadata.namespace = Some(namespace.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_text(text: &str) -> Contents {
+        read(&Arc::new(SourceText {
+            path: "f.yaml".into(),
+            text: text.into(),
+        }))
+    }
+
+    #[test]
+    fn a_broken_document_hides_no_other() {
+        let contents = read_text(
+            "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n---\nkind: [\n---\n\
+             apiVersion: v1\nkind: Service\nmetadata: {name: b}\n",
+        );
+        let names: Vec<_> = contents.objects.iter().map(|o| o.key.to_string()).collect();
+        assert_eq!(names, ["Service default/a", "Service default/b"]);
+        assert_eq!(contents.problems.len(), 1);
+        let line = contents.problems[0].spot.as_ref().unwrap().line;
+        assert!((5..=6).contains(&line), "{line}");
+    }
+
+    #[test]
+    fn a_problem_in_a_later_document_has_the_line_of_the_file() {
+        let contents = read_text(
+            "# first\n---\n# second\n---\napiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  typ: x\n",
+        );
+        assert_eq!(
+            contents.problems[0].to_string(),
+            "f.yaml:9:3: Service a: spec.typ: is not a known field; did you mean `type`?"
+        );
+    }
+
+    #[test]
+    fn a_snippet_shows_the_line_concerned() {
+        let contents = read_text("apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  typ: x\n");
+        let snippet = contents.problems[0].snippet(false);
+        assert!(
+            snippet.contains("--> f.yaml:5:3") && snippet.contains("5 |   typ: x"),
+            "{snippet}"
+        );
+    }
+
+    #[test]
+    fn every_item_of_a_list_is_an_object() {
+        let contents = read_text(
+            "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: a, namespace: x}}\n\
+             - {apiVersion: v1, kind: Pod, metadata: {name: b}, spec: 1}\n",
+        );
+        assert_eq!(contents.objects[0].key.to_string(), "Pod x/a");
+        assert_eq!(contents.problems[0].field, "spec");
+        assert_eq!(contents.problems[0].spot.as_ref().unwrap().line, 5);
+    }
+
+    #[test]
+    fn other_kinds_are_noted_and_a_slip_in_a_known_kind_is_an_error() {
+        let contents = read_text("apiVersion: v1\nkind: Secret\n---\napiVersion: v1\nkind: service\n");
+        assert_eq!(contents.problems[0].severity, Severity::Note);
+        assert_eq!(
+            contents.problems[1].message,
+            "is not known; did you mean `Service`?"
+        );
+    }
+
+    #[test]
+    fn an_empty_file_and_one_of_comments_hold_nothing() {
+        for text in [
+            "",
+            "# nothing\n",
+            "---\n",
+            "\u{feff}# mark\n",
+            "%YAML 1.1\n---\n# x\n",
+        ] {
+            let contents = read_text(text);
+            assert!(
+                contents.objects.is_empty() && contents.problems.is_empty(),
+                "{text:?}: {:?}",
+                contents.problems
+            );
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! YAML text to a tree in which every value knows its place. Takes one document, gives a `Node` or the one error that
+//! stopped it. It never resolves a scalar's type (that depends on the field it is for, see `decode`), and never
+//! follows anything outside the text.
+//!
+//! The parser is the one serde-saphyr stands on; a tree of our own because errors need the place and the path of
+//! every value, and because a manifest means what Kubernetes reads it as (YAML 1.1).
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, ScanError, Span};
+
+/// Values in one document: a List of 2,000 EndpointSlices of 20 endpoints has 0.5 million.
+const MAX_NODES: usize = 2_000_000;
+/// Values that aliases may add to one document. Manifests written by people repeat a block or two; a "billion
+/// laughs" document wants 10^9.
+const MAX_ALIASED_NODES: usize = 20_000;
+/// Levels of nesting; Kubernetes' own deepest objects have about 20.
+const MAX_DEPTH: usize = 64;
+
+/// Where something is in its document.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Spot {
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// Bytes of the document.
+    pub bytes: Range<usize>,
+}
+
+/// A value and its place.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Where it begins and ends.
+    pub spot: Spot,
+    /// What it is.
+    pub value: Value,
+}
+
+/// A value.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// Text; `plain` if written without quotes, so that its type is still open.
+    Scalar {
+        /// The text, escapes resolved.
+        text: String,
+        /// Neither quoted nor a block nor tagged `!!str`.
+        plain: bool,
+    },
+    /// A list.
+    Sequence(Vec<Node>),
+    /// Keys and values, in the order written, keys unique.
+    Mapping(Vec<(Key, Node)>),
+}
+
+/// A mapping's key and its place.
+#[derive(Clone, Debug)]
+pub struct Key {
+    /// The text.
+    pub text: String,
+    /// Its place.
+    pub spot: Spot,
+}
+
+/// What stopped a document.
+#[derive(Debug)]
+pub struct Broken {
+    /// Where.
+    pub spot: Spot,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl Node {
+    /// The value of `key`, if this is a mapping that has it.
+    pub fn get(&self, key: &str) -> Option<&Self> {
+        match &self.value {
+            Value::Mapping(entries) => entries.iter().find(|(k, _)| k.text == key).map(|(_, node)| node),
+            _ => None,
+        }
+    }
+
+    /// The text, if this is a scalar.
+    pub fn text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Scalar { text, .. } => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Whether this is YAML's null: nothing, `~` or `null`, unquoted.
+    pub fn is_null(&self) -> bool {
+        matches!(&self.value, Value::Scalar { text, plain: true }
+            if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
+    }
+
+    /// Where `path` (`spec.ports[1].nodePort`) is: the value, or the deepest part of the way to it that exists.
+    pub fn locate(&self, path: &str) -> Spot {
+        let (mut node, mut spot) = (self, &self.spot);
+        let mut rest = path;
+        while !rest.is_empty() {
+            if let Some(after) = rest.strip_prefix('[') {
+                let Some((inside, tail)) = after.split_once(']') else {
+                    break;
+                };
+                let next = match &node.value {
+                    Value::Sequence(items) => inside.parse::<usize>().ok().and_then(|i| items.get(i)),
+                    _ => node.get(inside),
+                };
+                let Some(next) = next else { break };
+                (node, spot, rest) = (next, &next.spot, tail);
+            } else {
+                rest = rest.strip_prefix('.').unwrap_or(rest);
+                let end = rest.find(['.', '[']).unwrap_or(rest.len());
+                let (name, tail) = rest.split_at(end);
+                let Value::Mapping(entries) = &node.value else {
+                    break;
+                };
+                let Some((key, next)) = entries.iter().find(|(k, _)| k.text == name) else {
+                    break;
+                };
+                // A collection is pointed at by its key: its own text may be pages long.
+                spot = if matches!(next.value, Value::Scalar { .. }) && !next.spot.bytes.is_empty() {
+                    &next.spot
+                } else {
+                    &key.spot
+                };
+                (node, rest) = (next, tail);
+            }
+        }
+        spot.clone()
+    }
+
+    fn size(&self) -> usize {
+        1 + match &self.value {
+            Value::Scalar { .. } => 0,
+            Value::Sequence(items) => items.iter().map(Self::size).sum(),
+            Value::Mapping(entries) => entries.iter().map(|(_, node)| 1 + node.size()).sum(),
+        }
+    }
+}
+
+/// Reads one document; `None` if it holds nothing but comments.
+pub fn read(text: &str) -> Result<Option<Node>, Broken> {
+    let mut reader = Reader {
+        parser: Parser::new_from_str(text),
+        anchors: BTreeMap::new(),
+        nodes: 0,
+        aliased: 0,
+    };
+    let mut root = None;
+    loop {
+        let Some((event, span)) = reader.next()? else {
+            return Ok(root);
+        };
+        match event {
+            Event::StreamStart | Event::StreamEnd | Event::DocumentStart(..) | Event::DocumentEnd => {}
+            event if root.is_none() => root = Some(reader.node(event, &span, 0)?),
+            _ => return Err(broken(&span, "a second document without `---` before it")),
+        }
+    }
+}
+
+struct Reader<'a> {
+    parser: Parser<'a, serde_saphyr::granit_parser::StrInput<'a>>,
+    anchors: BTreeMap<usize, (Node, usize)>,
+    nodes: usize,
+    aliased: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, Broken> {
+        loop {
+            return match self.parser.next() {
+                None => Ok(None),
+                Some(Ok((Event::Comment(..), _))) => continue,
+                Some(Ok(event)) => Ok(Some(event)),
+                Some(Err(error)) => Err(scan_error(&error)),
+            };
+        }
+    }
+
+    fn inside(&mut self, start: &Span) -> Result<(Event<'a>, Span), Broken> {
+        self.next()?.ok_or_else(|| broken(start, "this never ends"))
+    }
+
+    fn node(&mut self, event: Event<'a>, span: &Span, depth: usize) -> Result<Node, Broken> {
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            return Err(broken(
+                span,
+                &format!("more than {MAX_NODES} values in one document"),
+            ));
+        }
+        if depth > MAX_DEPTH {
+            return Err(broken(span, &format!("more than {MAX_DEPTH} levels of nesting")));
+        }
+        let (anchor, value, end) = match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let tag = tag.map(|tag| tag.to_string());
+                let plain = match tag.as_deref() {
+                    None => style == ScalarStyle::Plain,
+                    Some(tag) if tag.ends_with("str") => false,
+                    Some(tag) if ["int", "bool", "float", "null"].iter().any(|t| tag.ends_with(t)) => true,
+                    Some(tag) => return Err(broken(span, &format!("the tag {tag} has no meaning here"))),
+                };
+                (
+                    anchor,
+                    Value::Scalar {
+                        text: text.into_owned(),
+                        plain,
+                    },
+                    span.clone(),
+                )
+            }
+            Event::SequenceStart(_, anchor, _) => {
+                let mut items = Vec::new();
+                loop {
+                    match self.inside(span)? {
+                        (Event::SequenceEnd, end) => break (anchor, Value::Sequence(items), end),
+                        (event, at) => items.push(self.node(event, &at, depth + 1)?),
+                    }
+                }
+            }
+            Event::MappingStart(_, anchor, _) => {
+                let (entries, end) = self.mapping(span, depth)?;
+                (anchor, Value::Mapping(entries), end)
+            }
+            Event::Alias(id) => return self.alias(id, span),
+            _ => return Err(broken(span, "a value was expected here")),
+        };
+        let node = Node {
+            spot: spot(span, &end),
+            value,
+        };
+        if anchor != 0 {
+            let size = node.size();
+            self.anchors.insert(anchor, (node.clone(), size));
+        }
+        Ok(node)
+    }
+
+    fn alias(&mut self, id: usize, span: &Span) -> Result<Node, Broken> {
+        let Some((node, size)) = self.anchors.get(&id) else {
+            return Err(broken(span, "an alias inside the very value it names"));
+        };
+        self.aliased += size;
+        if self.aliased > MAX_ALIASED_NODES {
+            let message = format!("aliases expand to more than {MAX_ALIASED_NODES} values: refused");
+            return Err(broken(span, &message));
+        }
+        Ok(Node {
+            spot: spot(span, span),
+            value: node.value.clone(),
+        })
+    }
+
+    fn mapping(&mut self, start: &Span, depth: usize) -> Result<(Vec<(Key, Node)>, Span), Broken> {
+        let (mut entries, mut merged): (Vec<(Key, Node)>, Vec<Node>) = (Vec::new(), Vec::new());
+        let mut seen = std::collections::HashSet::new();
+        let end = loop {
+            let (event, at) = match self.inside(start)? {
+                (Event::MappingEnd, end) => break end,
+                key => key,
+            };
+            let key = self.node(event, &at, depth + 1)?;
+            let Value::Scalar { text, plain } = key.value else {
+                return Err(broken(&at, "a key must be text"));
+            };
+            let (event, value_at) = self.inside(&at)?;
+            let value = self.node(event, &value_at, depth + 1)?;
+            if text == "<<" && plain {
+                merged.push(value);
+                continue;
+            }
+            if !seen.insert(text.clone()) {
+                return Err(broken(&at, &format!("the key `{text}` is given twice")));
+            }
+            entries.push((Key { text, spot: key.spot }, value));
+        };
+        for node in merged {
+            let sources = match node.value {
+                Value::Sequence(items) => items,
+                _ => vec![node],
+            };
+            for source in sources {
+                let Value::Mapping(more) = source.value else {
+                    return Err(Broken {
+                        spot: source.spot,
+                        message: "`<<` merges mappings only".into(),
+                    });
+                };
+                // What is written here wins over what is merged in (YAML 1.1 merge keys).
+                entries.extend(more.into_iter().filter(|(key, _)| seen.insert(key.text.clone())));
+            }
+        }
+        Ok((entries, end))
+    }
+}
+
+fn spot(start: &Span, end: &Span) -> Spot {
+    let from = start.start.byte_offset().unwrap_or(0);
+    Spot {
+        line: start.start.line(),
+        column: start.start.col() + 1,
+        bytes: from..end.end.byte_offset().unwrap_or(from).max(from),
+    }
+}
+
+fn broken(span: &Span, message: &str) -> Broken {
+    Broken {
+        spot: spot(span, span),
+        message: message.into(),
+    }
+}
+
+fn scan_error(error: &ScanError) -> Broken {
+    let marker = error.marker();
+    let at = marker.byte_offset().unwrap_or(0);
+    Broken {
+        spot: Spot {
+            line: marker.line(),
+            column: marker.col() + 1,
+            bytes: at..at,
+        },
+        message: error.info(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_found_at_its_line_and_column() {
+        let node = read("spec:\n  ports:\n  - port: 80\n  - {port: 81, nodePort: 80}\n")
+            .unwrap()
+            .unwrap();
+        let spot = node.locate("spec.ports[1].nodePort");
+        assert_eq!((spot.line, spot.column), (4, 26));
+    }
+
+    #[test]
+    fn a_missing_field_is_found_at_what_should_hold_it() {
+        let node = read("spec:\n  type: NodePort\n").unwrap().unwrap();
+        let spot = node.locate("spec.ports");
+        assert_eq!((spot.line, spot.column), (1, 1));
+    }
+
+    #[test]
+    fn an_alias_bomb_is_refused() {
+        let mut text = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
+        for level in 1..10 {
+            let list = vec![format!("*a{}", level - 1); 10].join(",");
+            text.push_str(&format!("a{level}: &a{level} [{list}]\n"));
+        }
+        assert!(read(&text).unwrap_err().message.contains("aliases expand"));
+    }
+
+    #[test]
+    fn bottomless_nesting_is_refused() {
+        assert!(read(&"[".repeat(100_000)).is_err());
+    }
+
+    #[test]
+    fn a_key_given_twice_is_refused_at_the_second() {
+        let error = read("a: 1\nb: 2\na: 3\n").unwrap_err();
+        assert_eq!((error.spot.line, error.spot.column), (3, 1));
+    }
+
+    #[test]
+    fn merged_keys_yield_to_written_ones() {
+        let node = read("base: &b {x: 1, y: 2}\nuse: {<<: *b, x: 9}\n")
+            .unwrap()
+            .unwrap();
+        let used = node.get("use").unwrap();
+        assert_eq!(
+            (used.get("x").unwrap().text(), used.get("y").unwrap().text()),
+            (Some("9"), Some("2"))
+        );
+    }
+}

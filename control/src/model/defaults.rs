@@ -1,0 +1,169 @@
+//! What a Service means where it says nothing (DEF-1, DEF-2, DS-1, DS-3). Pure, and the same twice: defaulting what has
+//! been defaulted changes nothing. The cluster is one of IPv4 only.
+
+use k8s_openapi::api::core::v1::{
+    ClientIPConfig, LoadBalancerStatus, Service, ServiceSpec, ServiceStatus, SessionAffinityConfig,
+};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+/// Seconds a ClientIP affinity lasts if nothing is said (AFF-2).
+const AFFINITY_SECONDS: i32 = 10_800;
+
+/// DEF-2: NodePort, LoadBalancer, or ClusterIP with external IPs.
+pub(super) fn is_externally_reachable(spec: &ServiceSpec) -> bool {
+    match spec.type_.as_deref() {
+        Some("NodePort" | "LoadBalancer") => true,
+        Some("ClusterIP") => spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty()),
+        _ => false,
+    }
+}
+
+pub(super) fn is_headless(spec: &ServiceSpec) -> bool {
+    spec.cluster_ip.as_deref() == Some("None")
+}
+
+fn set<T>(field: &mut Option<T>, value: T) {
+    field.get_or_insert(value);
+}
+
+/// Fills in what `service` leaves out.
+pub fn apply(service: &mut Service) {
+    let status = ServiceStatus {
+        load_balancer: Some(LoadBalancerStatus::default()),
+        ..ServiceStatus::default()
+    };
+    // Status is not the user's to write; what a manifest says there is an old printout.
+    service.status = Some(status);
+    let spec = service.spec.get_or_insert_default();
+    for text in [
+        &mut spec.type_,
+        &mut spec.session_affinity,
+        &mut spec.cluster_ip,
+        &mut spec.external_name,
+        &mut spec.external_traffic_policy,
+        &mut spec.load_balancer_ip,
+    ] {
+        // The empty text is how Kubernetes' own types say "not given".
+        if text.as_deref() == Some("") {
+            *text = None;
+        }
+    }
+    set(&mut spec.type_, "ClusterIP".into());
+    set(&mut spec.session_affinity, "None".into());
+    match spec.session_affinity.as_deref() {
+        Some("ClientIP") => {
+            let config = spec
+                .session_affinity_config
+                .get_or_insert_with(SessionAffinityConfig::default);
+            let client_ip = config.client_ip.get_or_insert_with(ClientIPConfig::default);
+            set(&mut client_ip.timeout_seconds, AFFINITY_SECONDS);
+        }
+        _ => spec.session_affinity_config = None,
+    }
+    for port in spec.ports.iter_mut().flatten() {
+        if port.protocol.as_deref().is_none_or(str::is_empty) {
+            port.protocol = Some("TCP".into());
+        }
+        port.name = port.name.take().filter(|name| !name.is_empty());
+        port.node_port = port.node_port.filter(|number| *number != 0);
+        let unset = match &port.target_port {
+            None | Some(IntOrString::Int(0)) => true,
+            Some(IntOrString::String(text)) => text.is_empty(),
+            Some(IntOrString::Int(_)) => false,
+        };
+        if unset {
+            port.target_port = Some(IntOrString::Int(port.port));
+        }
+    }
+    if let Some(true) = spec.publish_not_ready_addresses.map(|publish| !publish) {
+        spec.publish_not_ready_addresses = None;
+    }
+    spec.selector = spec.selector.take().filter(|selector| !selector.is_empty());
+    for list in [
+        &mut spec.external_ips,
+        &mut spec.load_balancer_source_ranges,
+        &mut spec.cluster_ips,
+    ] {
+        *list = list.take().filter(|list| !list.is_empty());
+    }
+    match spec.type_.as_deref() {
+        Some("ExternalName") => spec.internal_traffic_policy = None,
+        _ => set(&mut spec.internal_traffic_policy, "Cluster".into()),
+    }
+    if is_externally_reachable(spec) {
+        set(&mut spec.external_traffic_policy, "Cluster".into());
+    }
+    if spec.type_.as_deref() == Some("LoadBalancer") {
+        set(&mut spec.allocate_load_balancer_node_ports, true);
+    }
+    if spec.type_.as_deref() != Some("ExternalName") {
+        families(spec);
+    }
+}
+
+/// DS-1, DS-3 on a cluster that has IPv4 only.
+fn families(spec: &mut ServiceSpec) {
+    let selectorless = spec.selector.is_none();
+    if let (Some(ip), true) = (
+        &spec.cluster_ip,
+        spec.cluster_ips.as_ref().is_none_or(Vec::is_empty),
+    ) {
+        spec.cluster_ips = Some(vec![ip.clone()]);
+    }
+    let both = || vec!["IPv4".to_owned(), "IPv6".to_owned()];
+    if is_headless(spec) && selectorless {
+        // Its endpoints are of any family: nothing is allocated, so nothing limits it.
+        set(&mut spec.ip_family_policy, "RequireDualStack".into());
+        if let Some("RequireDualStack" | "PreferDualStack") = spec.ip_family_policy.as_deref() {
+            let families = spec.ip_families.get_or_insert_default();
+            for family in both() {
+                if families.len() < 2 && !families.contains(&family) {
+                    families.push(family);
+                }
+            }
+        }
+    }
+    set(&mut spec.ip_family_policy, "SingleStack".into());
+    if spec.ip_families.as_ref().is_none_or(Vec::is_empty) {
+        spec.ip_families = Some(vec!["IPv4".to_owned()]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::tests::service;
+
+    #[test]
+    fn the_least_that_can_be_said_is_completed() {
+        let mut plain = service("{ports: [{port: 80}]}");
+        apply(&mut plain);
+        let spec = plain.spec.unwrap();
+        assert_eq!(spec.type_.as_deref(), Some("ClusterIP"));
+        assert_eq!(spec.internal_traffic_policy.as_deref(), Some("Cluster"));
+        assert_eq!(
+            spec.external_traffic_policy, None,
+            "DEF-2: not reachable from outside"
+        );
+        let port = &spec.ports.unwrap()[0];
+        assert_eq!(
+            (port.protocol.as_deref(), &port.target_port),
+            (Some("TCP"), &Some(IntOrString::Int(80)))
+        );
+    }
+
+    #[test]
+    fn defaulting_twice_is_defaulting_once() {
+        for text in [
+            "{ports: [{port: 80}]}",
+            "{clusterIP: None}",
+            "{type: NodePort, sessionAffinity: ClientIP}",
+        ] {
+            let mut once = service(text);
+            apply(&mut once);
+            let mut twice = once.clone();
+            apply(&mut twice);
+            assert_eq!(once, twice);
+        }
+    }
+}

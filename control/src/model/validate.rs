@@ -1,0 +1,517 @@
+//! What a Service may not say (VAL-1 to VAL-20, DS-2). Takes a defaulted Service, gives everything that is wrong with it,
+//! each with its field; allocation's own errors are `allocate`'s. One rule is one paragraph: more are added at the end
+//! of the function of their field.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::{self, Display};
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::defaults::{is_externally_reachable, is_headless};
+use super::names;
+
+/// Which kind of mistake: the API server's own classes, so that its answers can be compared with ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// A field that must be given is not.
+    Required,
+    /// A value that cannot be.
+    Invalid,
+    /// A value that is not one of a list.
+    NotSupported,
+    /// A field that may not be given here.
+    Forbidden,
+    /// A value that may be given once only.
+    Duplicate,
+}
+
+/// One mistake.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FieldError {
+    /// Path, `spec.ports[1].nodePort`.
+    pub field: String,
+    /// Its class.
+    pub reason: Reason,
+    /// The value, if that says more.
+    pub value: Option<String>,
+    /// What would be right.
+    pub message: String,
+}
+
+impl Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let class = match self.reason {
+            Reason::Required => "Required value",
+            Reason::Invalid => "Invalid value",
+            Reason::NotSupported => "Unsupported value",
+            Reason::Forbidden => "Forbidden",
+            Reason::Duplicate => "Duplicate value",
+        };
+        match &self.value {
+            Some(value) => write!(f, "{class}: {value}: {}", self.message),
+            None => write!(f, "{class}: {}", self.message),
+        }
+    }
+}
+
+/// A list of mistakes being made.
+#[derive(Default)]
+pub(crate) struct Errors(pub(crate) Vec<FieldError>);
+
+impl Errors {
+    fn push(&mut self, field: &str, reason: Reason, value: Option<String>, message: impl Into<String>) {
+        self.0.push(FieldError {
+            field: field.into(),
+            reason,
+            value,
+            message: message.into(),
+        });
+    }
+
+    fn required(&mut self, field: &str, message: &str) {
+        self.push(field, Reason::Required, None, message);
+    }
+
+    pub(crate) fn invalid(&mut self, field: &str, value: impl Display, message: impl Into<String>) {
+        self.push(field, Reason::Invalid, Some(value.to_string()), message);
+    }
+
+    fn forbidden(&mut self, field: &str, message: &str) {
+        self.push(field, Reason::Forbidden, None, message);
+    }
+
+    fn duplicate(&mut self, field: &str, value: impl Display, message: impl Into<String>) {
+        self.push(field, Reason::Duplicate, Some(value.to_string()), message);
+    }
+
+    fn one_of(&mut self, field: &str, value: Option<&str>, allowed: &[&str]) {
+        match value {
+            Some(value) if allowed.contains(&value) => {}
+            Some(value) => {
+                let message = format!("must be one of {}", allowed.join(", "));
+                self.push(field, Reason::NotSupported, Some(format!("\"{value}\"")), message);
+            }
+            None => self.required(field, &format!("one of {}", allowed.join(", "))),
+        }
+    }
+}
+
+fn given<T>(list: &Option<Vec<T>>) -> &[T] {
+    list.as_deref().unwrap_or_default()
+}
+
+/// Everything wrong with a defaulted Service.
+pub fn service(service: &Service) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    metadata(&service.metadata, &mut errors);
+    let Some(spec) = &service.spec else {
+        errors.required("spec", "a Service needs a spec");
+        return errors.0;
+    };
+    kinds(spec, &mut errors);
+    ports(spec, &mut errors);
+    addresses(spec, &mut errors);
+    families(spec, &mut errors);
+    policies(spec, &mut errors);
+    load_balancer(service, spec, &mut errors);
+    errors.0
+}
+
+/// VAL-20: what may not change while a Service lives.
+pub fn update(old: &Service, new: &Service) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    let (Some(old), Some(new)) = (&old.spec, &new.spec) else {
+        return errors.0;
+    };
+    let external_name = |spec: &ServiceSpec| spec.type_.as_deref() == Some("ExternalName");
+    if let (Some(was), Some(is)) = (&old.cluster_ip, &new.cluster_ip)
+        && was != is
+        && !external_name(old)
+        && !external_name(new)
+    {
+        let message = format!("may not change (it is {was}); delete the Service and create it anew");
+        errors.invalid("spec.clusterIPs[0]", is, message);
+    }
+    let class = |spec: &ServiceSpec| spec.load_balancer_class.clone();
+    let load_balancer = |spec: &ServiceSpec| spec.type_.as_deref() == Some("LoadBalancer");
+    if load_balancer(old) && load_balancer(new) && class(old) != class(new) {
+        let message = "may not change while the type is LoadBalancer";
+        errors.invalid("spec.loadBalancerClass", class(new).unwrap_or_default(), message);
+    }
+    errors.0
+}
+
+/// VAL-1, VAL-2.
+fn metadata(metadata: &ObjectMeta, errors: &mut Errors) {
+    let name = metadata.name.as_deref().unwrap_or_default();
+    if name.is_empty() {
+        errors.required("metadata.name", "a Service needs a name");
+    } else if let Some(wrong) = names::label(name) {
+        errors.invalid("metadata.name", format!("\"{name}\""), wrong);
+    }
+    labels("metadata.labels", metadata.labels.as_ref(), errors);
+    for key in metadata.annotations.iter().flatten().map(|(key, _)| key) {
+        for wrong in names::qualified(&key.to_ascii_lowercase()) {
+            errors.invalid("metadata.annotations", format!("\"{key}\""), wrong);
+        }
+    }
+    for (index, finalizer) in given(&metadata.finalizers).iter().enumerate() {
+        let field = format!("metadata.finalizers[{index}]");
+        for wrong in names::qualified(finalizer) {
+            errors.invalid(&field, format!("\"{finalizer}\""), wrong);
+        }
+    }
+    let annotation = |name: &str| metadata.annotations.as_ref().and_then(|all| all.get(name));
+    let (new, old) = (
+        "service.kubernetes.io/topology-mode",
+        "service.kubernetes.io/topology-aware-hints",
+    );
+    if let (Some(mode), Some(hints)) = (annotation(new), annotation(old))
+        && mode != hints
+    {
+        errors.invalid(
+            &format!("metadata.annotations[{new}]"),
+            mode,
+            format!("must be equal to {old}"),
+        );
+    }
+}
+
+fn labels(field: &str, labels: Option<&BTreeMap<String, String>>, errors: &mut Errors) {
+    for (key, value) in labels.into_iter().flatten() {
+        for wrong in names::qualified(key) {
+            errors.invalid(field, format!("\"{key}\""), wrong);
+        }
+        if let Some(wrong) = names::label_value(value) {
+            errors.invalid(field, format!("\"{value}\""), wrong);
+        }
+    }
+}
+
+/// VAL-8, VAL-12, VAL-13.
+fn kinds(spec: &ServiceSpec, errors: &mut Errors) {
+    let kinds = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
+    errors.one_of("spec.type", spec.type_.as_deref(), &kinds);
+    match spec.type_.as_deref() {
+        Some("NodePort" | "LoadBalancer") if is_headless(spec) => {
+            errors.invalid(
+                "spec.clusterIPs[0]",
+                "None",
+                "may be None for type ClusterIP only",
+            );
+        }
+        Some("ExternalName") => external_name(spec, errors),
+        _ => {}
+    }
+    labels("spec.selector", spec.selector.as_ref(), errors);
+    errors.one_of(
+        "spec.sessionAffinity",
+        spec.session_affinity.as_deref(),
+        &["ClientIP", "None"],
+    );
+    let client_ip = spec
+        .session_affinity_config
+        .as_ref()
+        .and_then(|config| config.client_ip.as_ref());
+    if let Some(seconds) = client_ip.and_then(|client_ip| client_ip.timeout_seconds)
+        && !(1..=86_400).contains(&seconds)
+    {
+        let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+        errors.invalid(field, seconds, "must be from 1 to 86400 (one day)");
+    }
+}
+
+fn external_name(spec: &ServiceSpec, errors: &mut Errors) {
+    if spec.cluster_ip.is_some() || !given(&spec.cluster_ips).is_empty() {
+        errors.forbidden("spec.clusterIPs", "may not be given for type ExternalName");
+    }
+    if !given(&spec.ip_families).is_empty() {
+        errors.forbidden("spec.ipFamilies", "may not be given for type ExternalName");
+    }
+    if spec.ip_family_policy.is_some() {
+        errors.forbidden("spec.ipFamilyPolicy", "may not be given for type ExternalName");
+    }
+    let name = spec.external_name.as_deref().unwrap_or_default();
+    match name.strip_suffix('.').unwrap_or(name) {
+        "" => errors.required(
+            "spec.externalName",
+            "type ExternalName needs the name it stands for",
+        ),
+        bare => {
+            if let Some(wrong) = names::subdomain(bare) {
+                errors.invalid("spec.externalName", format!("\"{name}\""), wrong);
+            }
+        }
+    }
+}
+
+/// VAL-3 to VAL-7, VAL-11.
+fn ports(spec: &ServiceSpec, errors: &mut Errors) {
+    let ports = given(&spec.ports);
+    let external_name = spec.type_.as_deref() == Some("ExternalName");
+    if ports.is_empty() && !is_headless(spec) && !external_name {
+        errors.required(
+            "spec.ports",
+            "a Service that is not headless needs at least one port",
+        );
+    }
+    let (mut names, mut numbers, mut node_ports) = (HashSet::new(), HashSet::new(), HashSet::new());
+    for (index, port) in ports.iter().enumerate() {
+        let field = format!("spec.ports[{index}]");
+        one_port(&field, port, ports.len() > 1, errors);
+        if let Some(name) = &port.name
+            && !names.insert(name)
+        {
+            errors.duplicate(&format!("{field}.name"), name, "names of ports must differ");
+        }
+        if !numbers.insert((&port.protocol, port.port)) {
+            let value = format!("{}/{}", port.port, port.protocol.as_deref().unwrap_or_default());
+            errors.duplicate(&field, value, "ports of one protocol must differ");
+        }
+        let Some(number) = port.node_port else { continue };
+        match spec.type_.as_deref() {
+            Some("ClusterIP") => {
+                let message = "may not be given for type ClusterIP; type: NodePort has node ports";
+                errors.forbidden(&format!("{field}.nodePort"), message);
+            }
+            Some("NodePort" | "LoadBalancer") if !node_ports.insert((&port.protocol, number)) => {
+                let message = "node ports of one protocol must differ";
+                errors.duplicate(&format!("{field}.nodePort"), number, message);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn one_port(field: &str, port: &ServicePort, one_of_several: bool, errors: &mut Errors) {
+    const RANGE: &str = "must be from 1 to 65535";
+    match port.name.as_deref() {
+        None if one_of_several => {
+            errors.required(&format!("{field}.name"), "each of several ports needs a name");
+        }
+        Some(name) => {
+            if let Some(wrong) = names::label(name) {
+                errors.invalid(&format!("{field}.name"), format!("\"{name}\""), wrong);
+            }
+        }
+        None => {}
+    }
+    let legal = |number: i32| (1..=65_535).contains(&number);
+    if !legal(port.port) {
+        errors.invalid(&format!("{field}.port"), port.port, RANGE);
+    }
+    errors.one_of(
+        &format!("{field}.protocol"),
+        port.protocol.as_deref(),
+        &["SCTP", "TCP", "UDP"],
+    );
+    match &port.target_port {
+        Some(IntOrString::Int(number)) if !legal(*number) => {
+            errors.invalid(&format!("{field}.targetPort"), number, RANGE);
+        }
+        Some(IntOrString::String(name)) => {
+            if let Some(wrong) = names::port_name(name) {
+                errors.invalid(&format!("{field}.targetPort"), format!("\"{name}\""), wrong);
+            }
+        }
+        _ => {}
+    }
+    if let Some(protocol) = &port.app_protocol {
+        for wrong in names::qualified(protocol) {
+            errors.invalid(&format!("{field}.appProtocol"), format!("\"{protocol}\""), wrong);
+        }
+    }
+}
+
+/// VAL-15.
+fn addresses(spec: &ServiceSpec, errors: &mut Errors) {
+    for (index, text) in given(&spec.external_ips).iter().enumerate() {
+        let field = format!("spec.externalIPs[{index}]");
+        match names::address(text) {
+            Err(wrong) => errors.invalid(&field, format!("\"{text}\""), wrong),
+            Ok(address) => {
+                if let Some(wrong) = names::unusable(address) {
+                    errors.invalid(&field, text, wrong);
+                }
+            }
+        }
+    }
+}
+
+/// VAL-14, DS-2 on a cluster that has IPv4 only.
+fn families(spec: &ServiceSpec, errors: &mut Errors) {
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return;
+    }
+    let before = errors.0.len();
+    let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
+    errors.one_of("spec.ipFamilyPolicy", spec.ip_family_policy.as_deref(), &policies);
+    let families = given(&spec.ip_families);
+    let mut seen = HashSet::new();
+    for (index, family) in families.iter().enumerate() {
+        let field = format!("spec.ipFamilies[{index}]");
+        errors.one_of(&field, Some(family), &["IPv4", "IPv6"]);
+        if !seen.insert(family) {
+            errors.duplicate(&field, family, "families must differ");
+        }
+    }
+    cluster_ips(spec, errors);
+    let (policy, ips) = (spec.ip_family_policy.as_deref(), given(&spec.cluster_ips));
+    if policy == Some("SingleStack") && (families.len() > 1 || (spec.cluster_ip.is_some() && ips.len() == 2))
+    {
+        if !is_headless(spec) || families.len() > 1 {
+            errors.invalid(
+                "spec.ipFamilyPolicy",
+                "SingleStack",
+                "may not go with two families",
+            );
+        }
+        return;
+    }
+    // Only what is right in itself is worth comparing with the cluster.
+    let selectorless = spec.selector.as_ref().is_none_or(|selector| selector.is_empty());
+    if errors.0.len() > before || (is_headless(spec) && selectorless) {
+        return;
+    }
+    if policy == Some("RequireDualStack") {
+        let message = "needs a cluster with IPv4 and IPv6; this one has IPv4 only";
+        errors.invalid("spec.ipFamilyPolicy", "RequireDualStack", message);
+    }
+    if let Some(index) = families.iter().position(|family| family == "IPv6") {
+        errors.invalid(
+            &format!("spec.ipFamilies[{index}]"),
+            "IPv6",
+            "this cluster has IPv4 only",
+        );
+    }
+}
+
+fn cluster_ips(spec: &ServiceSpec, errors: &mut Errors) {
+    let ips = given(&spec.cluster_ips);
+    let mut whole = |message: &str| errors.invalid("spec.clusterIPs", ips.join(","), message);
+    match &spec.cluster_ip {
+        None if !ips.is_empty() => return whole("may not be given without spec.clusterIP"),
+        Some(ip) if ips.first().is_some_and(|first| first != ip) => {
+            return whole("must begin with spec.clusterIP");
+        }
+        Some(ip) if ip == "None" && ips.len() > 1 => return whole("may hold None only alone"),
+        _ => {}
+    }
+    if ips.len() > 2
+        || (ips.len() == 2
+            && ips
+                .iter()
+                .all(|ip| names::address(ip).is_ok_and(|ip| ip.is_ipv4())))
+    {
+        return whole("may hold one address of each family");
+    }
+    for (index, ip) in ips
+        .iter()
+        .enumerate()
+        .filter(|(index, ip)| *index > 0 || *ip != "None")
+    {
+        let field = format!("spec.clusterIPs[{index}]");
+        match names::address(ip) {
+            Err(wrong) => errors.invalid(&field, format!("\"{ip}\""), wrong),
+            Ok(address) if address.is_ipv6() => errors.invalid(&field, ip, "this cluster has IPv4 only"),
+            Ok(_) => {}
+        }
+    }
+}
+
+/// VAL-9, VAL-10, VAL-18.
+fn policies(spec: &ServiceSpec, errors: &mut Errors) {
+    let local = ["Cluster", "Local"];
+    match spec.external_traffic_policy.as_deref() {
+        Some(policy) if !is_externally_reachable(spec) => {
+            let message = "may be given only where a Service is reachable from outside: type NodePort or LoadBalancer, \
+                           or with externalIPs";
+            errors.invalid("spec.externalTrafficPolicy", policy, message);
+        }
+        None if !is_externally_reachable(spec) => {}
+        policy => errors.one_of("spec.externalTrafficPolicy", policy, &local),
+    }
+    if spec.type_.as_deref() != Some("ExternalName") || spec.internal_traffic_policy.is_some() {
+        errors.one_of(
+            "spec.internalTrafficPolicy",
+            spec.internal_traffic_policy.as_deref(),
+            &local,
+        );
+    }
+    let health_checked = spec.type_.as_deref() == Some("LoadBalancer")
+        && spec.external_traffic_policy.as_deref() == Some("Local");
+    if let Some(number) = spec.health_check_node_port.filter(|number| *number != 0)
+        && !health_checked
+    {
+        let message = "may be given only for type LoadBalancer with externalTrafficPolicy Local";
+        errors.invalid("spec.healthCheckNodePort", number, message);
+    }
+    if let Some(distribution) = spec.traffic_distribution.as_deref() {
+        let allowed = ["PreferClose", "PreferSameNode", "PreferSameZone"];
+        errors.one_of("spec.trafficDistribution", Some(distribution), &allowed);
+    }
+}
+
+/// VAL-16. The field of the ranges is spelt as the API server spells it.
+fn load_balancer(service: &Service, spec: &ServiceSpec, errors: &mut Errors) {
+    let is_load_balancer = spec.type_.as_deref() == Some("LoadBalancer");
+    let range_error = |text: &str| {
+        let (address, length) = text.trim().split_once('/')?;
+        let plain = length == "0" || !length.starts_with('0');
+        let network: IpNet = text.trim().parse().ok()?;
+        (plain && names::address(address).is_ok() && network.addr() == network.network()).then_some(())
+    };
+    let wanted = "must be a network such as 192.0.2.0/24, without bits beyond its length";
+    let ranges = given(&spec.load_balancer_source_ranges);
+    if !ranges.is_empty() && !is_load_balancer {
+        errors.forbidden(
+            "spec.LoadBalancerSourceRanges",
+            "may be given for type LoadBalancer only",
+        );
+    } else {
+        for (index, range) in ranges.iter().enumerate() {
+            if range_error(range).is_none() {
+                let field = format!("spec.LoadBalancerSourceRanges[{index}]");
+                errors.invalid(&field, format!("\"{range}\""), wanted);
+            }
+        }
+    }
+    let annotation = "service.beta.kubernetes.io/load-balancer-source-ranges";
+    if let Some(text) = service
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|all| all.get(annotation))
+        && ranges.is_empty()
+    {
+        let field = format!("metadata.annotations[{annotation}]");
+        if !is_load_balancer {
+            errors.forbidden(&field, "may be given for type LoadBalancer only");
+        } else if !text.trim().is_empty() && text.split(',').any(|range| range_error(range).is_none()) {
+            errors.invalid(&field, format!("\"{text}\""), wanted);
+        }
+    }
+    if spec.allocate_load_balancer_node_ports.is_some() && !is_load_balancer {
+        errors.forbidden(
+            "spec.allocateLoadBalancerNodePorts",
+            "may be given for type LoadBalancer only",
+        );
+    }
+    match &spec.load_balancer_class {
+        Some(_) if !is_load_balancer => {
+            errors.forbidden(
+                "spec.loadBalancerClass",
+                "may be given for type LoadBalancer only",
+            );
+        }
+        Some(class) => {
+            for wrong in names::qualified(class) {
+                errors.invalid("spec.loadBalancerClass", format!("\"{class}\""), wrong);
+            }
+        }
+        None => {}
+    }
+}

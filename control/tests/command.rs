@@ -1,0 +1,80 @@
+//! The program itself, as a person runs it.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use sluice_control::daemon::config::Config;
+
+fn sluice(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sluice"))
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+fn out(output: &Output) -> (Option<i32>, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn check_names_file_line_column_field_and_what_is_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("web.yaml");
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  type: NodePort\n  ports:\n  - port: 80\n    nodePort: 80\n";
+    fs::write(&path, text).unwrap();
+    let (code, stdout, _) = out(&sluice(&["check", path.to_str().unwrap()]));
+    assert_eq!(code, Some(1));
+    let said = [
+        "web.yaml:8:15",
+        "spec.ports[0].nodePort",
+        "Invalid value: 80: must be from 30000 to 32767",
+    ];
+    said.iter()
+        .for_each(|said| assert!(stdout.contains(said), "{said} in {stdout}"));
+
+    let (code, stdout, _) = out(&sluice(&["check", "-o", "json", path.to_str().unwrap()]));
+    let problems: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(
+        (code, problems[0]["line"].as_u64(), problems[0]["column"].as_u64()),
+        (Some(1), Some(8), Some(15))
+    );
+
+    fs::write(&path, text.replace("nodePort: 80", "nodePort: 30080")).unwrap();
+    assert_eq!(out(&sluice(&["check", dir.path().to_str().unwrap()])).0, Some(0));
+}
+
+#[test]
+fn a_bad_configuration_is_one_clear_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control.yaml");
+    fs::write(&path, "manifests: [m]\nserviceRange: 10.96.0.1/16\n").unwrap();
+    let (code, stdout, stderr) = out(&sluice(&["control", "--config", path.to_str().unwrap()]));
+    assert_eq!(
+        (code, stdout.as_str(), stderr.lines().count()),
+        (Some(1), "", 1),
+        "{stderr}"
+    );
+    assert!(
+        stderr.contains("control.yaml:2:15: serviceRange: must be a network"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn get_without_a_control_process_says_what_to_do_next() {
+    let (code, _, stderr) = out(&sluice(&["get", "svc", "--api", "/nonexistent/control.sock"]));
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains("sluice lab up") && stderr.contains("--api PATH"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn the_example_configuration_is_one_that_works() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let config = Config::load(&root.join("configs/gateway/control.yaml")).unwrap();
+    assert_eq!(config.service_range.to_string(), "10.96.0.0/16");
+}

@@ -1,0 +1,67 @@
+//! Which interfaces of this process have the XDP program attached, and in which mode. Never detaches: the last port
+//! that lets go of an attachment does.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::OpenError;
+use super::interface::Interface;
+use super::open::{Attach, PortSpec};
+use super::xdp_program::{Attachment, XdpMode};
+
+/// The attachments of this process: an interface has one XDP program, and the ports of its queues, in whichever
+/// worker, share it. Keyed by network namespace and interface.
+static ATTACHMENTS: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
+
+type Entry = ((u64, u32), Weak<Attachment>);
+
+/// The interface's attachment: the one another port has made, or a new one.
+pub(crate) fn attachment(
+    spec: &PortSpec,
+    interface: &Interface,
+    attach: Attach,
+) -> Result<Arc<Attachment>, OpenError> {
+    let key = (interface.namespace(), interface.index());
+    let mut attachments = ATTACHMENTS.lock().unwrap_or_else(PoisonError::into_inner);
+    attachments.retain(|(_, attachment)| attachment.strong_count() > 0);
+    let known = attachments
+        .iter()
+        .find(|(k, _)| *k == key)
+        .and_then(|(_, attachment)| attachment.upgrade());
+    let wanted: &[XdpMode] = match attach {
+        Attach::Auto => &[XdpMode::Native, XdpMode::Generic],
+        Attach::Native => &[XdpMode::Native],
+        Attach::Generic => &[XdpMode::Generic],
+    };
+    if let Some(known) = known {
+        return if wanted.contains(&known.mode()) {
+            Ok(known)
+        } else {
+            let what = format!("another queue has already attached it as {:?}", known.mode());
+            Err(spec.refusal(what, "give all queues of an interface the same attach option"))
+        };
+    }
+    let mut result = Err(io::ErrorKind::Unsupported.into());
+    for mode in wanted {
+        result = Attachment::new(interface.index(), *mode);
+        match &result {
+            // Only what another mode could cure.
+            Err(e) if !matches!(e.raw_os_error(), Some(libc::EPERM | libc::EBUSY | libc::EEXIST)) => {}
+            _ => break,
+        }
+    }
+    let attachment = Arc::new(result.map_err(|e| explain_attach(spec, e))?);
+    attachments.push((key, Arc::downgrade(&attachment)));
+    Ok(attachment)
+}
+
+fn explain_attach(spec: &PortSpec, error: io::Error) -> OpenError {
+    let advice = match error.raw_os_error() {
+        Some(libc::EPERM) => "run as root or with CAP_BPF and CAP_NET_ADMIN, or use driver af_packet",
+        Some(libc::EBUSY | libc::EEXIST) => {
+            "another XDP program is attached: stop its owner or remove it (`ip link set IF xdp off`)"
+        }
+        _ => "set attach: generic, or use driver af_packet",
+    };
+    spec.error("cannot attach the XDP program", advice, error)
+}

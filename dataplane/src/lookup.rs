@@ -284,8 +284,14 @@ impl Lookup<'_> {
                 Err(OpenError::ReplyTaken) => {}
                 result => return result.map_err(refusal),
             }
-            let random = self.picker.random() as u16;
-            forwarded.src_port = Port::new(random.max(1024));
+            // The replies must find their way to this worker: of n workers, one port in n is ours.
+            for _ in 0..CLASH_TRIES * self.steering.workers() {
+                let random = self.picker.random() as u16;
+                forwarded.src_port = Port::new(random.max(1024));
+                if self.steering.client_owner(forwarded.src, forwarded.src_port, self.network) == self.worker {
+                    break;
+                }
+            }
         }
         Err(refusal(OpenError::ReplyTaken))
     }
@@ -323,6 +329,9 @@ impl Lookup<'_> {
             return self.host_or(DropReason::NoHostPort);
         }
         match self.tables.address(key.dst) {
+            AddressKind::ClusterIp | AddressKind::External if packet.fragment == Fragment::Later => {
+                return Verdict::Drop(DropReason::Fragment); // its first may have gone to an endpoint
+            }
             AddressKind::ClusterIp => match key.protocol {
                 Protocol::TCP if State::opening(key.protocol, packet.tcp_flags).is_none() => {
                     return Verdict::Drop(DropReason::InvalidTcp);

@@ -2,7 +2,8 @@
 //! it, or a fragment, a re-hash or a second queue would open a second flow.
 //!
 //! The owner of a Service flow is named by a hash of the client's address and port, which both directions carry; the
-//! owner of a full-NAT flow's replies by the SNAT port, since every worker has its own slice of the ports.
+//! owner of a full-NAT flow's replies by the SNAT port, since every worker has its own slice of the ports. Not yet: a
+//! flow whose external IP or load-balancer IP is gone from the tables may be looked for at the wrong worker.
 
 use std::ops::RangeInclusive;
 
@@ -11,7 +12,7 @@ use crate::index::WorkerIndex;
 use crate::lookup;
 use crate::network::Network;
 use crate::parse::Packet;
-use crate::tables::{Tables, client_hash};
+use crate::tables::{AddressKind, Tables, client_hash};
 
 /// How flows and SNAT ports are divided among the workers.
 #[derive(Clone, Debug)]
@@ -44,18 +45,34 @@ impl Steering {
             return WorkerIndex(0);
         }
         let key: &FlowKey = &packet.key;
-        if lookup::frontend(key, tables, network).is_some() {
-            return self.client_owner(key.src, key.src_port);
+        // Toward a Service, also one whose frontend is gone: its flows are not (CT-2).
+        let to_service = lookup::frontend(key, tables, network).is_some()
+            || tables.address(key.dst) != AddressKind::Other
+            || network.is_own(key.dst) && self.port_owner(key.dst_port.number()).is_none();
+        if to_service {
+            self.client_owner(key.src, key.src_port, network)
+        } else {
+            self.client_owner(key.dst, key.dst_port, network)
         }
-        if network.is_own(key.dst)
-            && let Some(owner) = self.port_owner(key.dst_port.number())
+    }
+
+    /// How many share.
+    pub fn workers(&self) -> usize {
+        usize::from(self.workers)
+    }
+
+    /// The worker that owns the flows of this client. Our own address with a SNAT port stands for a translated client,
+    /// whose flow is where the port is; the node's own sockets follow the same rule, so that both directions do.
+    pub fn client_owner(&self, address: [u8; 4], port: Port, network: &Network) -> WorkerIndex {
+        if network.is_own(address)
+            && let Some(owner) = self.port_owner(port.number())
         {
             return owner;
         }
-        self.client_owner(key.dst, key.dst_port)
+        self.hash_owner(address, port)
     }
 
-    fn client_owner(&self, address: [u8; 4], port: Port) -> WorkerIndex {
+    fn hash_owner(&self, address: [u8; 4], port: Port) -> WorkerIndex {
         let scaled = u128::from(client_hash(address, port)) * u128::from(self.workers);
         WorkerIndex((scaled >> 64) as u8)
     }
@@ -87,7 +104,7 @@ mod tests {
         let steering = Steering::new(4, vec![]);
         let mut counts = [0u32; 4];
         for port in 1024..=u16::MAX {
-            counts[steering.client_owner([198, 51, 100, 10], Port::new(port)).get()] += 1;
+            counts[steering.hash_owner([198, 51, 100, 10], Port::new(port)).get()] += 1;
         }
         // 64,512 ports over 4 workers: 16,128 each, standard deviation 110; 5 of them.
         assert!(counts.iter().all(|c| c.abs_diff(16_128) < 550), "{counts:?}");

@@ -133,7 +133,6 @@ pub struct Worker {
 
 struct NicPort {
     driver: Box<dyn Driver>,
-    mac: Mac,
     queue: TxQueue,
 }
 
@@ -160,9 +159,7 @@ pub struct WorkerParts {
 impl Worker {
     /// A worker that has not had its first turn.
     pub fn new(parts: WorkerParts) -> Self {
-        let port = |driver: Box<dyn Driver>| {
-            NicPort { mac: driver.info().mac, driver, queue: TxQueue::new() }
-        };
+        let port = |driver: Box<dyn Driver>| NicPort { driver, queue: TxQueue::new() };
         Self {
             index: parts.index,
             memory: parts.memory,
@@ -216,9 +213,8 @@ impl Worker {
 
     /// Decides on a burst from one NIC port and carries the decisions out.
     fn burst(&mut self, shared: &Shared, port: NicPortIndex, frames: &mut Burst, tick: Tick) {
-        let Some(mac) = self.ports[port.get()].as_ref().map(|nic| nic.mac) else {
-            return;
-        };
+        // Of the network, not of our queue: what another worker handed over may come from a NIC port we have none of.
+        let mac = shared.network.interfaces()[port.get()].mac;
         let packets: ArrayVec<Parsed, BURST> =
             frames.iter().map(|frame| parse::parse(self.memory.bytes(frame), mac)).collect();
         let mut decisions = [Decision { verdict: Verdict::Punt, rewrite: None }; BURST];
@@ -266,7 +262,7 @@ impl Worker {
                     (Reachability::Incomplete, _) => {
                         let neighbour = shared.network.route(self.leaves_to(packet, decision));
                         match neighbour {
-                            Some((port, neighbour)) => self.to_steward(shared, port, neighbour, port, &frame),
+                            Some((out, neighbour)) => self.to_steward(shared, out, neighbour, port, &frame),
                             None => Err(DropReason::NoRoute),
                         }
                     }

@@ -41,7 +41,8 @@ pub struct World {
     neighbours: Neighbours,
     now: Tick,
     random: Random,
-    frames: usize,
+    /// Packets that a worker can receive in one turn.
+    burst: usize,
     /// Packets and letters that turns have handled.
     handled: u64,
 }
@@ -118,7 +119,7 @@ impl World {
             // Workers read the clock once, when they are made.
             now: Tick::now(),
             random,
-            frames,
+            burst: frames.min(BURST).min(setup.ring.unwrap_or(BURST)),
             handled: 0,
         };
         world.know_neighbours(setup);
@@ -270,7 +271,7 @@ impl World {
 
     /// Every frame is free again: each worker receives a whole burst in one turn, which it cannot if one is lost.
     pub fn lost_frames(&mut self, routed: &[u8]) -> usize {
-        let burst = self.frames.min(BURST);
+        let burst = self.burst;
         let mut lost = 0;
         for worker in 0..self.workers.len() {
             self.settle();

@@ -5,16 +5,15 @@ use std::path::{Path, PathBuf};
 
 /// The only files that may contain `unsafe`: driver memory and system calls, mapped memory, rings in it, SIMD, a hint.
 const UNSAFE: &[&str] = &[
+    "dataplane/src/channel/cursor_loom.rs",
     "dataplane/src/channel/layout.rs",
-    "dataplane/src/channel/ring.rs",
+    "dataplane/src/channel/peer.rs",
     "dataplane/src/conntrack/group.rs",
-    "dataplane/src/nic/af_packet.rs",
-    "dataplane/src/nic/af_xdp.rs",
     "dataplane/src/nic/frame.rs",
     "dataplane/src/nic/packet_ring.rs",
     "dataplane/src/nic/ring.rs",
     "dataplane/src/nic/sys.rs",
-    "dataplane/src/nic/tap.rs",
+    "dataplane/src/nic/xdp_program.rs",
     "dataplane/src/prefetch.rs",
     "dataplane/src/segment.rs",
 ];

@@ -21,7 +21,7 @@ use crate::index::{NicPortIndex, WorkerIndex};
 use crate::lookup::{self, Decision, Lookup, LookupOptions};
 use crate::mailbox::{Mailbox, Purpose};
 use crate::nat;
-use crate::network::Network;
+use crate::network::{Hop, Network};
 use crate::next_hop::Reachability;
 use crate::nic::{BURST, Burst, Driver, Frame, FrameMemory};
 use crate::parse::{self, Parsed};
@@ -269,14 +269,14 @@ impl Worker {
                     _ => Err(DropReason::NeighbourUnreachable),
                 }
             }
-            Verdict::Punt => match shared.network.host() {
-                Some(host) if host != port => {
-                    let Some(mac) = shared.network.interfaces()[host.get()].peer_mac else {
-                        return self.drop_frame(frame, DropReason::NoHostPort);
-                    };
-                    self.counters.add(CounterId::PUNTED, 1);
-                    return self.send(shared, host, mac, frame);
-                }
+            Verdict::Punt => match (shared.network.host(), shared.network.host_hop()) {
+                (Some(host), Hop::Known(hop)) if host != port => match shared.network.next_hops().get(hop).1 {
+                    Reachability::Reachable(mac) => {
+                        self.counters.add(CounterId::PUNTED, 1);
+                        return self.send(shared, host, mac, frame);
+                    }
+                    _ => Err(DropReason::NeighbourUnreachable),
+                },
                 // What the host sent to itself or to a group has nowhere to go.
                 _ => Err(DropReason::NoHostPort),
             },

@@ -80,23 +80,21 @@ pub struct View {
     slices: Vec<EndpointSlice>,
     pods: Vec<Pod>,
     problems: Vec<Problem>,
-    status: Status,
 }
 
 impl View {
     /// What `model` is now. Services, slices and pods are in the order of their namespaces and names.
-    pub fn new(model: &Model, slices: &Slices, problems: Vec<Problem>, status: Status) -> Self {
+    pub fn new(model: &Model, slices: &Slices, problems: Vec<Problem>) -> Self {
         Self {
             services: model.services().map(|service| service.object.clone()).collect(),
             endpoints: endpoints::legacy(model, slices),
             slices: slices.values().flatten().cloned().collect(),
             pods: model.pods().cloned().collect(),
             problems,
-            status,
         }
     }
 
-    fn answer(&self, line: &str) -> serde_json::Result<String> {
+    fn answer(&self, status: &Status, line: &str) -> serde_json::Result<String> {
         let reply = match serde_json::from_str::<Request>(line) {
             Err(error) => serde_json::to_string(&Reply::<()>::Error(format!("not a request: {error}")))?,
             Ok(Request { list }) => match list {
@@ -105,7 +103,7 @@ impl View {
                 List::EndpointSlices => items(&self.slices)?,
                 List::Pods => items(&self.pods)?,
                 List::Problems => items(&self.problems)?,
-                List::Status => items(std::slice::from_ref(&self.status))?,
+                List::Status => items(std::slice::from_ref(status))?,
             },
         };
         Ok(reply)
@@ -120,17 +118,22 @@ fn items<T: Serialize>(items: &[T]) -> serde_json::Result<String> {
     serde_json::to_string(&Items { items })
 }
 
-/// The newest view, shared with the thread that answers.
+/// The newest view and status, shared with the thread that answers.
 #[derive(Clone, Debug, Default)]
-pub struct Shared(Arc<Mutex<Arc<View>>>);
+pub struct Shared(Arc<Mutex<(Arc<View>, Status)>>);
 
 impl Shared {
     /// From now on this is the answer.
     pub fn set(&self, view: View) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = Arc::new(view);
     }
 
-    fn get(&self) -> Arc<View> {
+    /// From now on the process is thus.
+    pub fn set_status(&self, status: Status) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = status;
+    }
+
+    fn get(&self) -> (Arc<View>, Status) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -157,7 +160,10 @@ pub fn serve(socket: &Path) -> io::Result<Shared> {
     std::thread::Builder::new().name("api".into()).spawn(move || {
         for stream in listener.incoming() {
             // A client that is gone before its answer needs none.
-            let done = stream.and_then(|stream| answer(stream, &answers.get()));
+            let done = stream.and_then(|stream| {
+                let (view, status) = answers.get();
+                answer(stream, &view, &status)
+            });
             if let Err(error) = done {
                 log::debug!("api: {error}");
             }
@@ -166,12 +172,12 @@ pub fn serve(socket: &Path) -> io::Result<Shared> {
     Ok(shared)
 }
 
-fn answer(mut stream: UnixStream, view: &View) -> io::Result<()> {
+fn answer(mut stream: UnixStream, view: &View, status: &Status) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = String::new();
     BufReader::new(&stream).take(MAX_REQUEST).read_line(&mut line)?;
-    let mut reply = view.answer(&line)?;
+    let mut reply = view.answer(status, &line)?;
     reply.push('\n');
     stream.write_all(reply.as_bytes())
 }
@@ -215,7 +221,7 @@ mod tests {
             "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}\n",
         ));
         let slices = endpoints::slices(&model);
-        shared.set(View::new(&model, &slices, Vec::new(), Status::default()));
+        shared.set(View::new(&model, &slices, Vec::new()));
         let services: Vec<Service> = ask(&socket, List::Services).unwrap();
         assert!(
             services[0]
@@ -234,7 +240,7 @@ mod tests {
     fn nonsense_is_answered_with_an_error_not_with_silence() {
         assert!(
             View::default()
-                .answer("{\"list\":\"secrets\"}")
+                .answer(&Status::default(), "{\"list\":\"secrets\"}")
                 .unwrap()
                 .contains("not a request")
         );

@@ -90,7 +90,7 @@ pub struct Compiled {
     pub records: Vec<Record>,
     /// Who has which number now.
     pub numbers: Numbers,
-    /// Frontends that an older Service has already, as (Service, address, port): left out (SVC-12).
+    /// Frontends that an older Service has already, as (Service, frontend): left out (SVC-12).
     pub conflicts: Vec<(String, String)>,
 }
 

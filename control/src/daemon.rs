@@ -147,6 +147,8 @@ impl<D: Dataplane> Daemon<'_, D> {
             )
         }));
         self.tell(&problems);
+        // Whoever sees the dataplane's new table can ask for the objects behind it.
+        self.view.set(View::new(&self.model, &slices, problems));
         if self.model.is_complete() && self.publisher.is_connected() {
             match self.publisher.publish(&compiled.records) {
                 Ok(Some(difference)) => {
@@ -173,7 +175,7 @@ impl<D: Dataplane> Daemon<'_, D> {
             connected: self.publisher.is_connected(),
             generation: self.publisher.generation().0,
         };
-        self.view.set(View::new(&self.model, &slices, problems, status));
+        self.view.set_status(status);
     }
 
     /// The zone of this gateway's node, as its Node object says.

@@ -40,7 +40,10 @@ pub fn slices(model: &Model) -> Slices {
             .and_then(|labels| labels.get(SERVICE_NAME))
         {
             let namespace = slice.metadata.namespace.clone().unwrap_or_default();
-            let name = ServiceName { namespace, name: service.clone() };
+            let name = ServiceName {
+                namespace,
+                name: service.clone(),
+            };
             found.entry(name).or_default().push(defaulted(slice.clone()));
         }
     }
@@ -186,21 +189,23 @@ fn generate(service: &Service, pods: &[&Pod], world: &Pods<'_>) -> Vec<EndpointS
         }
     }
     let meta = metadata(service);
-    let slice =
-        |(index, (family, ports, endpoints)): (usize, (&String, Vec<EndpointPort>, Vec<Endpoint>))| {
-            let metadata = ObjectMeta {
-                name: Some(format!("{}-{index}", service.name.name)),
-                ..meta.clone()
-            };
-            let ports = (!ports.is_empty()).then_some(ports);
-            EndpointSlice {
-                address_type: family.clone(),
-                endpoints: (!endpoints.is_empty()).then_some(endpoints),
-                metadata,
-                ports,
-            }
+    let slice = |index: usize, family: &String, ports: Vec<EndpointPort>, endpoints: Vec<Endpoint>| {
+        let metadata = ObjectMeta {
+            name: Some(format!("{}-{index}", service.name.name)),
+            ..meta.clone()
         };
-    slices.into_iter().enumerate().map(slice).collect()
+        let ports = (!ports.is_empty()).then_some(ports);
+        EndpointSlice {
+            address_type: family.clone(),
+            endpoints: (!endpoints.is_empty()).then_some(endpoints),
+            metadata,
+            ports,
+        }
+    };
+    let slices = slices.into_iter().enumerate();
+    slices
+        .map(|(index, (family, ports, endpoints))| slice(index, family, ports, endpoints))
+        .collect()
 }
 
 /// EPC-11.

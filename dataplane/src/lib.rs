@@ -7,7 +7,6 @@
 #![deny(unsafe_code)]
 
 /// One core's turn.
-#[cfg(feature = "nic")]
 pub mod worker;
 
 /// Frames off a ring.
@@ -15,7 +14,6 @@ pub mod rx;
 /// Frames to packets.
 pub mod parse;
 /// Packets to decisions.
-#[cfg(feature = "nic")]
 pub mod lookup;
 /// Packets rewritten.
 pub mod nat;
@@ -45,7 +43,6 @@ pub mod counters;
 /// The channel to the control process.
 pub mod channel;
 /// The non-packet thread.
-#[cfg(feature = "nic")]
 pub mod steward;
 /// ARP, the steward's side.
 pub mod neighbours;

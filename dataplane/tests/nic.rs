@@ -236,7 +236,7 @@ fn checksums_that_the_kernel_left_to_hardware_are_completed() {
             for driver in drivers {
                 veth("va", "vb");
                 address_with_neighbour("va");
-                assert_eq!(udp_checksum_completed("vb", driver), 1);
+                assert!(udp_checksum_completed("vb", driver));
                 delete("va");
             }
         },
@@ -250,30 +250,34 @@ fn the_kernel_finishes_checksums_before_a_tap_hands_them_over() {
         User::Same,
         || {
             if may_use(&TAP, "checksums over a tap") {
-                assert_eq!(udp_checksum_completed("tap0", TAP), 0);
+                assert!(!udp_checksum_completed("tap0", TAP));
             }
         },
     );
 }
 
-/// Has the kernel send a datagram to the port, checks its checksum, and gives how many the driver completed.
-fn udp_checksum_completed(interface: &str, driver: DriverSpec) -> u64 {
+/// Has the kernel send a datagram to the port, checks its checksum, and gives whether the driver completed it.
+fn udp_checksum_completed(interface: &str, driver: DriverSpec) -> bool {
     let mut memory = FrameMemory::new(FRAMES, 2048).unwrap();
     let mut port = port(&mut memory, &mut None, interface, driver);
     if interface.starts_with("tap") {
         address_with_neighbour(interface);
     }
-    UdpSocket::bind("10.9.0.1:0")
-        .unwrap()
-        .send_to(b"odd", "10.9.0.2:53")
-        .unwrap();
+    let sender = UdpSocket::bind("10.9.0.1:0").unwrap();
     let udp = loop {
-        let frames = receive(&mut memory, &mut port, Duration::from_millis(100));
-        if let Some(udp) = frames
+        // Again and again: the sending veth sometimes drops the first datagram (its own tx_dropped counts it, our
+        // end sees nothing). Why is not known.
+        sender.send_to(b"odd", "10.9.0.2:53").unwrap();
+        let frames = receive(&mut memory, &mut port, Duration::from_millis(10));
+        let mut udp: Vec<_> = frames
             .into_iter()
-            .find(|frame| frame[12..14] == [8, 0] && frame[23] == 17)
-        {
-            break udp;
+            .filter(|frame| frame[12..14] == [8, 0] && frame[23] == 17)
+            .collect();
+        if let Some(last) = udp.pop() {
+            let completed = port.stats().rx_checksums_completed;
+            // All of a burst or none: a tap's kernel end finishes its checksums itself.
+            assert!(completed == 0 || completed == udp.len() as u64 + 1, "{completed}");
+            break last;
         }
     };
     let packet = etherparse::SlicedPacket::from_ethernet(&udp).unwrap();
@@ -287,7 +291,7 @@ fn udp_checksum_completed(interface: &str, driver: DriverSpec) -> u64 {
         .calc_checksum_ipv4(&ip.header().to_header(), b"odd")
         .unwrap();
     assert_eq!(udp.checksum(), right);
-    let completed = port.stats().rx_checksums_completed;
+    let completed = port.stats().rx_checksums_completed > 0;
     port.close(&mut memory);
     completed
 }

@@ -1,7 +1,7 @@
 //! `sluice lab`.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -184,6 +184,5 @@ fn logs(state: &State, namespace: &str, pod: &str, follow: bool) -> anyhow::Resu
         if !follow || changes.recv().is_err() || !path.exists() {
             return Ok(());
         }
-        file.seek(SeekFrom::Current(0)).context("cannot read on")?;
     }
 }

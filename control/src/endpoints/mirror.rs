@@ -84,7 +84,7 @@ pub(super) fn slices(service: &ServiceName, endpoints: &Endpoints) -> Vec<Endpoi
     );
     let mut annotations = given.annotations.clone().unwrap_or_default();
     annotations.remove(LAST_APPLIED);
-    let slice = |(index, ((v6, ports), endpoints)): (usize, ((bool, Vec<PortKey>), Vec<Endpoint>))| {
+    let slice = |index: usize, (v6, ports): (bool, Vec<PortKey>), endpoints: Vec<Endpoint>| {
         let ports: Vec<EndpointPort> = ports.iter().map(PortKey::port).collect();
         EndpointSlice {
             address_type: if v6 { "IPv6" } else { "IPv4" }.into(),
@@ -102,5 +102,9 @@ pub(super) fn slices(service: &ServiceName, endpoints: &Endpoints) -> Vec<Endpoi
             ports: (!ports.is_empty()).then_some(ports),
         }
     };
-    by_ports.into_iter().enumerate().map(slice).collect()
+    by_ports
+        .into_iter()
+        .enumerate()
+        .map(|(index, (ports, endpoints))| slice(index, ports, endpoints))
+        .collect()
 }

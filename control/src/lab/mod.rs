@@ -121,14 +121,14 @@ pub fn left(state: &State) -> String {
 /// # Errors
 /// A keeper that cannot be killed, or a directory that cannot be removed.
 pub fn down(state: &State) -> anyhow::Result<bool> {
-    let _lock = state.lock()?;
-    match state.find()? {
-        Found::Nothing => return Ok(false),
-        Found::Remains => {}
-        Found::Alive(record) => end(state, &record)?,
+    let lock = state.lock()?;
+    let found = state.find()?;
+    if let Found::Alive(record) = &found {
+        end(state, record)?;
     }
     clean(state)?;
-    Ok(true)
+    state.forget(lock)?;
+    Ok(!matches!(found, Found::Nothing))
 }
 
 /// The keeper's record of a lab that must be up.

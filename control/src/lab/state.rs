@@ -125,13 +125,30 @@ impl State {
 
     /// Keeps other commands from making or removing this lab meanwhile, until dropped.
     pub fn lock(&self) -> anyhow::Result<File> {
-        let base = base();
-        make_private(&base)?;
-        let path = base.join(format!(".{}.lock", self.name));
-        let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        file.lock()
-            .with_context(|| format!("cannot lock {}", path.display()))?;
-        Ok(file)
+        make_private(&base())?;
+        let path = self.lock_file();
+        loop {
+            let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+            file.lock()
+                .with_context(|| format!("cannot lock {}", path.display()))?;
+            // The one who held it may have removed the file meanwhile: then this is a lock on nothing.
+            let locked = file.metadata().map(|meta| meta.ino()).ok();
+            if locked.is_some() && locked == fs::metadata(&path).map(|meta| meta.ino()).ok() {
+                return Ok(file);
+            }
+        }
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        base().join(format!(".{}.lock", self.name))
+    }
+
+    /// Gives the lock up and removes its file: nothing of the lab is left.
+    pub fn forget(&self, lock: File) -> anyhow::Result<()> {
+        let path = self.lock_file();
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        drop(lock);
+        Ok(())
     }
 
     /// Makes the directory and its folders.

@@ -106,7 +106,7 @@ impl de::Error for Error {
 /// The way from the document's root, as a list on the stack.
 #[derive(Clone, Copy)]
 struct Path<'a> {
-    parent: Option<&'a Path<'a>>,
+    parent: Option<&'a Self>,
     part: Part<'a>,
 }
 

@@ -211,7 +211,7 @@ impl<'a> Reader<'a> {
                         text: text.into_owned(),
                         plain,
                     },
-                    span.clone(),
+                    *span,
                 )
             }
             Event::SequenceStart(_, anchor, _) => {

@@ -114,6 +114,12 @@ pub(crate) fn veth(a: &str, b: &str) {
     route(16, 0x600, &[named(a), link_info].concat());
     up(a);
     up(b);
+    // The end brought up first drops what it should send until the kernel's link watch has seen the carrier.
+    while !running(a) || !running(b) {
+        std::thread::yield_now();
+    }
+    // The watch tells before it activates, but holds the lock that this waits for.
+    up(a);
 }
 
 /// Moves an interface to the network namespace behind `namespace`, where it is down and without address.
@@ -183,13 +189,19 @@ pub(crate) fn up(name: &str) {
     request(name, libc::SIOCSIFFLAGS, &flags.to_ne_bytes());
 }
 
-fn request(name: &str, number: libc::c_ulong, data: &[u8]) {
+fn running(name: &str) -> bool {
+    let flags = request(name, libc::SIOCGIFFLAGS, &[]);
+    i32::from(u16::from_ne_bytes([flags[16], flags[17]])) & libc::IFF_RUNNING != 0
+}
+
+fn request(name: &str, number: libc::c_ulong, data: &[u8]) -> [u8; 40] {
     let mut request = [0u8; 40];
     request[..name.len()].copy_from_slice(name.as_bytes());
     request[16..16 + data.len()].copy_from_slice(data);
-    // SAFETY: these requests read one struct ifreq, which `request` is in size and layout, without pointers.
-    let done = unsafe { libc::ioctl(control().as_raw_fd(), number, &request) };
+    // SAFETY: these requests read and write one struct ifreq, which `request` is in size and layout, without pointers.
+    let done = unsafe { libc::ioctl(control().as_raw_fd(), number, &mut request) };
     assert_eq!(done, 0, "{name}: {}", io::Error::last_os_error());
+    request
 }
 
 fn control() -> OwnedFd {

@@ -81,9 +81,10 @@ fn control_lacks(state: &State, ready: &[(&str, &str)]) -> anyhow::Result<Option
 pub(super) fn prove(state: &State, clock: &Clock) -> anyhow::Result<()> {
     let status: Status = ask(&state.socket("keeper"), &Request::Status)?;
     let inside = status.pods.iter().find(|pod| pod.name == "debug");
-    let inside = inside.map_or("client".to_owned(), |pod| {
-        format!("{}/{}", pod.namespace, pod.name)
-    });
+    let inside = inside.map_or_else(
+        || "client".to_owned(),
+        |pod| format!("{}/{}", pod.namespace, pod.name),
+    );
     println!();
     let mut failures = Vec::new();
     for service in show::services(state)? {

@@ -266,3 +266,70 @@ fn is_punted((port, frame): &Seen, arrived: &[u8]) -> bool {
         && frame[..12] == stations
         && frame[12..] == arrived[12..]
 }
+
+#[test]
+fn whatever_is_not_expected_fails_a_vector_and_is_told_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let routed = "pods > udp 10.244.0.20:1 > 172.18.0.7:2 \"x\"";
+    for (steps, told) in [
+        (
+            format!("{routed}\nnothing"),
+            "line 3:\n  got client < udp 10.244.0.20:1 > 172.18.0.7:2 \"x\"",
+        ),
+        (
+            format!("{routed}\nclient < udp 10.244.0.20:1 > 172.18.0.7:2"),
+            "line 4: expected client < udp",
+        ),
+        (
+            format!("{routed}\nclient < udp 10.244.0.20:1 > 172.18.0.7:2 ttl 62 \"x\""),
+            "line 4: expected client < udp",
+        ),
+        (
+            format!("{routed}\npods < udp 10.244.0.20:1 > 172.18.0.7:2 \"x\""),
+            "line 4: expected pods < udp",
+        ),
+        (
+            format!("{routed}\nclient < x2 udp 10.244.0.20:1 > 172.18.0.7:2 \"x\""),
+            "line 4: expected client < udp",
+        ),
+        (
+            format!("{routed}\nclient < udp 10.244.0.20:$P > 172.18.0.7:2 \"x\"\n$P in {{2-9}}"),
+            "but it is 1",
+        ),
+        (
+            format!("{routed}\npunt"),
+            "1 packets should have been punted; the counter says 0",
+        ),
+        (
+            format!("{routed} badsum l3\nnothing"),
+            "got drop x1 bad-ip-checksum",
+        ),
+        (
+            format!("{routed} badsum l3\ndrop no-route"),
+            "line 4: expected drop no-route",
+        ),
+        (
+            format!("{routed} badsum l3\ndrop nonsense"),
+            "line 4: there is no drop reason nonsense",
+        ),
+        (
+            "pods > udp $X > 172.18.0.7:2\nnothing".to_owned(),
+            "line 3: $X has no value here",
+        ),
+        (
+            "client > tcp 1.2.3.4:5 > 172.18.0.2:22 S\nnothing".to_owned(),
+            "got host < tcp 1.2.3.4:5",
+        ),
+    ] {
+        std::fs::write(
+            folder.path().join("vector.txt"),
+            format!("# What must happen.\n# RFC 791\n{steps}\n"),
+        )
+        .unwrap();
+        let vector = Vector::load(folder.path()).unwrap_or_else(|mistake| panic!("{mistake}"));
+        for way in [Way::Single, Way::Burst, Way::Two] {
+            let failure = Run::new(&vector, way, 1).and_then(Run::hold).unwrap_err();
+            assert!(failure.contains(told), "{steps}\nin {way:?} is told\n{failure}");
+        }
+    }
+}

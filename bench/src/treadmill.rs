@@ -82,12 +82,12 @@ impl Driver for Treadmill {
 
     fn tx_burst(&mut self, memory: &mut FrameMemory, frames: &mut Burst) {
         self.stats.tx_packets += frames.len() as u64;
+        self.handle.belt(|belt| {
+            if belt.keep_sent {
+                belt.sent.extend(frames.iter().map(|frame| memory.bytes(frame).to_vec()));
+            }
+        });
         for frame in frames.drain(..) {
-            self.handle.belt(|belt| {
-                if belt.keep_sent {
-                    belt.sent.push(memory.bytes(&frame).to_vec());
-                }
-            });
             memory.free(frame);
         }
     }

@@ -262,7 +262,7 @@ impl Worker {
                     (Reachability::Incomplete, _) => {
                         let neighbour = shared.network.route(self.leaves_to(packet, decision));
                         match neighbour {
-                            Some((out, neighbour)) => self.to_steward(shared, out, neighbour, port, &frame),
+                            Some((out, neighbour)) => self.ask_steward(shared, out, neighbour, port, &frame),
                             None => Err(DropReason::NoRoute),
                         }
                     }
@@ -281,7 +281,7 @@ impl Worker {
                 _ => Err(DropReason::NoHostPort),
             },
             Verdict::Arp => self.post(&shared.steward, Purpose::Arp, port, &frame, DropReason::StewardQueueFull),
-            Verdict::Resolve(out, neighbour) => self.to_steward(shared, out, neighbour, port, &frame),
+            Verdict::Resolve(out, neighbour) => self.ask_steward(shared, out, neighbour, port, &frame),
             Verdict::Handover(owner) => {
                 self.rung |= 1 << owner.0;
                 let mailbox = &shared.workers[owner.get()];
@@ -381,7 +381,7 @@ impl Worker {
         }
     }
 
-    fn to_steward(
+    fn ask_steward(
         &mut self,
         shared: &Shared,
         out: NicPortIndex,

@@ -123,6 +123,16 @@ fn hash(parts: &[&str]) -> u64 {
     })
 }
 
+/// Those of a cluster that was made without saying otherwise.
+impl Default for Ranges {
+    fn default() -> Self {
+        Self {
+            services: const { Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16) },
+            node_ports: 30_000..=32_767,
+        }
+    }
+}
+
 impl fmt::Display for Ranges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

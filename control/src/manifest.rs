@@ -357,12 +357,12 @@ mod tests {
     }
 
     #[test]
-    fn a_snippet_shows_the_line_concerned() {
+    fn the_line_concerned_is_shown_with_the_place_marked() {
         let contents = read_text("apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  typ: x\n");
-        let snippet = contents.problems[0].snippet(false);
+        let shown = contents.problems[0].with_source(false);
         assert!(
-            snippet.contains("--> f.yaml:5:3") && snippet.contains("5 |   typ: x"),
-            "{snippet}"
+            shown.starts_with("f.yaml:5:3: Service a: spec.typ: ") && shown.contains("5 |   typ: x\n  |   ^^^"),
+            "{shown}"
         );
     }
 

@@ -40,6 +40,9 @@ pub struct CheckArgs {
     /// Manifests, or folders of them
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
+    /// A control process's configuration, for its ranges of cluster IPs and node ports; else 10.96.0.0/16, 30000-32767
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// How to print what was found
     #[arg(short, long, value_enum, default_value_t)]
     pub output: CheckOutput,
@@ -48,10 +51,10 @@ pub struct CheckArgs {
 /// Forms of `sluice check`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum CheckOutput {
-    /// For a person, with the lines concerned
+    /// A line for each mistake, file:line:column: field: what is wrong; on a terminal with the lines concerned
     #[default]
     Text,
-    /// A list of {file, line, column, field, message, severity}
+    /// A list of {severity, file, line, column, object, field, message}
     Json,
 }
 

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use sluice_dataplane::channel::client::PATIENCE;
+
 use super::args::ControlArgs;
 use crate::daemon::{self, config::Config};
 use crate::publish::channel::Channel;
@@ -11,7 +13,7 @@ pub(super) fn run(args: &ControlArgs) -> anyhow::Result<ExitCode> {
     let filter = env_logger::Env::default().default_filter_or("info");
     env_logger::Builder::from_env(filter).format_target(false).init();
     let config = Config::load(&args.config)?;
-    let dataplane = Channel::new(config.dataplane.socket.clone());
+    let dataplane = Channel::new(config.dataplane.socket.clone(), PATIENCE);
     daemon::run(&config, dataplane)?;
     Ok(ExitCode::SUCCESS)
 }

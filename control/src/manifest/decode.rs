@@ -209,11 +209,15 @@ impl<'n> Decoder<'n, '_> {
                 Plain::Text => format!("`{}`", shortened(text)),
             },
         };
-        let quote = match &self.node.value {
+        let instead = match &self.node.value {
             Value::Scalar { text, plain: true } if want == "text" => format!(" (write \"{text}\" in quotes)"),
+            Value::Scalar { text, plain: false } if fits_unquoted(text, want) => {
+                format!(" (write {text} without quotes)")
+            }
+            Value::Mapping(_) if want == "a list" => " (begin each item with `- `)".into(),
             _ => String::new(),
         };
-        self.error(format!("must be {want}, not {got}{quote}"))
+        self.error(format!("must be {want}, not {got}{instead}"))
     }
 
     /// Puts the place on an error that a visitor made.
@@ -262,6 +266,7 @@ impl<'n> Decoder<'n, '_> {
                     entries: entries.iter(),
                     value: None,
                     known,
+                    empty_before: None,
                 };
                 self.placed(visitor.visit_map(map))
             }
@@ -271,11 +276,21 @@ impl<'n> Decoder<'n, '_> {
                     entries: [].iter(),
                     value: None,
                     known,
+                    empty_before: None,
                 };
                 self.placed(visitor.visit_map(map))
             }
             _ => Err(self.wrong("a mapping")),
         }
+    }
+}
+
+/// Whether `text` would be what is wanted if it were not quoted.
+fn fits_unquoted(text: &str, want: &str) -> bool {
+    match resolve(text) {
+        Plain::Int(_) => want == "a whole number",
+        Plain::Bool(_) => want == "true or false",
+        _ => false,
     }
 }
 
@@ -432,6 +447,8 @@ struct Entries<'n, 'p> {
     value: Option<&'n (super::yaml::Key, Node)>,
     /// The fields of the struct, if it is one.
     known: Option<&'static [&'static str]>,
+    /// The field before, if it is known and has nothing in it: what follows may be meant to be in it.
+    empty_before: Option<&'n str>,
 }
 
 impl<'de> de::MapAccess<'de> for Entries<'_, '_> {
@@ -447,9 +464,12 @@ impl<'de> de::MapAccess<'de> for Entries<'_, '_> {
             };
             match self.known {
                 Some(known) if !known.contains(&name) => {
-                    let message = match nearest(name, known) {
-                        Some(near) => format!("is not a known field; did you mean `{near}`?"),
-                        None => format!("is not a known field; known here are {}", known.join(", ")),
+                    let message = match (nearest(name, known), self.empty_before) {
+                        (Some(near), _) => format!("is not a known field; did you mean `{near}`?"),
+                        (None, Some(empty)) => format!(
+                            "is not a known field here; if it belongs to `{empty}`, which has nothing in it, indent it more"
+                        ),
+                        (None, None) => format!("is not a known field; known here are {}", known.join(", ")),
                     };
                     let spot = key.spot.clone();
                     self.decoder.unknown.borrow_mut().push(Mistake {
@@ -459,8 +479,9 @@ impl<'de> de::MapAccess<'de> for Entries<'_, '_> {
                     });
                 }
                 // Null is "not given" (as the API server has it), whatever the field's type.
-                Some(_) if value.is_null() => {}
+                Some(_) if value.is_null() => self.empty_before = Some(name),
                 _ => {
+                    self.empty_before = None;
                     self.value = Some(entry);
                     let name: StrDeserializer<'_, Error> = name.into_deserializer();
                     return seed.deserialize(name).map(Some);
@@ -529,6 +550,26 @@ mod tests {
             "{}",
             found[0].message
         );
+    }
+
+    #[test]
+    fn a_slip_is_told_what_to_write_instead() {
+        for (text, said) in [
+            (
+                "spec: {ports: [{port: \"80\"}]}",
+                "must be a whole number, not the text \"80\" (write 80 without quotes)",
+            ),
+            (
+                "spec: {ports: {port: 80}}",
+                "must be a list, not a mapping (begin each item with `- `)",
+            ),
+            (
+                "spec:\n  selector:\n  app: web\n",
+                "is not a known field here; if it belongs to `selector`, which has nothing in it, indent it more",
+            ),
+        ] {
+            assert_eq!(mistakes(text)[0].message, said);
+        }
     }
 
     #[test]

@@ -91,7 +91,9 @@ impl Errors {
         match value {
             Some(value) if allowed.contains(&value) => {}
             Some(value) => {
-                let message = format!("must be one of {}", allowed.join(", "));
+                let near = allowed.iter().find(|allowed| allowed.eq_ignore_ascii_case(value));
+                let near = near.map_or_else(String::new, |near| format!("; did you mean {near}?"));
+                let message = format!("must be one of {}{near}", allowed.join(", "));
                 self.push(field, Reason::NotSupported, Some(format!("\"{value}\"")), message);
             }
             None => self.required(field, &format!("one of {}", allowed.join(", "))),

@@ -125,13 +125,12 @@ impl Network {
     /// when nothing is configured.
     pub fn is_node_port_address(&self, address: [u8; 4], allowed: &[IpNet]) -> bool {
         let address = Ipv4Addr::from(address);
-        let of_family: Vec<&Ipv4Net> =
-            allowed.iter().filter_map(|n| if let IpNet::V4(n) = n { Some(n) } else { None }).collect();
         if allowed.is_empty() {
             return self.node_addresses.first() == Some(&address);
         }
         // CIDRs of only one family leave the other family at "all"; loopback never (NP-3).
-        let listed = of_family.is_empty() || of_family.iter().any(|n| n.contains(&address));
+        let mut of_family = allowed.iter().filter_map(|n| if let IpNet::V4(n) = n { Some(n) } else { None }).peekable();
+        let listed = of_family.peek().is_none() || of_family.any(|n| n.contains(&address));
         listed && !address.is_loopback() && self.is_own(address.octets())
     }
 

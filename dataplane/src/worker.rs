@@ -215,8 +215,16 @@ impl Worker {
     fn burst(&mut self, shared: &Shared, port: NicPortIndex, frames: &mut Burst, tick: Tick) {
         // Of the network, not of our queue: what another worker handed over may come from a NIC port we have none of.
         let mac = shared.network.interfaces()[port.get()].mac;
-        let packets: ArrayVec<Parsed, BURST> =
-            frames.iter().map(|frame| parse::parse(self.memory.bytes(frame), mac)).collect();
+        let from_host = shared.network.host() == Some(port);
+        let parse = |frame: &Frame| match parse::parse(self.memory.bytes(frame), mac) {
+            // Only the host speaks with our addresses; from a link they are forged (RFC 1812 §5.3.8), and would be
+            // treated as the node is: exempt from the limit of refusals, served past external traffic policies (TP-4).
+            Parsed::Ipv4(packet) if !from_host && shared.network.is_own(packet.key.src) => {
+                Parsed::Drop(DropReason::BadSource)
+            }
+            parsed => parsed,
+        };
+        let packets: ArrayVec<Parsed, BURST> = frames.iter().map(parse).collect();
         let mut decisions = [Decision { verdict: Verdict::Punt, rewrite: None }; BURST];
         let mut lookup = Lookup {
             tables: &self.tables,

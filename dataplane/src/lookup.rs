@@ -252,11 +252,12 @@ impl Lookup<'_> {
         }
     }
 
-    /// The next hop to an address; a verdict where there is none yet.
+    /// The next hop to an address; a verdict where there is none that answers. So a flow never names another.
     fn next_hop(&self, address: [u8; 4]) -> Result<NextHopIndex, Verdict> {
         match self.network.hop(address) {
             Hop::Known(index) => Ok(index),
             Hop::Unknown(port, neighbour) => Err(Verdict::Resolve(port, neighbour)),
+            Hop::Unreachable => Err(Verdict::Drop(DropReason::NeighbourUnreachable)),
             Hop::NoRoute => Err(Verdict::Drop(DropReason::NoRoute)),
         }
     }

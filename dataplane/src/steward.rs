@@ -82,7 +82,7 @@ impl Steward {
     fn resolve(&mut self, shared: &Shared, port: NicPortIndex, address: [u8; 4]) {
         if !self.neighbours.resolve(&shared.network, port, address, None, Tick::now(), &mut Post { shared }) {
             let limit = shared.network.next_hops().limit();
-            log::warn!("no room for another neighbour: {limit} are known (neighbours.capacity)");
+            log::warn!("no room for another neighbour: {limit} are known; raise neighbours.capacity");
         }
     }
 
@@ -174,21 +174,22 @@ struct Post<'a> {
 }
 
 impl Post<'_> {
-    fn post(&self, purpose: Purpose, port: NicPortIndex, frame: &[u8]) {
-        if let Some(mailbox) = self.shared.workers.first() {
-            // A full box loses a question or a waiting packet; both are asked or sent again by their origin.
-            let _ = mailbox.post(purpose, port, frame);
+    fn post(&self, purpose: Purpose, port: NicPortIndex, frame: &[u8]) -> bool {
+        self.shared.workers.first().is_some_and(|mailbox| {
+            let posted = mailbox.post(purpose, port, frame);
             mailbox.ring();
-        }
+            posted
+        })
     }
 }
 
 impl Outbox for Post<'_> {
-    fn send(&mut self, port: NicPortIndex, frame: &[u8]) {
-        self.post(Purpose::Send, port, frame);
+    fn send(&mut self, port: NicPortIndex, frame: &[u8]) -> bool {
+        self.post(Purpose::Send, port, frame)
     }
 
     fn release(&mut self, received: NicPortIndex, frame: &[u8]) {
-        self.post(Purpose::Receive, received, frame);
+        // A full box loses the packet; its sender sends it again.
+        let _ = self.post(Purpose::Receive, received, frame);
     }
 }

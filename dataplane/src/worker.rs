@@ -21,7 +21,7 @@ use crate::index::{NicPortIndex, WorkerIndex};
 use crate::lookup::{self, Decision, Lookup, LookupOptions};
 use crate::mailbox::{Mailbox, Purpose};
 use crate::nat;
-use crate::network::{Hop, Network};
+use crate::network::Network;
 use crate::next_hop::Reachability;
 use crate::nic::{BURST, Burst, Driver, Frame, FrameMemory};
 use crate::parse::{self, Parsed};
@@ -267,23 +267,16 @@ impl Worker {
                         self.counters.add(CounterId::FORWARDED, 1);
                         return self.send(shared, out, mac, frame);
                     }
-                    (Reachability::Incomplete, _) => {
-                        let neighbour = shared.network.route(self.leaves_to(packet, decision));
-                        match neighbour {
-                            Some((out, neighbour)) => self.to_steward(shared, out, neighbour, port, &frame),
-                            None => Err(DropReason::NoRoute),
-                        }
-                    }
                     _ => Err(DropReason::NeighbourUnreachable),
                 }
             }
-            Verdict::Punt => match (shared.network.host(), shared.network.host_hop()) {
-                (Some(host), Hop::Known(hop)) if host != port => match shared.network.next_hops().get(hop).1 {
-                    Reachability::Reachable(mac) => {
+            Verdict::Punt => match shared.network.host() {
+                Some(host) if host != port => match shared.network.host_mac() {
+                    Some(mac) => {
                         self.counters.add(CounterId::PUNTED, 1);
                         return self.send(shared, host, mac, frame);
                     }
-                    _ => Err(DropReason::NeighbourUnreachable),
+                    None => Err(DropReason::NeighbourUnreachable),
                 },
                 // What the host sent to itself or to a group has nowhere to go.
                 _ => Err(DropReason::NoHostPort),
@@ -308,15 +301,6 @@ impl Worker {
         match done {
             Ok(()) => self.memory.free(frame),
             Err(reason) => self.drop_frame(frame, reason),
-        }
-    }
-
-    /// The address a forwarded packet goes to, after its rewrite.
-    fn leaves_to(&self, packet: &Parsed, decision: &Decision) -> [u8; 4] {
-        match (&decision.rewrite, packet) {
-            (Some(rewrite), _) => rewrite.to.dst,
-            (None, Parsed::Ipv4(packet)) => packet.key.dst,
-            _ => [0; 4],
         }
     }
 
@@ -397,6 +381,10 @@ impl Worker {
         received: NicPortIndex,
         frame: &Frame,
     ) -> Result<(), DropReason> {
+        // Packets for nobody, at whatever rate, must leave room for the ARP that keeps everybody else reachable.
+        if shared.steward.waiting() > shared.steward.capacity() / 2 {
+            return Err(DropReason::NeighbourPending);
+        }
         let purpose = Purpose::Resolve { port: out, neighbour };
         self.post(&shared.steward, purpose, received, frame, DropReason::NeighbourPending)
     }

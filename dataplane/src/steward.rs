@@ -8,7 +8,6 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
@@ -159,12 +158,6 @@ impl Steward {
                 self.resolve(shared, port, neighbour);
             }
         }
-    }
-
-    /// Ends: tells the workers to stop and wakes them.
-    pub fn stop(&self, shared: &Shared) {
-        shared.stop.store(true, Ordering::Relaxed);
-        shared.workers.iter().for_each(crate::mailbox::Mailbox::ring);
     }
 }
 

@@ -114,6 +114,14 @@ pub struct Shared {
     pub sleep: bool,
 }
 
+impl Shared {
+    /// Tells the workers to stop, and wakes them.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.workers.iter().for_each(Mailbox::ring);
+    }
+}
+
 /// One worker: everything it owns.
 pub struct Worker {
     index: WorkerIndex,

@@ -475,6 +475,9 @@ impl Worker {
             shared.steward.ring();
         }
         let mut rung = std::mem::take(&mut self.rung) & !(1 << self.index.0);
+        if !shared.sleep {
+            return; // nobody waits on a bell, and a ring is a system call
+        }
         while rung != 0 {
             shared.workers[rung.trailing_zeros() as usize].ring();
             rung &= rung - 1;

@@ -275,16 +275,6 @@ impl Worker {
                         self.counters.add(CounterId::FORWARDED, 1);
                         return self.send(shared, out, mac, frame);
                     }
-<<<<<<< HEAD
-                    (Reachability::Incomplete, _) => {
-                        let neighbour = shared.network.route(self.leaves_to(packet, decision));
-                        match neighbour {
-                            Some((out, neighbour)) => self.ask_steward(shared, out, neighbour, port, &frame),
-                            None => Err(DropReason::NoRoute),
-                        }
-                    }
-=======
->>>>>>> review
                     _ => Err(DropReason::NeighbourUnreachable),
                 }
             }

@@ -18,7 +18,7 @@ use notify::Watcher;
 use serde_json::{Value, json};
 
 use super::ipc::{self, Answer, Request, Status};
-use super::net::{FIRST_POD, LAST_POD, Network};
+use super::net::{FIRST_POD, HostPort, LAST_POD, Network};
 use super::pods::{News, Pod, Surroundings};
 use super::process::{Exit, Reaper};
 use super::services::{self, Service};
@@ -107,13 +107,16 @@ fn begin(
     events: Sender<Event>,
     end: SigSet,
 ) -> anyhow::Result<(Keeper, notify::RecommendedWatcher)> {
+    let host_port = HostPort::possible();
     let services = if with_services {
-        services::prepare(&state, driver)?
+        services::prepare(&state, driver, host_port)?
     } else {
         Vec::new()
     };
     let network = Network::create()?;
-    if with_services {
+    if with_services && host_port == HostPort::Veth {
+        network.create_host_pair()?;
+    } else if with_services {
         let events = events.clone();
         network.configure_host_port(move |result| drop(events.send(Event::HostPort(result))))?;
     } else {
@@ -147,7 +150,7 @@ fn begin(
         scaled: BTreeMap::new(),
         pods: BTreeMap::new(),
         last_address: FIRST_POD - 1,
-        host_port: !with_services,
+        host_port: !with_services || host_port == HostPort::Veth,
         services,
         files_changed: None,
     };

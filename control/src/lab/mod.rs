@@ -18,6 +18,7 @@ pub mod state;
 pub mod launch;
 pub mod ipc;
 pub mod server;
+mod departure;
 mod exec;
 mod keeper;
 pub mod namespace;

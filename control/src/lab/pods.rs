@@ -53,7 +53,10 @@ pub(super) struct Pod {
 
 struct Terminating {
     since: Timestamp,
-    deadline: Instant,
+    /// Whether someone waits for clients to be sent elsewhere.
+    leaves: bool,
+    /// When its processes are killed; none before they are told to end.
+    deadline: Option<Instant>,
 }
 
 /// One container's process.
@@ -233,28 +236,40 @@ impl Pod {
         true
     }
 
-    /// Begins to stop it: its report says so before its processes hear of it, as with a kubelet.
+    /// Begins to stop it: its report says so before its processes hear of it ([`Self::stop`]).
     pub(super) fn terminate(&mut self, state: &State) {
         if self.terminating.is_some() {
             return;
         }
+        let since = Timestamp::now();
+        self.terminating = Some(Terminating {
+            since: Timestamp::from_second(since.as_second()).unwrap_or(since),
+            leaves: false,
+            deadline: None,
+        });
+        for process in &mut self.containers {
+            process.restart = None;
+        }
+        self.report(state);
+    }
+
+    /// Its uid, once, when it is to go: somebody has to wait until it may stop.
+    pub(super) fn begins_to_leave(&mut self) -> Option<String> {
+        let terminating = self.terminating.as_mut().filter(|t| !t.leaves)?;
+        terminating.leaves = true;
+        Some(self.uid.clone())
+    }
+
+    /// Tells its processes to end; when its grace is over they are killed.
+    pub(super) fn stop(&mut self) {
         let grace = self.template.spec.termination_grace_period_seconds;
         let grace = grace
             .and_then(|s| u64::try_from(s).ok())
             .map_or(GRACE, Duration::from_secs)
             .min(GRACE);
-        let since = Timestamp::now();
-        let since = Timestamp::from_second(since.as_second()).unwrap_or(since);
-        self.terminating = Some(Terminating {
-            since,
-            deadline: now() + grace,
-        });
-        self.report(state);
-        for process in &mut self.containers {
-            process.restart = None;
-            if let Some(pid) = process.pid {
-                signal(pid, Signal::SIGTERM);
-            }
+        if let Some(terminating) = &mut self.terminating {
+            terminating.deadline = Some(now() + grace);
+            self.processes().for_each(|pid| signal(pid, Signal::SIGTERM));
         }
     }
 
@@ -268,10 +283,10 @@ impl Pod {
         let Some(terminating) = &mut self.terminating else {
             return false;
         };
-        let late = terminating.deadline <= now();
+        let late = terminating.deadline.is_some_and(|deadline| deadline <= now());
         if late {
             // The kernel may take a moment; it is told again after the next.
-            terminating.deadline = now() + AGAIN;
+            terminating.deadline = Some(now() + AGAIN);
         }
         let mut over = true;
         for pid in self.containers.iter().filter_map(|process| process.pid) {
@@ -286,7 +301,7 @@ impl Pod {
     /// When the keeper has to look at it again.
     pub(super) fn next_look(&self) -> Option<Instant> {
         match &self.terminating {
-            Some(terminating) => Some(terminating.deadline),
+            Some(terminating) => terminating.deadline,
             None => self.containers.iter().filter_map(|process| process.restart).min(),
         }
     }

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use ipnet::Ipv4Net;
 
 use super::args::{CheckArgs, CheckOutput};
 use crate::allocate::{Allocator, Ranges};
@@ -19,15 +23,8 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
             path.display()
         );
     }
-    // The ranges of a cluster by default; those of a gateway are in its configuration.
-    let ranges = Ranges {
-        services: "10.96.0.0/16".parse()?,
-        node_ports: 30_000..=32_767,
-    };
-    let mut model = Model::new(Allocator::new(ranges, BTreeMap::new()));
-    model.apply(Folders::new(&args.paths).scan());
-    let mut problems = model.problems();
-    problems.sort_by(|a, b| order(a).cmp(&order(b)));
+    let model = model(&args.paths);
+    let problems = sorted_problems(&model);
     match args.output {
         CheckOutput::Json => println!("{}", serde_json::to_string_pretty(&problems)?),
         CheckOutput::Text => {
@@ -56,6 +53,28 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// What is wrong with the manifests at `paths`, in the order of files and lines.
+pub(super) fn problems(paths: &[PathBuf]) -> Vec<Problem> {
+    sorted_problems(&model(paths))
+}
+
+fn model(paths: &[PathBuf]) -> Model {
+    // The ranges of a cluster by default; those of a gateway are in its configuration.
+    let ranges = Ranges {
+        services: Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16),
+        node_ports: 30_000..=32_767,
+    };
+    let mut model = Model::new(Allocator::new(ranges, BTreeMap::new()));
+    model.apply(Folders::new(paths).scan());
+    model
+}
+
+fn sorted_problems(model: &Model) -> Vec<Problem> {
+    let mut problems = model.problems();
+    problems.sort_by(|a, b| order(a).cmp(&order(b)));
+    problems
 }
 
 fn order(problem: &Problem) -> (&str, usize, usize) {

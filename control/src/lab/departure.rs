@@ -31,7 +31,10 @@ pub(super) fn wait_until_known(control: &Path, uids: &[String]) {
             }
         }
     }
-    log::warn!("control did not take {} stopping pods out of service within {LONGEST:?}", uids.len());
+    log::warn!(
+        "control did not take {} stopping pods out of service within {LONGEST:?}",
+        uids.len()
+    );
 }
 
 fn still_serves(pod: &Pod, uids: &[String]) -> bool {

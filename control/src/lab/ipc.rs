@@ -84,6 +84,14 @@ pub struct PodStatus {
     pub ip: Ipv4Addr,
     /// Whether Services may send to it.
     pub ready: bool,
+    /// How many of its containers are ready, and how many it has.
+    pub containers: (usize, usize),
+    /// What it does, in kubectl's words.
+    pub phase: String,
+    /// How often a container of it was started again.
+    pub restarts: u32,
+    /// What `sluice lab scale` calls its owner, e.g. `rs/echo`.
+    pub owner: Option<String>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Its namespaces.

@@ -31,7 +31,10 @@ pub(super) enum HostPort {
 impl HostPort {
     /// A tap where `/dev/net/tun` may be opened; many containers and minimal machines keep it to root.
     pub(super) fn possible() -> Self {
-        let tun = std::fs::File::options().read(true).write(true).open("/dev/net/tun");
+        let tun = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/net/tun");
         if tun.is_ok() { Self::Tap } else { Self::Veth }
     }
 }

@@ -224,6 +224,20 @@ pub fn base() -> PathBuf {
     }
 }
 
+/// The socket of control in the lab that came up last, of those that live.
+pub fn newest_control() -> Option<PathBuf> {
+    let labs = fs::read_dir(base()).ok()?.flatten();
+    let living = labs.filter_map(|entry| {
+        let state = State::at(&entry.path()).ok()?;
+        let Ok(Found::Alive(record)) = state.find() else {
+            return None;
+        };
+        let socket = state.socket("control");
+        socket.exists().then_some((record.started, socket))
+    });
+    living.max().map(|(_, socket)| socket)
+}
+
 /// Replaces a file so that a reader sees the old or the new one whole.
 pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let mut part = path.as_os_str().to_owned();

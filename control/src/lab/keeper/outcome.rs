@@ -58,5 +58,4 @@ impl Keeper {
         }
         READY.to_owned()
     }
-
 }

@@ -82,18 +82,26 @@ fn up(state: &State, args: &LabUpArgs) -> anyhow::Result<ExitCode> {
         user_namespace: args.user_namespace,
     };
     lab::up(&args.folder, state, &options, &mut |line| clock.say(line))?;
-    report_problems(&args.folder);
+    let errors = report_problems(&args.folder);
     if !args.no_services {
-        prove::wait_for_control(state).with_context(|| lab::left(state))?;
+        prove::wait_for_control(state).map_err(|error| lab::look_into(state, &error))?;
     }
     clock.say("ready\n");
     show::made(state)?;
     let mut answered = None;
     if !args.no_services {
         println!();
-        answered = prove::prove(state).with_context(|| lab::left(state))?;
+        answered = prove::prove(state).map_err(|error| lab::look_into(state, &error))?;
     }
     show::try_these(state, answered.as_deref())?;
+    if errors > 0 {
+        let line = format!(
+            "{errors} errors in the manifests, shown above: what they are about is left out; `{} check {}` shows them again",
+            print::program(),
+            args.folder.display()
+        );
+        println!("{}", print::paint(print::Style::Red, &line));
+    }
     if args.foreground {
         println!("Ctrl-C ends the lab.");
         end.wait().context("cannot wait for signals")?;
@@ -102,16 +110,17 @@ fn up(state: &State, args: &LabUpArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says what is wrong with the manifests, in the folder as it was given; what is right works all the same.
-fn report_problems(folder: &Path) {
+/// Says what is wrong with the manifests, in the folder as it was given; what is right works all the same. Gives how many
+/// errors there are.
+fn report_problems(folder: &Path) -> usize {
     let problems = super::check::problems(&[folder.to_owned()]);
     let errors = problems
         .iter()
         .filter(|problem| problem.severity == Severity::Error);
     let colour = io::stderr().is_terminal();
-    for problem in errors {
-        eprintln!("{}\n", problem.snippet(colour));
-    }
+    errors
+        .inspect(|problem| eprintln!("{}\n", problem.snippet(colour)))
+        .count()
 }
 
 /// Progress lines with the time since the start.
@@ -132,14 +141,26 @@ impl Clock {
 fn exec(state: &State, target: Target, command: &[String]) -> anyhow::Result<ExitCode> {
     let record = lab::living(state)?;
     let error = lab::enter(state, &record, &target, command);
+    let program = command.first().map_or("", String::as_str);
     // A shell's numbers for a program that is not there, and for one that cannot be run.
     let code = match error.downcast_ref::<io::Error>().map(io::Error::kind) {
         Some(io::ErrorKind::NotFound) => 127,
+        // execvp(3) says so also if a folder of $PATH cannot be searched and none has the program.
+        Some(io::ErrorKind::PermissionDenied) if !is_somewhere(program) => 127,
         Some(io::ErrorKind::PermissionDenied) => 126,
         _ => return Err(error),
     };
-    eprintln!("sluice: {error:#}");
+    match code {
+        127 => eprintln!("sluice: {program}: no such program on this machine"),
+        _ => eprintln!("sluice: {error:#}"),
+    }
     Ok(ExitCode::from(code))
+}
+
+/// Whether there is such a file, looked for as execvp(3) does.
+fn is_somewhere(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    program.contains('/') || std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 /// Tells which pod goes and which comes.
@@ -199,7 +220,7 @@ fn logs(state: &State, namespace: &str, pod: &str, follow: bool) -> anyhow::Resu
             return Ok(()); // it has written nothing yet
         }
         bail!(
-            "no pod {pod} in namespace {namespace}; there are: {}",
+            "no pod {pod} in namespace {namespace}, now or earlier; there are: {}",
             known.join(", ")
         );
     }

@@ -32,6 +32,8 @@ mod outcome;
 pub(super) const READY: &str = "\u{1}ready";
 /// How a line begins on which the keeper says that it is not, and why.
 pub(super) const FAILED: &str = "\u{1}failed ";
+/// How a line begins on which it, or its launcher, says why it ends.
+pub(super) const ENDED: &str = "\u{1}ended ";
 
 /// How long the lab may take to come up: several times what a slow machine needs.
 const COMING_UP: Duration = Duration::from_secs(30);
@@ -91,9 +93,18 @@ pub(super) fn run(state: State, driver: Driver, rootless: bool, with_services: b
     match begin::begin(state, driver, with_services, events, end) {
         Ok((keeper, _watcher)) => keeper.live(&inbox),
         Err(error) => {
-            progress(&format!("{FAILED}{error:#}"));
+            progress(&format!("{ENDED}{error:#}"));
             Err(error)
         }
+    }
+}
+
+fn join(names: impl Iterator<Item = impl ToString>) -> String {
+    let names: Vec<String> = names.map(|name| name.to_string()).collect();
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
     }
 }
 
@@ -175,7 +186,10 @@ impl Keeper {
             Request::Delete { namespace, name } => {
                 let key = Key { namespace, name };
                 match self.pods.get_mut(&key) {
-                    None => Err(anyhow::anyhow!("no pod {key}")),
+                    None => Err(anyhow::anyhow!(
+                        "no pod {key}; there are: {}",
+                        join(self.pods.keys())
+                    )),
                     Some(pod) => {
                         pod.terminate(&self.state);
                         Ok(Value::Null)

@@ -11,7 +11,7 @@ use super::super::net::{FIRST_POD, LAST_POD};
 use super::super::pods::Pod;
 use super::super::workloads::{Key, Set, Template, name_part};
 use super::super::{random, uid};
-use super::Keeper;
+use super::{Keeper, join};
 
 impl Keeper {
     /// Another number of replicas, until the file says a third.
@@ -26,7 +26,11 @@ impl Keeper {
         });
         let Some((_, set)) = set else {
             let kind = if deployment { "Deployment" } else { "ReplicaSet" };
-            bail!("no {kind} {key} in {}", self.state.manifests().display());
+            let known = self.wanted.sets.iter().map(|(key, set)| match &set.deployment {
+                Some(name) => format!("deployment/{name}"),
+                None => format!("rs/{}", key.name),
+            });
+            bail!("no {kind} {key}; there are: {}", join(known));
         };
         self.scaled
             .insert((deployment, key.clone()), (set.replicas, replicas));

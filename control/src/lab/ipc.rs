@@ -113,8 +113,12 @@ pub(super) type Answer = mpsc::Sender<anyhow::Result<Value>>;
 /// # Errors
 /// The keeper's own words, or why it could not be asked.
 pub fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> anyhow::Result<T> {
-    let stream =
-        UnixStream::connect(socket).with_context(|| format!("no keeper answers at {}", socket.display()))?;
+    let stream = UnixStream::connect(socket).with_context(|| {
+        format!(
+            "the lab does not answer at {}: is it still coming up?",
+            socket.display()
+        )
+    })?;
     stream
         .set_read_timeout(Some(PATIENCE))
         .context("cannot set a time limit")?;

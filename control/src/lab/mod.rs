@@ -197,13 +197,20 @@ fn clean(state: &State) -> anyhow::Result<()> {
     state.remove()
 }
 
+/// Copies the folder, with the files beside the manifests that pods' commands may read.
 fn copy_manifests(from: &Path, to: &Path) -> anyhow::Result<()> {
-    for file in workloads::manifest_files(from) {
-        let target = to.join(file.strip_prefix(from).unwrap_or(&file));
-        if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+    for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+        let entry = entry.with_context(|| format!("cannot read {}", from.display()))?;
+        let (file, target) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
         }
-        fs::copy(&file, &target).with_context(|| format!("cannot copy {}", file.display()))?;
+        if file.is_dir() {
+            copy_manifests(&file, &target)?;
+        } else if file.is_file() {
+            fs::copy(&file, &target).with_context(|| format!("cannot copy {}", file.display()))?;
+        }
     }
     Ok(())
 }

@@ -4,7 +4,9 @@
 //! are is the keeper's to decide.
 
 use std::fs;
+use std::io;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -151,7 +153,18 @@ impl Pod {
         command.env("POD_NAME", &self.key.name);
         command.env("POD_NAMESPACE", &self.key.namespace);
         command.env("POD_IP", self.address.to_string());
-        command.current_dir(process.container.working_dir.as_deref().unwrap_or("/"));
+        let scratch = self.scratch(around.state);
+        fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
+        command.env("TMPDIR", scratch);
+        // Without a directory of its own, a container begins beside the manifests: there is no image to have one.
+        let manifests = around.state.manifests();
+        command.current_dir(
+            process
+                .container
+                .working_dir
+                .as_ref()
+                .map_or(manifests, Into::into),
+        );
         let pid = around.reaper.spawn(&self.namespaces, command, &log)?;
         let check = Check::of(&process.container);
         let process = &mut self.containers[index];
@@ -323,6 +336,20 @@ impl Pod {
             },
             labels: self.template.labels.clone(),
             fds: self.namespaces.fds(),
+        }
+    }
+
+    fn scratch(&self, state: &State) -> PathBuf {
+        state.pod_scratch(&self.key.namespace, &self.key.name)
+    }
+
+    /// Takes away the files its processes may have made.
+    pub(super) fn remove_scratch(&self, state: &State) {
+        match fs::remove_dir_all(self.scratch(state)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                log::warn!("{}: {error}", self.scratch(state).display());
+            }
+            _ => {}
         }
     }
 

@@ -104,6 +104,11 @@ impl State {
         self.path.join("logs").join(format!("{namespace}.{name}.log"))
     }
 
+    /// A folder of the pod's own, removed with it.
+    pub fn pod_scratch(&self, namespace: &str, name: &str) -> PathBuf {
+        self.path.join("tmp").join(format!("{namespace}.{name}"))
+    }
+
     /// The log of the keeper, the dataplane or control.
     pub fn log(&self, process: &str) -> PathBuf {
         self.path.join(format!("{process}.log"))

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use super::print::{Style, paint, table};
 use super::show;
 use crate::api::{self, List};
-use crate::lab::ipc::{Request, Status, ask};
+use crate::lab::ipc::{PodStatus, Request, Status, ask};
 use crate::lab::net::NODE_ADDRESS;
 use crate::lab::state::State;
 
@@ -115,7 +115,7 @@ pub(super) fn prove(state: &State) -> anyhow::Result<Option<String>> {
                     service: service.name.clone(),
                     frontend: format!("{to}/{}", port.protocol),
                     from: from.rsplit('/').next().unwrap_or(from).to_owned(),
-                    answers,
+                    answers: by_name(answers, &status.pods),
                     error,
                 });
             }
@@ -131,6 +131,18 @@ pub(super) fn prove(state: &State) -> anyhow::Result<Option<String>> {
         .flat_map(|outcome| outcome.answers.into_keys())
         .flatten()
         .next())
+}
+
+/// A server that knows its pod's address only (nginx's `$server_addr`) has told enough.
+fn by_name(answers: BTreeMap<Option<String>, u32>, pods: &[PodStatus]) -> BTreeMap<Option<String>, u32> {
+    let name = |said: String| match pods.iter().find(|pod| pod.ip.to_string() == said) {
+        Some(pod) => pod.name.clone(),
+        None => said,
+    };
+    answers
+        .into_iter()
+        .map(|(said, count)| (said.map(name), count))
+        .collect()
 }
 
 fn print(outcomes: &[Outcome]) {

@@ -50,6 +50,7 @@ impl Keeper {
             };
             pod.kill_orphans();
             pod.remove_report(&self.state);
+            pod.remove_scratch(&self.state);
             if let Err(error) = self.network.remove_pod(pod.address) {
                 log::error!("pod {key}: {error:#}");
             }

@@ -148,8 +148,7 @@ impl<D: Dataplane> Daemon<'_, D> {
             )
         }));
         self.tell(&problems);
-        // Whoever sees the dataplane's new table can ask for the objects behind it.
-        self.view.set(View::new(&self.model, &slices, problems));
+        let view = View::new(&self.model, &slices, problems);
         if self.model.is_complete() && self.publisher.is_connected() {
             match self.publisher.publish(&compiled.records) {
                 Ok(Some(difference)) => {
@@ -169,6 +168,8 @@ impl<D: Dataplane> Daemon<'_, D> {
                 Err(error @ PublishError::Lost(_)) => log::warn!("{error}; connecting again, then the difference is sent"),
             }
         }
+        // Whoever sees an object here knows that the dataplane has what follows from it, if there is a dataplane.
+        self.view.set(view);
         self.numbers = compiled.numbers;
         let status = self.status();
         self.view.set_status(status);

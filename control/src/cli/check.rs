@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -23,11 +24,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         None => Ranges::default(),
     };
     let mut folders = Folders::new(&args.paths);
-    let mut model = Model::new(Allocator::new(ranges, BTreeMap::new()));
-    model.apply(folders.scan());
-    let mut problems = model.problems();
-    problems.extend(doubts::doubts(&model));
-    problems.sort_by(|a, b| order(a).cmp(&order(b)));
+    let (model, problems) = read(&mut folders, ranges);
     let stdout = std::io::stdout();
     let report = match args.output {
         CheckOutput::Json => serde_json::to_string_pretty(&problems)? + "\n",
@@ -76,6 +73,20 @@ fn summary(folders: &Folders, model: &Model, problems: &[Problem]) -> String {
         some(folders.len(), "file"),
         said.join(", ")
     )
+}
+
+/// What is wrong with the manifests at `paths`, in the order of files and lines.
+pub(super) fn problems(paths: &[PathBuf]) -> Vec<Problem> {
+    read(&mut Folders::new(paths), Ranges::default()).1
+}
+
+fn read(folders: &mut Folders, ranges: Ranges) -> (Model, Vec<Problem>) {
+    let mut model = Model::new(Allocator::new(ranges, BTreeMap::new()));
+    model.apply(folders.scan());
+    let mut problems = model.problems();
+    problems.extend(doubts::doubts(&model));
+    problems.sort_by(|a, b| order(a).cmp(&order(b)));
+    (model, problems)
 }
 
 fn order(problem: &Problem) -> (&str, usize, usize) {

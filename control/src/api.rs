@@ -15,7 +15,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::endpoints::{self, Slices};
+use crate::endpoints::{Slices, legacy};
 use crate::model::Model;
 use crate::problem::Problem;
 
@@ -87,7 +87,7 @@ impl View {
     pub fn new(model: &Model, slices: &Slices, problems: Vec<Problem>) -> Self {
         Self {
             services: model.services().map(|service| service.object.clone()).collect(),
-            endpoints: endpoints::legacy(model, slices),
+            endpoints: legacy::endpoints(model, slices),
             slices: slices.values().flatten().cloned().collect(),
             pods: model.pods().cloned().collect(),
             problems,
@@ -220,7 +220,7 @@ mod tests {
         model.apply(reset(
             "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}\n",
         ));
-        let slices = endpoints::slices(&model);
+        let slices = crate::endpoints::slices(&model);
         shared.set(View::new(&model, &slices, Vec::new()));
         let services: Vec<Service> = ask(&socket, List::Services).unwrap();
         assert!(

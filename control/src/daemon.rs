@@ -166,7 +166,9 @@ impl<D: Dataplane> Daemon<'_, D> {
                         self.publisher.generation().0
                     );
                 }
-                Err(error @ PublishError::Lost(_)) => log::warn!("{error}; connecting again, then the difference is sent"),
+                Err(error @ PublishError::Lost(_)) => {
+                    log::warn!("{error}; connecting again, then the difference is sent")
+                }
             }
         }
         self.numbers = compiled.numbers;

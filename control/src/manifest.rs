@@ -361,7 +361,8 @@ mod tests {
         let contents = read_text("apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  typ: x\n");
         let shown = contents.problems[0].with_source(false);
         assert!(
-            shown.starts_with("f.yaml:5:3: Service a: spec.typ: ") && shown.contains("5 |   typ: x\n  |   ^^^"),
+            shown.starts_with("f.yaml:5:3: Service a: spec.typ: ")
+                && shown.contains("5 |   typ: x\n  |   ^^^"),
             "{shown}"
         );
     }

@@ -131,7 +131,7 @@ impl Folders {
     }
 
     /// How many files there were at the last scan.
-    pub fn len(&self) -> usize {
+    pub fn file_count(&self) -> usize {
         self.files.len()
     }
 

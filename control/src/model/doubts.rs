@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(
             said(service, PODS),
             [
-                "f.yaml:4:55: warning: Service default/a: spec.ports[0].targetPort: none of the selected pods has a \
+                "f.yaml:4:61: warning: Service default/a: spec.ports[0].targetPort: none of the selected pods has a \
                  container port named http for TCP; the named ones: web/TCP"
             ]
         );

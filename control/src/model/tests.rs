@@ -118,7 +118,7 @@ fn a_port_out_of_range_is_said_once_not_again_for_the_target_port_taken_from_it(
     model.apply(reset(text));
     assert_eq!(
         said(&model),
-        ["f.yaml:4:22: Service default/a: spec.ports[0].port: Invalid value: 70000: must be from 1 to 65535"]
+        ["f.yaml:4:23: Service default/a: spec.ports[0].port: Invalid value: 70000: must be from 1 to 65535"]
     );
     model.apply(reset(&text.replace("70000", "70000, targetPort: 0x11170")));
     assert_eq!(said(&model).len(), 2, "{:?}", said(&model));

@@ -98,7 +98,7 @@ pub enum Role {
     /// A link to others.
     #[default]
     Link,
-    /// The node's own network stack is behind it.
+    /// The node's own network stack is behind it: a tap, or one end of a veth pair whose other end the kernel has.
     Host,
 }
 
@@ -340,8 +340,8 @@ impl Config {
             if !port.ring_size.is_power_of_two() || !(64..=32_768).contains(&port.ring_size) {
                 return Some((field("ringSize"), "must be a power of two, 64 to 32768".into()));
             }
-            if (port.driver == DriverKind::Tap) != (port.role == Role::Host) {
-                return Some((field("role"), "a tap is the host port, and the host port is a tap".into()));
+            if port.driver == DriverKind::Tap && port.role != Role::Host {
+                return Some((field("role"), "a tap leads to this host's own stack: its role is host".into()));
             }
             if self.ports[..i].iter().any(|p| p.name == port.name || p.interface == port.interface) {
                 return Some((field("name"), "name and interface must differ from every other port's".into()));
@@ -407,7 +407,7 @@ channel: {socket: /run/sluice/dataplane.sock}
         assert!(unknown.starts_with("gateway.yaml:6:") && unknown.contains("number"), "{unknown}");
         assert!(!unknown.contains('\n'));
         let two = error(&SMALL.replace("role: host", "role: link"));
-        assert_eq!(two, "gateway.yaml: ports[1].role: a tap is the host port, and the host port is a tap");
+        assert_eq!(two, "gateway.yaml: ports[1].role: a tap leads to this host's own stack: its role is host");
         let route = error(&(SMALL.to_owned() + "routes: [{to: 0.0.0.0/0, via: 10.0.0.1}]\n"));
         assert_eq!(route, "gateway.yaml: routes[0].via: 10.0.0.1 is on no NIC port's network");
         let range = error(&(SMALL.to_owned() + "snat: {ports: [9-2]}\n"));

@@ -121,7 +121,12 @@ impl Neighbours {
             log::warn!("{name}: {sender_mac} uses our address {}: address conflict", packet.sender_ip());
             return;
         }
-        let on_link = interface.addresses.iter().any(|n| n.contains(&packet.sender_ip()));
+        // The host's kernel has the node's addresses on its end of the host port, whatever networks links have.
+        let on_link = if from_host {
+            network.is_own(sender)
+        } else {
+            interface.addresses.iter().any(|n| n.contains(&packet.sender_ip()))
+        };
         let for_us = if from_host {
             // The host's own kernel reaches everything through us; only its own addresses are its own business.
             !network.is_own(target)
@@ -197,10 +202,12 @@ impl Neighbour {
     }
 }
 
-/// Asks who has `address`, from our address on that link, else any of ours (a router on an unnumbered port).
+/// Asks who has `address`, from our address on that link, else any of ours (a router on an unnumbered port). The host
+/// is asked for its own addresses, which are ours, too, so that question has no sender (a probe, RFC 5227 §2.1.1).
 fn question(network: &Network, interface: &Interface, port: NicPortIndex, address: [u8; 4], to: Mac) -> Vec<u8> {
     let on_link = interface.addresses.iter().find(|n| n.contains(&Ipv4Addr::from(address))).map(|n| n.addr().octets());
-    let source = on_link.or_else(|| network.source_address(port)).unwrap_or_default();
+    let any = || if network.is_own(address) { None } else { network.source_address(port) };
+    let source = on_link.or_else(any).unwrap_or_default();
     arp_frame(Operation::REQUEST, to, (interface.mac, source), (Mac::default(), address))
 }
 
@@ -223,6 +230,7 @@ fn arp_frame(operation: Operation, to: Mac, sender: (Mac, [u8; 4]), target: (Mac
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::Hop;
 
     const GATEWAY: Mac = Mac([2, 0, 0, 0, 0, 1]);
     const POD: Mac = Mac([2, 0, 0, 0, 0, 7]);
@@ -326,6 +334,24 @@ mod tests {
         neighbours.received(&network, HOST, &ask([10, 96, 0, 10]), Tick(0), &mut out);
         neighbours.received(&network, HOST, &ask([172, 18, 0, 2]), Tick(0), &mut out);
         assert_eq!(out.sent.len(), 2);
+    }
+
+    #[test]
+    fn a_host_port_without_a_known_peer_is_probed_for_the_nodes_address() {
+        let pods = Interface { name: "pods0".into(), mac: GATEWAY, mtu: 1500, addresses: vec![], peer_mac: None };
+        let host = Interface { name: "host0".into(), ..pods.clone() };
+        let node = "172.18.0.2".parse().unwrap();
+        let network = Network::new(vec![pods, host], vec![], vec![node], Some(HOST), 64);
+        let (mut neighbours, mut out) = (Neighbours::default(), Box_::default());
+        let (port, address) = network.route([172, 18, 0, 2]).unwrap();
+        assert!(neighbours.resolve(&network, port, address, None, Tick(0), &mut out));
+        let probe = Arp::new(&out.sent[0].1[14..]).unwrap();
+        assert_eq!((probe.sender_ip().octets(), probe.target_ip()), ([0; 4], node));
+        let kernel = Mac([2, 0, 0, 0, 0, 99]);
+        let answer = arp_frame(Operation::REPLY, GATEWAY, (kernel, [172, 18, 0, 2]), (GATEWAY, [0; 4]));
+        neighbours.received(&network, HOST, &answer, Tick(1), &mut out);
+        let Hop::Known(hop) = network.host_hop() else { panic!("the host has a next hop") };
+        assert_eq!(network.next_hops().get(hop).1, Reachability::Reachable(kernel));
     }
 
     #[test]

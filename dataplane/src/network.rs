@@ -93,6 +93,14 @@ impl Network {
         self.host
     }
 
+    /// The next hop of what is punted: the host's end of the host port, by the node's primary address.
+    pub fn host_hop(&self) -> Hop {
+        match self.node_addresses.first() {
+            Some(address) if self.host.is_some() => self.hop(address.octets()),
+            _ => Hop::NoRoute,
+        }
+    }
+
     /// The neighbours.
     pub const fn next_hops(&self) -> &NextHops {
         &self.next_hops
@@ -133,10 +141,11 @@ impl Network {
         on_port.or_else(|| self.node_addresses.first().copied()).map(|a| a.octets())
     }
 
-    /// The outgoing NIC port and the neighbour to ask for. Our own addresses are the host port's.
+    /// The outgoing NIC port and the neighbour to ask for. All our own addresses are the host's, which answers to the
+    /// node's primary one.
     pub fn route(&self, destination: [u8; 4]) -> Option<(NicPortIndex, [u8; 4])> {
         if self.is_own(destination) {
-            return self.host.map(|port| (port, destination));
+            return Some((self.host?, self.node_addresses.first()?.octets()));
         }
         let address = Ipv4Addr::from(destination);
         let route = self.routes.iter().find(|r| r.to.contains(&address))?;
@@ -191,7 +200,7 @@ mod tests {
     #[test]
     fn our_own_addresses_are_the_hosts() {
         let network = network();
-        assert_eq!(network.route([10, 244, 0, 1]), Some((NicPortIndex(2), [10, 244, 0, 1])));
+        assert_eq!(network.route([10, 244, 0, 1]), Some((NicPortIndex(2), [192, 0, 2, 2])));
         assert!(network.is_own([192, 0, 2, 3]) && !network.is_own([192, 0, 2, 4]));
     }
 

@@ -21,7 +21,7 @@ use crate::index::{NicPortIndex, WorkerIndex};
 use crate::lookup::{self, Decision, Lookup, LookupOptions};
 use crate::mailbox::{Mailbox, Purpose};
 use crate::nat;
-use crate::network::Network;
+use crate::network::{Hop, Network};
 use crate::next_hop::Reachability;
 use crate::nic::{BURST, Burst, Driver, Frame, FrameMemory};
 use crate::parse::{self, Parsed};
@@ -262,26 +262,26 @@ impl Worker {
                     (Reachability::Incomplete, _) => {
                         let neighbour = shared.network.route(self.leaves_to(packet, decision));
                         match neighbour {
-                            Some((out, neighbour)) => self.to_steward(shared, out, neighbour, port, &frame),
+                            Some((out, neighbour)) => self.ask_steward(shared, out, neighbour, port, &frame),
                             None => Err(DropReason::NoRoute),
                         }
                     }
                     _ => Err(DropReason::NeighbourUnreachable),
                 }
             }
-            Verdict::Punt => match shared.network.host() {
-                Some(host) if host != port => {
-                    let Some(mac) = shared.network.interfaces()[host.get()].peer_mac else {
-                        return self.drop_frame(frame, DropReason::NoHostPort);
-                    };
-                    self.counters.add(CounterId::PUNTED, 1);
-                    return self.send(shared, host, mac, frame);
-                }
+            Verdict::Punt => match (shared.network.host(), shared.network.host_hop()) {
+                (Some(host), Hop::Known(hop)) if host != port => match shared.network.next_hops().get(hop).1 {
+                    Reachability::Reachable(mac) => {
+                        self.counters.add(CounterId::PUNTED, 1);
+                        return self.send(shared, host, mac, frame);
+                    }
+                    _ => Err(DropReason::NeighbourUnreachable),
+                },
                 // What the host sent to itself or to a group has nowhere to go.
                 _ => Err(DropReason::NoHostPort),
             },
             Verdict::Arp => self.post(&shared.steward, Purpose::Arp, port, &frame, DropReason::StewardQueueFull),
-            Verdict::Resolve(out, neighbour) => self.to_steward(shared, out, neighbour, port, &frame),
+            Verdict::Resolve(out, neighbour) => self.ask_steward(shared, out, neighbour, port, &frame),
             Verdict::Handover(owner) => {
                 self.rung |= 1 << owner.0;
                 let mailbox = &shared.workers[owner.get()];
@@ -381,7 +381,7 @@ impl Worker {
         }
     }
 
-    fn to_steward(
+    fn ask_steward(
         &mut self,
         shared: &Shared,
         out: NicPortIndex,

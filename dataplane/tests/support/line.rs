@@ -12,7 +12,8 @@ pub type Variables = BTreeMap<String, String>;
 
 /// Modifiers that take a value, in the order they are printed in.
 pub const MODIFIERS: &[&str] = &[
-    "from", "to", // stations, where they are not the usual ones
+    "from", "to", "sha",
+    "tha", // stations and ARP's hardware addresses, where they are not the usual ones
     "tos", "id", "fragment", "ttl", "options", // of the IP header
     "seq", "ack", "window", "tcpopts", "echo", "mtu", // of TCP and ICMP
     "badsum", "sum", // checksums: wrong ones (l3, l4, l3+l4), UDP's "none" (0)
@@ -31,7 +32,7 @@ pub struct Line {
     /// Payload that is text.
     pub text: Option<String>,
     /// The packet that an ICMP error quotes.
-    pub quoted: Option<Box<Line>>,
+    pub quoted: Option<Box<Self>>,
 }
 
 impl Line {
@@ -50,8 +51,12 @@ impl Line {
             rest = after;
             match word {
                 "quoting" => {
-                    let inner = rest.strip_prefix('[').ok_or("write the quoted packet in brackets: quoting [udp …]")?;
-                    let end = inner.rfind(']').ok_or("the quoted packet's closing bracket is missing")?;
+                    let inner = rest
+                        .strip_prefix('[')
+                        .ok_or("write the quoted packet in brackets: quoting [udp …]")?;
+                    let end = inner
+                        .rfind(']')
+                        .ok_or("the quoted packet's closing bracket is missing")?;
                     line.quoted = Some(Box::new(Self::parse(&inner[..end])?));
                     rest = inner[end + 1..].trim_start();
                 }
@@ -68,7 +73,11 @@ impl Line {
                 _ => return Err(format!("\"{word}\" is no modifier of the packet language")),
             }
         }
-        if line.head.is_empty() { Err("an empty line is no packet".to_owned()) } else { Ok(line) }
+        if line.head.is_empty() {
+            Err("an empty line is no packet".to_owned())
+        } else {
+            Ok(line)
+        }
     }
 
     /// Sets a modifier.
@@ -87,14 +96,24 @@ impl Line {
             None => Ok(text.clone()),
             Some((before, name)) => match variables.get(name) {
                 Some(value) => Ok(format!("{before}{value}")),
-                None => Err(format!("${name} has no value here: no line before has matched it")),
+                None => Err(format!(
+                    "${name} has no value here: no line before has matched it"
+                )),
             },
         };
         Ok(Self {
             head: self.head.iter().map(fill).collect::<Result<_, _>>()?,
-            modifiers: self.modifiers.iter().map(|(k, v)| Ok((k.clone(), fill(v)?))).collect::<Result<_, String>>()?,
+            modifiers: self
+                .modifiers
+                .iter()
+                .map(|(k, v)| Ok((k.clone(), fill(v)?)))
+                .collect::<Result<_, String>>()?,
             text: self.text.clone(),
-            quoted: self.quoted.as_ref().map(|q| q.filled(variables).map(Box::new)).transpose()?,
+            quoted: self
+                .quoted
+                .as_ref()
+                .map(|q| q.filled(variables).map(Box::new))
+                .transpose()?,
         })
     }
 
@@ -117,9 +136,17 @@ impl Line {
         quoted
             && self.text == got.text
             && self.head.len() == got.head.len()
-            && self.head.iter().zip(&got.head).all(|(want, got)| unify(want, got, bound))
+            && self
+                .head
+                .iter()
+                .zip(&got.head)
+                .all(|(want, got)| unify(want, got, bound))
             && self.modifiers.keys().eq(got.modifiers.keys())
-            && self.modifiers.values().zip(got.modifiers.values()).all(|(want, got)| unify(want, got, bound))
+            && self
+                .modifiers
+                .values()
+                .zip(got.modifiers.values())
+                .all(|(want, got)| unify(want, got, bound))
     }
 }
 
@@ -149,8 +176,12 @@ pub fn split(text: &str) -> (&str, &str) {
 }
 
 fn unify(want: &str, got: &str, bound: &mut Variables) -> bool {
-    let Some((before, name)) = want.split_once('$') else { return want == got };
-    let Some(value) = got.strip_prefix(before) else { return false };
+    let Some((before, name)) = want.split_once('$') else {
+        return want == got;
+    };
+    let Some(value) = got.strip_prefix(before) else {
+        return false;
+    };
     bound.entry(name.to_owned()).or_insert_with(|| value.to_owned()) == value
 }
 
@@ -172,8 +203,16 @@ fn a_variable_takes_its_first_value_and_keeps_it() {
     assert!(!want.matches(&got("udp 10.244.0.2:7 > 10.244.0.11:53"), &mut variables) && variables.is_empty());
     assert!(want.matches(&got("udp 10.244.0.1:7 > 10.244.0.11:53"), &mut variables));
     assert!(!want.matches(&got("udp 10.244.0.1:8 > 10.244.0.11:53"), &mut variables));
-    assert_eq!(want.filled(&variables).unwrap(), got("udp 10.244.0.1:7 > 10.244.0.11:53"));
-    assert!(got("udp $Q > 1.2.3.4:5").filled(&variables).unwrap_err().contains("$Q has no value"));
+    assert_eq!(
+        want.filled(&variables).unwrap(),
+        got("udp 10.244.0.1:7 > 10.244.0.11:53")
+    );
+    assert!(
+        got("udp $Q > 1.2.3.4:5")
+            .filled(&variables)
+            .unwrap_err()
+            .contains("$Q has no value")
+    );
 }
 
 #[test]

@@ -10,5 +10,9 @@ pub mod station;
 pub mod records;
 /// Vector files.
 pub mod vector;
+/// Random choices.
+pub mod random;
+/// The NIC ports' driver.
+pub mod nic;
 /// Workers, NIC ports and time moved by hand.
 pub mod world;

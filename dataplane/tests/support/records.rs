@@ -17,8 +17,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use sluice_dataplane::addr::Protocol;
 use sluice_dataplane::channel::record::{
-    Algorithm, BackendRecord, FrontendKind, FrontendRecord, Key, NetworkKind, NetworkRecord, Record, ServicePortRecord,
-    SettingsRecord,
+    Algorithm, BackendRecord, FrontendKind, FrontendRecord, Key, NetworkKind, NetworkRecord, Record,
+    ServicePortRecord, SettingsRecord,
 };
 use sluice_dataplane::index::ServicePortIndex;
 
@@ -48,7 +48,12 @@ impl Records {
             match change.trim().split_once(' ') {
                 Some(("put", record)) => changes.puts.push(self.put(record)?),
                 Some(("delete", record)) => changes.deletes.extend(self.delete(record)?),
-                _ => return Err(format!("\"{}\": write put RECORD or delete RECORD", change.trim())),
+                _ => {
+                    return Err(format!(
+                        "\"{}\": write put RECORD or delete RECORD",
+                        change.trim()
+                    ));
+                }
             }
         }
         Ok(changes)
@@ -99,7 +104,11 @@ impl Records {
         let words: Vec<&str> = text.split_whitespace().collect();
         Ok(match words[..] {
             ["service", name, protocol, ref rest @ ..] => self.read_service(name, protocol, rest)?,
-            [kind @ ("cluster-ip" | "external-ip" | "load-balancer-ip"), name, address] => {
+            [
+                kind @ ("cluster-ip" | "external-ip" | "load-balancer-ip"),
+                name,
+                address,
+            ] => {
                 let kind = match kind {
                     "cluster-ip" => FrontendKind::ClusterIp,
                     "external-ip" => FrontendKind::ExternalIp,
@@ -118,9 +127,15 @@ impl Records {
                     "pods" => NetworkKind::PodRange,
                     "services" => NetworkKind::ServiceRange,
                     "node-ports" => NetworkKind::NodePortAddresses,
-                    _ => return Err(format!("\"{kind}\" is no kind of network: pods, services, node-ports")),
+                    _ => {
+                        return Err(format!(
+                            "\"{kind}\" is no kind of network: pods, services, node-ports"
+                        ));
+                    }
                 },
-                network: network.parse().map_err(|_| format!("\"{network}\" is no network"))?,
+                network: network
+                    .parse()
+                    .map_err(|_| format!("\"{network}\" is no network"))?,
             }),
             ["settings"] => Record::Settings(SettingsRecord::default()),
             ["settings", "masquerade-all"] => Record::Settings(SettingsRecord { masquerade_all: true }),
@@ -159,16 +174,31 @@ impl Records {
         Ok(Record::ServicePort(record))
     }
 
-    fn frontend(&self, name: &str, kind: FrontendKind, address: Option<IpAddr>, port: u16) -> Result<Record, String> {
+    fn frontend(
+        &self,
+        name: &str,
+        kind: FrontendKind,
+        address: Option<IpAddr>,
+        port: u16,
+    ) -> Result<Record, String> {
         let service = self.service(name)?;
         let (protocol, service_port) = (service.protocol, service.index);
-        Ok(Record::Frontend(FrontendRecord { address, protocol, port, kind, service_port }))
+        Ok(Record::Frontend(FrontendRecord {
+            address,
+            protocol,
+            port,
+            kind,
+            service_port,
+        }))
     }
 
     fn backend(&self, name: &str, address: SocketAddr, rest: &[&str]) -> Result<Record, String> {
         let words = ["local", "terminating", "unready", "not-serving"];
         if let Some(word) = rest.iter().find(|word| !words.contains(word)) {
-            return Err(format!("\"{word}\" says nothing about a backend: {}", words.join(", ")));
+            return Err(format!(
+                "\"{word}\" says nothing about a backend: {}",
+                words.join(", ")
+            ));
         }
         let [local, terminating, unready, not_serving] = words.map(|word| rest.contains(&word));
         let ready = !(terminating || unready || not_serving);
@@ -186,22 +216,48 @@ impl Records {
     }
 
     fn service(&self, name: &str) -> Result<&ServicePortRecord, String> {
-        self.services.get(name).ok_or_else(|| format!("no service {name} in the tables"))
+        self.services
+            .get(name)
+            .ok_or_else(|| format!("no service {name} in the tables"))
     }
 }
 
 fn socket(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("\"{text}\" is no address and port"))
+    text.parse()
+        .map_err(|_| format!("\"{text}\" is no address and port"))
 }
 
 #[test]
 fn deleting_a_service_deletes_all_that_belongs_to_it_and_nothing_else() {
     let mut records = Records::default();
-    for line in ["service a tcp", "service b udp", "cluster-ip a 10.96.0.1:80", "backend a 10.0.0.1:80", "node-port b 30053"] {
+    for line in [
+        "service a tcp",
+        "service b udp",
+        "cluster-ip a 10.96.0.1:80",
+        "backend a 10.0.0.1:80",
+        "node-port b 30053",
+    ] {
         records.put(line).unwrap();
     }
-    assert_eq!(records.transaction("delete service a, put settings").unwrap().deletes.len(), 3);
+    assert_eq!(
+        records
+            .transaction("delete service a, put settings")
+            .unwrap()
+            .deletes
+            .len(),
+        3
+    );
     assert_eq!(records.rows.len(), 3);
-    assert!(records.transaction("delete backend a 10.0.0.1:80").unwrap_err().contains("not in the tables"));
-    assert!(records.put("backend c 10.0.0.1:80").unwrap_err().contains("no service c"));
+    assert!(
+        records
+            .transaction("delete backend a 10.0.0.1:80")
+            .unwrap_err()
+            .contains("not in the tables")
+    );
+    assert!(
+        records
+            .put("backend c 10.0.0.1:80")
+            .unwrap_err()
+            .contains("no service c")
+    );
 }

@@ -90,15 +90,21 @@ pub fn mac_named(name: &str) -> Result<Mac, String> {
         return Ok(port.mac());
     }
     if let Some(address) = name.strip_prefix('@') {
-        return address.parse().map(station).map_err(|_| format!("\"{name}\" is no station"));
+        return address
+            .parse()
+            .map(station)
+            .map_err(|_| format!("\"{name}\" is no station"));
     }
     match name {
         "broadcast" => Ok(BROADCAST),
         "kernel" => Ok(KERNEL),
         _ => {
-            let bytes: Result<Vec<u8>, _> = name.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
+            let bytes: Result<Vec<u8>, _> =
+                name.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
             let mac = bytes.ok().and_then(|bytes| bytes.try_into().ok());
-            mac.ok_or_else(|| format!("\"{name}\" is no MAC address: a NIC port, kernel, broadcast, @IP or hex"))
+            mac.ok_or_else(|| {
+                format!("\"{name}\" is no MAC address: a NIC port, kernel, broadcast, @IP or hex")
+            })
         }
     }
 }
@@ -106,8 +112,19 @@ pub fn mac_named(name: &str) -> Result<Mac, String> {
 #[test]
 fn every_station_has_its_own_mac_address_and_name() {
     let pod = station(Ipv4Addr::new(10, 244, 0, 11));
-    for mac in [BROADCAST, KERNEL, Port::Client.mac(), Port::Pods.mac(), Port::Host.mac(), pod, [1, 2, 3, 4, 5, 6]] {
+    for mac in [
+        BROADCAST,
+        KERNEL,
+        Port::Client.mac(),
+        Port::Pods.mac(),
+        Port::Host.mac(),
+        pod,
+        [1, 2, 3, 4, 5, 6],
+    ] {
         assert_eq!(mac_named(&mac_name(mac)).unwrap(), mac);
     }
-    assert_eq!(Port::Client.next_station(Ipv4Addr::new(198, 51, 100, 10)), station(ROUTER));
+    assert_eq!(
+        Port::Client.next_station(Ipv4Addr::new(198, 51, 100, 10)),
+        station(ROUTER)
+    );
 }

@@ -120,18 +120,32 @@ impl fmt::Display for Mistake {
 impl Vector {
     /// Reads `vectors/NAME/vector.txt`.
     pub fn load(folder: &Path) -> Result<Self, Mistake> {
-        let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = folder
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
         let path = folder.join("vector.txt");
         // As a person at the workspace's root would name it.
         let file: PathBuf = path.iter().skip_while(|part| *part != "dataplane").collect();
-        let mistake = |line, what| Mistake { file: file.clone(), line, what };
+        let mistake = |line, what| Mistake {
+            file: file.clone(),
+            line,
+            what,
+        };
         let text = std::fs::read_to_string(&path).map_err(|error| mistake(0, error.to_string()))?;
         let common = folder.with_file_name("_common");
-        let mut reader = Reader { common, records: Records::default(), vector: Self::empty(name, file.clone()) };
+        let mut reader = Reader {
+            common,
+            records: Records::default(),
+            vector: Self::empty(name, file.clone()),
+        };
         let comment: Vec<_> = text.lines().take_while(|line| line.starts_with('#')).collect();
         reader.vector.rules = rules(&comment.join(" "));
         if comment.len() < 2 || reader.vector.rules.is_empty() {
-            return Err(mistake(1, "begin with comment lines: what must happen, then the rule IDs".to_owned()));
+            return Err(mistake(
+                1,
+                "begin with comment lines: what must happen, then the rule IDs".to_owned(),
+            ));
         }
         for (i, line) in text.lines().enumerate() {
             let line = line.trim();
@@ -141,14 +155,24 @@ impl Vector {
         }
         for step in &reader.vector.steps {
             if matches!(step.action, Action::Arrive(_)) && step.expected.is_empty() {
-                return Err(mistake(step.at, "say what must come of it; `nothing` if nothing must".to_owned()));
+                return Err(mistake(
+                    step.at,
+                    "say what must come of it; `nothing` if nothing must".to_owned(),
+                ));
             }
         }
         Ok(reader.vector)
     }
 
     fn empty(name: String, file: PathBuf) -> Self {
-        Self { name, file, rules: Vec::new(), setup: Setup::default(), tables: Vec::new(), steps: Vec::new() }
+        Self {
+            name,
+            file,
+            rules: Vec::new(),
+            setup: Setup::default(),
+            tables: Vec::new(),
+            steps: Vec::new(),
+        }
     }
 }
 
@@ -163,7 +187,10 @@ fn rules(text: &str) -> Vec<String> {
         });
         id || word.starts_with('§') || *word == "RFC"
     };
-    words.filter(is_rule).map(|word| word.trim_end_matches('.').to_owned()).collect()
+    words
+        .filter(is_rule)
+        .map(|word| word.trim_end_matches('.').to_owned())
+        .collect()
 }
 
 struct Reader {
@@ -214,8 +241,15 @@ impl Reader {
             "use" => {
                 let path = self.common.join(rest).with_extension("txt");
                 let text = std::fs::read_to_string(&path).map_err(|e| format!("_common/{rest}.txt: {e}"))?;
-                let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-                lines.map(str::to_owned).collect::<Vec<_>>().iter().try_for_each(|line| self.record(line))
+                let lines = text
+                    .lines()
+                    .map(str::trim)
+                    .filter(|line| !line.is_empty() && !line.starts_with('#'));
+                lines
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+                    .iter()
+                    .try_for_each(|line| self.record(line))
             }
             "capacity" | "without" | "mtu" | "resolve" | "only" => self.setup(word, rest),
             _ => self.record(text),
@@ -225,25 +259,45 @@ impl Reader {
     fn arrive(&mut self, at: usize, port: &str, text: &str) -> Result<(), String> {
         let (port, queue) = match port.split_once('/') {
             None => (port, None),
-            Some((port, queue)) => (port, Some(queue.parse().map_err(|_| format!("\"{queue}\" is no queue"))?)),
+            Some((port, queue)) => (
+                port,
+                Some(queue.parse().map_err(|_| format!("\"{queue}\" is no queue"))?),
+            ),
         };
         let (times, line) = times(text)?;
-        let arrival = Arrival { at, port: Port::named(port)?, queue, line: Line::parse(line)? };
+        let arrival = Arrival {
+            at,
+            port: Port::named(port)?,
+            queue,
+            line: Line::parse(line)?,
+        };
         let arrivals = std::iter::repeat_n(arrival, times);
         match self.vector.steps.last_mut() {
-            Some(Step { action: Action::Arrive(together), expected, .. }) if expected.is_empty() => {
+            Some(Step {
+                action: Action::Arrive(together),
+                expected,
+                ..
+            }) if expected.is_empty() => {
                 together.extend(arrivals);
             }
             _ => {
                 let action = Action::Arrive(arrivals.collect());
-                self.vector.steps.push(Step { at, action, expected: Vec::new() });
+                self.vector.steps.push(Step {
+                    at,
+                    action,
+                    expected: Vec::new(),
+                });
             }
         }
         Ok(())
     }
 
     fn act(&mut self, at: usize, action: Action) -> Result<(), String> {
-        self.vector.steps.push(Step { at, action, expected: Vec::new() });
+        self.vector.steps.push(Step {
+            at,
+            action,
+            expected: Vec::new(),
+        });
         Ok(())
     }
 
@@ -255,14 +309,21 @@ impl Reader {
 
     fn record(&mut self, text: &str) -> Result<(), String> {
         let record = self.records.put(text)?;
-        self.vector.tables.push(Changes { deletes: Vec::new(), puts: vec![record] });
+        self.vector.tables.push(Changes {
+            deletes: Vec::new(),
+            puts: vec![record],
+        });
         Ok(())
     }
 
     fn setup(&mut self, word: &str, rest: &str) -> Result<(), String> {
         let setup = &mut self.vector.setup;
         let words: Vec<&str> = rest.split_whitespace().collect();
-        let number = |text: &str| text.parse().map(Some).map_err(|_| format!("\"{text}\" is no number"));
+        let number = |text: &str| {
+            text.parse()
+                .map(Some)
+                .map_err(|_| format!("\"{text}\" is no number"))
+        };
         match (word, &words[..]) {
             ("capacity", ["flows", n]) => setup.flows = number(n)?,
             ("capacity", ["frames", n]) => setup.frames = number(n)?,
@@ -270,7 +331,9 @@ impl Reader {
             ("capacity", ["steward", n]) => setup.steward = number(n)?,
             ("capacity", ["ring", n]) => setup.ring = number(n)?,
             ("capacity", ["snat-ports", range]) => {
-                let bounds = range.split_once('-').and_then(|(a, b)| Some(a.parse().ok()?..=b.parse().ok()?));
+                let bounds = range
+                    .split_once('-')
+                    .and_then(|(a, b)| Some(a.parse().ok()?..=b.parse().ok()?));
                 setup.snat_ports = Some(bounds.ok_or("write capacity snat-ports FIRST-LAST")?);
             }
             ("mtu", [n]) => setup.mtu = number(n)?,
@@ -315,14 +378,32 @@ mod tests {
         for (text, message) in [
             ("client > udp", "1: begin with comment lines"),
             ("# What.\n# VD-1\nuse nowhere\n", "3: _common/nowhere.txt"),
-            ("# What.\n# VD-1\nwan > udp 1.1.1.1:1 > 2.2.2.2:2\n", "3: \"wan\" is no NIC port"),
-            ("# What.\n# VD-1\nclient > udp 1.1.1.1:1 > 2.2.2.2:2\nwait 1s", "3: say what must come of it"),
-            ("# What.\n# VD-1\npods < udp 1.1.1.1:1 > 2.2.2.2:2\n", "3: nothing has happened yet"),
-            ("# What.\n# VD-1\nservice a tcp blue\n", "3: \"blue\" says nothing about a service"),
-            ("# What.\n# VD-1\nwait 1s\nservice a tcp\n", "4: \"service a tcp\" is no step"),
+            (
+                "# What.\n# VD-1\nwan > udp 1.1.1.1:1 > 2.2.2.2:2\n",
+                "3: \"wan\" is no NIC port",
+            ),
+            (
+                "# What.\n# VD-1\nclient > udp 1.1.1.1:1 > 2.2.2.2:2\nwait 1s",
+                "3: say what must come of it",
+            ),
+            (
+                "# What.\n# VD-1\npods < udp 1.1.1.1:1 > 2.2.2.2:2\n",
+                "3: nothing has happened yet",
+            ),
+            (
+                "# What.\n# VD-1\nservice a tcp blue\n",
+                "3: \"blue\" says nothing about a service",
+            ),
+            (
+                "# What.\n# VD-1\nwait 1s\nservice a tcp\n",
+                "4: \"service a tcp\" is no step",
+            ),
         ] {
             let told = mistake(text);
-            assert!(told.starts_with(&format!("dataplane/name/vector.txt:{message}")), "{told}");
+            assert!(
+                told.starts_with(&format!("dataplane/name/vector.txt:{message}")),
+                "{told}"
+            );
         }
     }
 }

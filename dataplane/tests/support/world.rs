@@ -2,7 +2,6 @@
 //! steward is played here, with the dataplane's own tables builder and ARP.
 
 use std::net::Ipv4Addr;
-use std::os::fd::BorrowedFd;
 use std::sync::atomic::AtomicBool;
 
 use sluice_dataplane::addr::Mac;
@@ -15,14 +14,16 @@ use sluice_dataplane::mailbox::{Mailbox, Purpose};
 use sluice_dataplane::neighbours::{Neighbours, Outbox};
 use sluice_dataplane::network::{Interface, Network, Route};
 use sluice_dataplane::next_hop::Reachability;
-use sluice_dataplane::nic::memory::{MemoryPeer, MemoryPort, port_with_peer};
-use sluice_dataplane::nic::{BURST, Burst, Driver, DriverInfo, DriverStats, FrameMemory, Link};
+use sluice_dataplane::nic::memory::MemoryPeer;
+use sluice_dataplane::nic::{BURST, Driver, FrameMemory};
 use sluice_dataplane::steering::Steering;
 use sluice_dataplane::tables::{Picker, TableLimits, TablesBuilder};
 use sluice_dataplane::tick::Tick;
 use sluice_dataplane::verdict::DropReason;
 use sluice_dataplane::worker::{Shared, TableSlot, Worker, WorkerParts};
 
+use super::nic::Nic;
+use super::random::Random;
 use super::records::Changes;
 use super::station::{KERNEL, Port, ROUTER, station};
 use super::vector::Setup;
@@ -54,8 +55,16 @@ impl World {
         // A turn receives and answers a whole burst, and not one frame more.
         let frames = setup.frames.unwrap_or(BURST + 1);
         // Table sizes cost memory in every worker; no vector has more than a few records.
-        let limits = TableLimits { service_ports: 64, frontends: 256, backends: 256, ..TableLimits::default() };
-        let ports = setup.snat_ports.clone().map_or_else(|| vec![1024..=29_999, 32_768..=65_535], |range| vec![range]);
+        let limits = TableLimits {
+            service_ports: 64,
+            frontends: 256,
+            backends: 256,
+            ..TableLimits::default()
+        };
+        let ports = setup
+            .snat_ports
+            .clone()
+            .map_or_else(|| vec![1024..=29_999, 32_768..=65_535], |range| vec![range]);
         let steering = Steering::new(workers, ports);
         let builder = TablesBuilder::new(limits);
         let (mut world_workers, mut peers, mut counters) = (Vec::new(), Vec::new(), Vec::new());
@@ -106,7 +115,9 @@ impl World {
             slots: (0..workers).map(|_| TableSlot::new()).collect(),
             steward: mailbox(setup.steward),
             stop: AtomicBool::new(false),
-            options: LookupOptions { midstream_pickup: !setup.no_midstream_pickup },
+            options: LookupOptions {
+                midstream_pickup: !setup.no_midstream_pickup,
+            },
             sleep: false,
         };
         let mut world = Self {
@@ -135,7 +146,9 @@ impl World {
             hops.set(index, Reachability::Reachable(Mac(mac)));
         };
         if !setup.no_host {
-            network.own_addresses().for_each(|own| know(Port::Host, own.into(), KERNEL));
+            network
+                .own_addresses()
+                .for_each(|own| know(Port::Host, own.into(), KERNEL));
         }
         for last in 1..=254 {
             let (client, pod) = (Ipv4Addr::new(172, 18, 0, last), Ipv4Addr::new(10, 244, 0, last));
@@ -154,16 +167,29 @@ impl World {
     /// Commits an update and lets every worker take it. Errors: why the tables refuse it.
     pub fn apply(&mut self, changes: &Changes) -> Result<(), String> {
         let generation = Generation(self.builder.tables().generation.0 + 1);
-        let tables = self.builder.apply(generation, &changes.deletes, &changes.puts).map_err(|e| e.to_string())?;
-        self.shared.slots.iter().for_each(|slot| slot.publish(tables.clone()));
+        let tables = self
+            .builder
+            .apply(generation, &changes.deletes, &changes.puts)
+            .map_err(|e| e.to_string())?;
+        self.shared
+            .slots
+            .iter()
+            .for_each(|slot| slot.publish(tables.clone()));
         self.settle();
-        assert!(self.shared.slots.iter().all(|slot| slot.taken() == generation.0), "every worker takes every generation");
+        assert!(
+            self.shared.slots.iter().all(|slot| slot.taken() == generation.0),
+            "every worker takes every generation"
+        );
         Ok(())
     }
 
     /// A random one of the workers that have a queue of this port.
     pub fn any_queue(&mut self, port: Port) -> usize {
-        let queues = self.peers.iter().filter(|ends| ends[port as usize].is_some()).count();
+        let queues = self
+            .peers
+            .iter()
+            .filter(|ends| ends[port as usize].is_some())
+            .count();
         self.random.below(queues.max(1))
     }
 
@@ -177,7 +203,11 @@ impl World {
     /// Turns of the workers until none has anything to do; the steward sleeps.
     pub fn turn(&mut self) {
         loop {
-            let handled: usize = self.workers.iter_mut().map(|worker| worker.turn(&self.shared, self.now)).sum();
+            let handled: usize = self
+                .workers
+                .iter_mut()
+                .map(|worker| worker.turn(&self.shared, self.now))
+                .sum();
             self.handled += handled as u64;
             if handled == 0 {
                 return;
@@ -203,7 +233,9 @@ impl World {
         let mut read = 0;
         while read < shared.steward.capacity() {
             let letter = shared.steward.open(|letter| match letter.purpose {
-                Purpose::Arp => neighbours.received(&shared.network, letter.port, letter.packet(), now, &mut post),
+                Purpose::Arp => {
+                    neighbours.received(&shared.network, letter.port, letter.packet(), now, &mut post)
+                }
                 Purpose::Resolve { port, neighbour } => {
                     let packet = Some((letter.port, letter.packet()));
                     let _ = neighbours.resolve(&shared.network, port, neighbour, packet, now, &mut post);
@@ -225,7 +257,8 @@ impl World {
             let step = (seconds / 1000).clamp(1, left);
             left -= step;
             self.now = self.now.plus_seconds(step);
-            self.neighbours.tick(&self.shared.network, self.now, &mut Post { shared: &self.shared });
+            self.neighbours
+                .tick(&self.shared.network, self.now, &mut Post { shared: &self.shared });
             self.settle();
         }
         // A turn looks at 64 flows: enough turns for all of them.
@@ -251,12 +284,18 @@ impl World {
 
     /// Packets dropped so far, by reason.
     pub fn drops(&self) -> Vec<(DropReason, u64)> {
-        DropReason::ALL.iter().map(|&reason| (reason, self.count(CounterId::dropped(reason)))).collect()
+        DropReason::ALL
+            .iter()
+            .map(|&reason| (reason, self.count(CounterId::dropped(reason))))
+            .collect()
     }
 
     /// A counter, of all workers together.
     pub fn count(&self, id: CounterId) -> u64 {
-        self.counters.iter().map(|page| page.get(WorkerIndex(0), id)).sum()
+        self.counters
+            .iter()
+            .map(|page| page.get(WorkerIndex(0), id))
+            .sum()
     }
 
     /// Randomness of this world.
@@ -291,19 +330,31 @@ fn network(setup: &Setup) -> Network {
     let interface = |port: Port, address: Option<&str>| Interface {
         name: port.name().to_owned(),
         mac: Mac(port.mac()),
-        mtu: if port == Port::Pods { setup.mtu.unwrap_or(1500) } else { 1500 },
+        mtu: if port == Port::Pods {
+            setup.mtu.unwrap_or(1500)
+        } else {
+            1500
+        },
         addresses: address.iter().map(|a| a.parse().unwrap()).collect(),
         peer_mac: (port == Port::Host).then_some(Mac(KERNEL)),
     };
     let client = NicPortIndex(Port::Client as u8);
-    let default = Route { to: "0.0.0.0/0".parse().unwrap(), via: Some(ROUTER), port: client };
+    let default = Route {
+        to: "0.0.0.0/0".parse().unwrap(),
+        via: Some(ROUTER),
+        port: client,
+    };
     let node = Ipv4Addr::new(172, 18, 0, 2);
     let interfaces = vec![
         interface(Port::Client, Some("172.18.0.2/24")),
         interface(Port::Pods, Some("10.244.0.1/24")),
         interface(Port::Host, None),
     ];
-    let routes = if setup.no_default_route { vec![] } else { vec![default] };
+    let routes = if setup.no_default_route {
+        vec![]
+    } else {
+        vec![default]
+    };
     let host = (!setup.no_host).then_some(NicPortIndex(Port::Host as u8));
     Network::new(interfaces, routes, vec![node], host, 1024)
 }
@@ -315,73 +366,16 @@ struct Post<'a> {
 
 impl Outbox for Post<'_> {
     fn send(&mut self, port: NicPortIndex, frame: &[u8]) {
-        assert!(self.shared.workers[0].post(Purpose::Send, port, frame), "worker 0 reads its letters");
+        assert!(
+            self.shared.workers[0].post(Purpose::Send, port, frame),
+            "worker 0 reads its letters"
+        );
     }
 
     fn release(&mut self, received: NicPortIndex, frame: &[u8]) {
-        assert!(self.shared.workers[0].post(Purpose::Receive, received, frame), "worker 0 reads its letters");
-    }
-}
-
-/// A NIC port in memory, with the MAC address it has in this world.
-struct Nic {
-    port: MemoryPort,
-    info: DriverInfo,
-}
-
-impl Nic {
-    fn new(port: Port, ring: usize) -> (Self, MemoryPeer) {
-        let (memory, end) = port_with_peer(port.name(), ring);
-        let info = DriverInfo { mac: Mac(port.mac()), peer_mac: None, ..memory.info().clone() };
-        (Self { port: memory, info }, end)
-    }
-}
-
-impl Driver for Nic {
-    fn rx_burst(&mut self, memory: &mut FrameMemory, frames: &mut Burst) {
-        self.port.rx_burst(memory, frames);
-    }
-
-    fn tx_burst(&mut self, memory: &mut FrameMemory, frames: &mut Burst) {
-        self.port.tx_burst(memory, frames);
-    }
-
-    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.port.wait_fd()
-    }
-
-    fn info(&self) -> &DriverInfo {
-        &self.info
-    }
-
-    fn stats(&self) -> DriverStats {
-        self.port.stats()
-    }
-
-    fn link(&self) -> Link {
-        self.port.link()
-    }
-}
-
-/// Random numbers that a seed repeats (SplitMix64, Steele et al. 2014).
-#[derive(Clone, Debug)]
-pub struct Random(pub u64);
-
-impl Random {
-    /// The next number.
-    pub const fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// One of `0..end`.
-    pub const fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    const fn words(&mut self) -> [u64; 4] {
-        [self.next(), self.next(), self.next(), self.next()]
+        assert!(
+            self.shared.workers[0].post(Purpose::Receive, received, frame),
+            "worker 0 reads its letters"
+        );
     }
 }

@@ -10,7 +10,7 @@ use crate::publish::channel::Channel;
 
 /// Runs until it is killed.
 pub(super) fn run(args: &ControlArgs) -> anyhow::Result<ExitCode> {
-    let filter = env_logger::Env::default().default_filter_or("info");
+    let filter = env_logger::Env::default().default_filter_or("info,notify=off");
     env_logger::Builder::from_env(filter)
         .format_target(false)
         .format_timestamp_millis()

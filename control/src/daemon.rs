@@ -149,7 +149,7 @@ impl<D: Dataplane> Daemon<'_, D> {
         }));
         self.tell(&problems);
         // Whoever sees the dataplane's new table can ask for the objects behind it.
-        self.view.set(View::new(&self.model, &slices, problems));
+        self.view.set(View::new(&self.model, slices, problems));
         if self.model.is_complete() && self.publisher.is_connected() {
             match self.publisher.publish(&compiled.records) {
                 Ok(Some(difference)) => {

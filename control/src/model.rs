@@ -138,9 +138,9 @@ impl Model {
     }
 
     /// All pods.
-    pub fn pods(&self) -> impl Iterator<Item = &core::Pod> {
+    pub fn pods(&self) -> impl Iterator<Item = &Arc<core::Pod>> {
         self.of_kind(Kind::Pod).filter_map(|body| match body {
-            Body::Pod(pod) => Some(&**pod),
+            Body::Pod(pod) => Some(pod),
             _ => None,
         })
     }
@@ -162,9 +162,9 @@ impl Model {
     }
 
     /// Endpoints that users made.
-    pub fn endpoints(&self) -> impl Iterator<Item = &core::Endpoints> {
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<core::Endpoints>> {
         self.of_kind(Kind::Endpoints).filter_map(|body| match body {
-            Body::Endpoints(endpoints) => Some(&**endpoints),
+            Body::Endpoints(endpoints) => Some(endpoints),
             _ => None,
         })
     }

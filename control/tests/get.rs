@@ -43,13 +43,13 @@ fn tables_are_kubectls_to_the_letter() {
     for object in contents.objects {
         match object.body {
             Body::Service(service) => {
-                let mut service = *service;
+                let mut service = (*service).clone();
                 let status = service.status.take();
                 defaults::apply(&mut service);
                 service.status = status;
                 services.push(service);
             }
-            Body::Pod(pod) => pods.push(*pod),
+            Body::Pod(pod) => pods.push((*pod).clone()),
             _ => {}
         }
     }
@@ -110,7 +110,7 @@ fn printed(line: &str) -> (String, Vec<String>, bool) {
         .objects
         .into_iter()
         .filter_map(|object| match object.body {
-            Body::Service(service) => Some(*service),
+            Body::Service(service) => Some((*service).clone()),
             _ => None,
         });
     let (_, names) = args.wanted().unwrap();

@@ -1,16 +1,18 @@
 //! Slices as Endpoints objects, the older form, which `get endpoints` shows. Nothing else reads it.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints};
 use k8s_openapi::api::discovery::v1::EndpointPort;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::Slices;
-use crate::model::Model;
+use crate::model::Service;
 
 /// Endpoints objects, as `get endpoints` shows them: those users made, and one for every Service with a selector.
-pub fn endpoints(model: &Model, slices: &Slices) -> Vec<Endpoints> {
-    let mut found: Vec<Endpoints> = model.endpoints().cloned().collect();
-    for service in model.services().filter(|service| service.selector().is_some()) {
+pub fn endpoints(services: &[Arc<Service>], users: &[Arc<Endpoints>], slices: &Slices) -> Vec<Endpoints> {
+    let mut found: Vec<Endpoints> = users.iter().map(|endpoints| (**endpoints).clone()).collect();
+    for service in services.iter().filter(|service| service.selector().is_some()) {
         let own = slices.get(&service.name).into_iter().flatten();
         let mut subsets: Vec<EndpointSubset> = Vec::new();
         for slice in own {

@@ -148,7 +148,7 @@ impl<D: Dataplane> Daemon<'_, D> {
             )
         }));
         self.tell(&problems);
-        let view = View::new(&self.model, &slices, problems);
+        let view = View::new(&self.model, slices, problems);
         if self.model.is_complete() && self.publisher.is_connected() {
             match self.publisher.publish(&compiled.records) {
                 Ok(Some(difference)) => {
@@ -165,7 +165,9 @@ impl<D: Dataplane> Daemon<'_, D> {
                         self.publisher.generation().0
                     );
                 }
-                Err(error @ PublishError::Lost(_)) => log::warn!("{error}; connecting again, then the difference is sent"),
+                Err(error @ PublishError::Lost(_)) => {
+                    log::warn!("{error}; connecting again, then the difference is sent")
+                }
             }
         }
         // Whoever sees an object here knows that the dataplane has what follows from it, if there is a dataplane.

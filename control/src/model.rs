@@ -18,6 +18,8 @@ use crate::source::{Batch, Event};
 pub mod defaults;
 /// What is taken, but hardly does what is meant.
 pub mod doubts;
+/// One mistake.
+mod field_error;
 /// Forms of names and addresses.
 pub(crate) mod names;
 /// A Service as meant.
@@ -25,6 +27,8 @@ mod service;
 /// What a Service may not say.
 pub mod validate;
 
+pub(crate) use field_error::Errors;
+pub use field_error::{FieldError, Reason};
 pub use service::{Service, ServiceName, ServicePort, Target, protocol};
 
 /// Everything that is in force.
@@ -134,9 +138,9 @@ impl Model {
     }
 
     /// All pods.
-    pub fn pods(&self) -> impl Iterator<Item = &core::Pod> {
+    pub fn pods(&self) -> impl Iterator<Item = &Arc<core::Pod>> {
         self.of_kind(Kind::Pod).filter_map(|body| match body {
-            Body::Pod(pod) => Some(&**pod),
+            Body::Pod(pod) => Some(pod),
             _ => None,
         })
     }
@@ -158,9 +162,9 @@ impl Model {
     }
 
     /// Endpoints that users made.
-    pub fn endpoints(&self) -> impl Iterator<Item = &core::Endpoints> {
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<core::Endpoints>> {
         self.of_kind(Kind::Endpoints).filter_map(|body| match body {
-            Body::Endpoints(endpoints) => Some(&**endpoints),
+            Body::Endpoints(endpoints) => Some(endpoints),
             _ => None,
         })
     }
@@ -246,7 +250,7 @@ impl Model {
                 } else {
                     ""
                 };
-                let problem = |error: validate::FieldError| {
+                let problem = |error: FieldError| {
                     let message = format!("{error}{kept}");
                     let at = written_as(written, &error.field)?;
                     let mut problem = Problem::of_field(Severity::Error, place.as_ref(), &label, at, message);
@@ -287,7 +291,7 @@ fn meaning(
     written: &core::Service,
     old: Option<&core::Service>,
     wanted: &Wanted,
-) -> Result<Service, Vec<validate::FieldError>> {
+) -> Result<Service, Vec<FieldError>> {
     let mut object = written.clone();
     defaults::apply(&mut object);
     let mut errors = validate::service(&object);
@@ -300,8 +304,8 @@ fn meaning(
     allocator.allocate(name, object.spec.get_or_insert_default(), wanted)?;
     object.metadata.creation_timestamp = allocator.created(name).map(Time);
     Service::new(name.clone(), object).map_err(|message| {
-        let reason = validate::Reason::Invalid;
-        vec![validate::FieldError {
+        let reason = Reason::Invalid;
+        vec![FieldError {
             field: "spec".into(),
             reason,
             value: None,

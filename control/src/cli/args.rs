@@ -61,9 +61,9 @@ pub enum CheckOutput {
 /// `sluice get`.
 #[derive(Debug, clap::Args)]
 pub struct GetArgs {
-    /// What to list
-    #[arg(value_enum)]
-    pub kind: GetKind,
+    /// What to list: services (svc), endpoints (ep), endpointslices, pods (po); or one object as KIND/NAME
+    #[arg(value_name = "KIND")]
+    pub kind: String,
     /// Only these
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
@@ -88,20 +88,49 @@ pub struct GetArgs {
 }
 
 /// Kinds that `sluice get` lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GetKind {
     /// Services
-    #[value(alias = "service", alias = "svc")]
     Services,
     /// Endpoints
-    #[value(alias = "ep")]
     Endpoints,
     /// EndpointSlices
-    #[value(alias = "endpointslice")]
-    Endpointslices,
+    EndpointSlices,
     /// Pods
-    #[value(alias = "pod", alias = "po")]
     Pods,
+}
+
+impl std::str::FromStr for GetKind {
+    type Err = anyhow::Error;
+
+    /// By every name that kubectl knows.
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "services" | "service" | "svc" => Ok(Self::Services),
+            "endpoints" | "ep" => Ok(Self::Endpoints),
+            "endpointslices"
+            | "endpointslice"
+            | "endpointslices.discovery.k8s.io"
+            | "endpointslice.discovery.k8s.io" => Ok(Self::EndpointSlices),
+            "pods" | "pod" | "po" => Ok(Self::Pods),
+            _ => anyhow::bail!(
+                "there is no kind \"{text}\" to list; there are services (svc), endpoints (ep), endpointslices, pods (po)"
+            ),
+        }
+    }
+}
+
+impl GetArgs {
+    /// The kind and the names asked for, which may be written `KIND NAME…` or `KIND/NAME`.
+    pub fn wanted(&self) -> anyhow::Result<(GetKind, Vec<String>)> {
+        match self.kind.split_once('/') {
+            None => Ok((self.kind.parse()?, self.names.clone())),
+            Some((kind, name)) if !name.is_empty() && self.names.is_empty() => {
+                Ok((kind.parse()?, vec![name.to_owned()]))
+            }
+            Some(_) => anyhow::bail!("write one KIND/NAME, or KIND NAME…"),
+        }
+    }
 }
 
 /// Forms of `sluice get`.

@@ -70,7 +70,7 @@ fn summary(folders: &Folders, model: &Model, problems: &[Problem]) -> String {
     let services = some(model.services().count(), "valid Service");
     format!(
         "{services} in {}: {}\n",
-        some(folders.len(), "file"),
+        some(folders.file_count(), "file"),
         said.join(", ")
     )
 }

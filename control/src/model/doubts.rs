@@ -23,7 +23,9 @@ pub fn doubts(model: &Model) -> Vec<Problem> {
     let candidates = candidates(model);
     let mut found = Vec::new();
     for service in model.services() {
-        let Some(selector) = service.selector() else { continue };
+        let Some(selector) = service.selector() else {
+            continue;
+        };
         let beside: Vec<_> = candidates
             .iter()
             .filter(|pod| pod.namespace == service.name.namespace)
@@ -37,7 +39,10 @@ pub fn doubts(model: &Model) -> Vec<Problem> {
             continue;
         }
         if selected.is_empty() {
-            let wanted: Vec<_> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let wanted: Vec<_> = selector
+                .iter()
+                .map(|(key, value)| format!("{key}={value}"))
+                .collect();
             let message = format!(
                 "no pod in namespace {} has {}; their labels: {}",
                 service.name.namespace,
@@ -48,17 +53,25 @@ pub fn doubts(model: &Model) -> Vec<Problem> {
             continue;
         }
         for (index, port) in service.ports.iter().enumerate() {
-            let Target::Name(name) = &port.target else { continue };
+            let Target::Name(name) = &port.target else {
+                continue;
+            };
             let mut ports = selected.iter().flat_map(|pod| named_ports(pod));
             if !ports.any(|(had, its)| had == name && protocol(its) == Some(port.protocol)) {
                 let message = format!(
                     "none of the selected pods has a container port named {name} for {}; the named ones: {}",
                     port.protocol,
-                    few(selected.iter().flat_map(|pod| named_ports(pod)).map(|(name, its)| {
-                        format!("{name}/{}", its.unwrap_or("TCP"))
-                    }))
+                    few(selected
+                        .iter()
+                        .flat_map(|pod| named_ports(pod))
+                        .map(|(name, its)| { format!("{name}/{}", its.unwrap_or("TCP")) }))
                 );
-                found.push(warning(model, service, &format!("spec.ports[{index}].targetPort"), message));
+                found.push(warning(
+                    model,
+                    service,
+                    &format!("spec.ports[{index}].targetPort"),
+                    message,
+                ));
             }
         }
     }
@@ -151,7 +164,11 @@ mod tests {
             ]
         );
         let none: Vec<String> = Vec::new();
-        assert_eq!(said("{selector: {app: wbe}, ports: [{port: 80}]}", ""), none, "pods are elsewhere");
+        assert_eq!(
+            said("{selector: {app: wbe}, ports: [{port: 80}]}", ""),
+            none,
+            "pods are elsewhere"
+        );
         assert_eq!(said("{selector: {app: web}, ports: [{port: 80}]}", PODS), none);
     }
 
@@ -161,11 +178,14 @@ mod tests {
         assert_eq!(
             said(service, PODS),
             [
-                "f.yaml:4:55: warning: Service default/a: spec.ports[0].targetPort: none of the selected pods has a \
+                "f.yaml:4:61: warning: Service default/a: spec.ports[0].targetPort: none of the selected pods has a \
                  container port named http for TCP; the named ones: web/TCP"
             ]
         );
         assert!(said(&service.replace("http", "web"), PODS).is_empty());
-        assert_eq!(said(&service.replace("http", "web, protocol: UDP"), PODS).len(), 1);
+        assert_eq!(
+            said(&service.replace("http", "web, protocol: UDP"), PODS).len(),
+            1
+        );
     }
 }

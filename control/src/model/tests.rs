@@ -7,9 +7,8 @@ use crate::problem::SourceText;
 
 /// A Service `default/s` with this spec.
 pub(crate) fn service(spec: &str) -> core::Service {
-    let text = format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: s, namespace: default}}\nspec: {spec}\n"
-    );
+    let text =
+        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: s, namespace: default}}\nspec: {spec}\n");
     let node = manifest::yaml::read(&text).unwrap().unwrap();
     manifest::decode::decode(&node).unwrap()
 }
@@ -98,8 +97,7 @@ fn a_service_waits_for_what_another_holds_and_gets_it_when_it_is_free() {
 
 #[test]
 fn al_10_an_explicit_request_wins_over_a_dynamic_pick_made_at_the_same_time() {
-    let dynamic =
-        "---\napiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}\n";
+    let dynamic = "---\napiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}\n";
     let mut first = model();
     first.apply(reset(dynamic));
     let picked = first.services().next().unwrap().cluster_ips[0];
@@ -120,7 +118,7 @@ fn a_port_out_of_range_is_said_once_not_again_for_the_target_port_taken_from_it(
     model.apply(reset(text));
     assert_eq!(
         said(&model),
-        ["f.yaml:4:22: Service default/a: spec.ports[0].port: Invalid value: 70000: must be from 1 to 65535"]
+        ["f.yaml:4:23: Service default/a: spec.ports[0].port: Invalid value: 70000: must be from 1 to 65535"]
     );
     model.apply(reset(&text.replace("70000", "70000, targetPort: 0x11170")));
     assert_eq!(said(&model).len(), 2, "{:?}", said(&model));

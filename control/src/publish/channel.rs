@@ -32,8 +32,8 @@ impl Dataplane for Channel {
     fn connect(&mut self) -> Result<Inventory, String> {
         // The dataplane takes one connection: the old one must be gone first.
         self.connection = None;
-        let (connection, inventory) = Connection::connect_within(&self.path, self.patience)
-            .map_err(|error| error.to_string())?;
+        let (connection, inventory) =
+            Connection::connect_within(&self.path, self.patience).map_err(|error| error.to_string())?;
         self.connection = Some(connection);
         Ok(Inventory {
             generation: inventory.generation,

@@ -69,6 +69,8 @@ pub struct Folders {
     files: BTreeMap<(usize, PathBuf), Manifest>,
     in_force: BTreeMap<Key, Object>,
     problems: Vec<Problem>,
+    /// Those of them that are about folders.
+    walked: Vec<Problem>,
     complete: bool,
 }
 
@@ -80,6 +82,7 @@ impl Folders {
             files: BTreeMap::new(),
             in_force: BTreeMap::new(),
             problems: Vec::new(),
+            walked: Vec::new(),
             complete: false,
         }
     }
@@ -91,7 +94,10 @@ impl Folders {
         for (index, root) in self.roots.iter().enumerate() {
             walk.root(index, root);
         }
-        self.read_changed(&walk);
+        if !self.read_changed(&walk) && self.complete && walk.problems == self.walked {
+            return Batch::new();
+        }
+        self.walked.clone_from(&walk.problems);
         let (objects, conflicts) = self.merge();
         let problems: Vec<Problem> = walk
             .problems
@@ -131,7 +137,7 @@ impl Folders {
     }
 
     /// How many files there were at the last scan.
-    pub fn len(&self) -> usize {
+    pub fn file_count(&self) -> usize {
         self.files.len()
     }
 
@@ -140,15 +146,16 @@ impl Folders {
         &self.problems
     }
 
-    fn read_changed(&mut self, walk: &Walk) {
+    /// Whether any file came, went, or holds something else than before.
+    fn read_changed(&mut self, walk: &Walk) -> bool {
         let found: HashSet<&(usize, PathBuf)> = walk.files.iter().map(|(name, _)| name).collect();
-        let unread = &walk.unread;
-        self.files.retain(|(root, path), _| {
-            found.contains(&(*root, path.clone()))
-                || unread
-                    .iter()
-                    .any(|(unread_root, folder)| unread_root == root && path.starts_with(folder))
-        });
+        let unread = |(root, path): &(usize, PathBuf)| {
+            let mut folders = walk.unread.iter();
+            folders.any(|(unread_root, folder)| unread_root == root && path.starts_with(folder))
+        };
+        let before = self.files.len();
+        self.files.retain(|name, _| found.contains(name) || unread(name));
+        let mut changed = before != self.files.len();
         let mut total: u64 = self.files.values().map(|file| file.length).sum();
         for (name, metadata) in &walk.files {
             let signature = Signature::of(metadata);
@@ -163,9 +170,10 @@ impl Folders {
                     .is_ok_and(|age| age > UNSETTLED)
             });
             file.signature = settled.then_some(signature);
-            file.read(&name.1, MAX_TOTAL_BYTES.saturating_sub(total));
+            changed |= file.read(&name.1, MAX_TOTAL_BYTES.saturating_sub(total));
             total += file.length;
         }
+        changed
     }
 
     /// All objects, one per key. Earlier folders, then earlier files, then earlier documents win; but a Pod that says how
@@ -206,18 +214,18 @@ impl Folders {
 }
 
 impl Manifest {
-    /// Reads the file; on failure what it defined stays.
-    fn read(&mut self, path: &Path, room: u64) {
+    /// Reads the file; on failure what it defined stays. Whether that changed anything.
+    fn read(&mut self, path: &Path, room: u64) -> bool {
         let text = match text(path, room) {
             Ok(text) => text,
             Err(message) => {
                 self.problems = vec![Problem::of_file(Severity::Error, path, message)];
                 (self.source, self.length) = (None, 0);
-                return;
+                return true;
             }
         };
         if self.source.as_ref().is_some_and(|source| source.text == text) {
-            return;
+            return false;
         }
         self.length = text.len() as u64;
         let source = Arc::new(SourceText {
@@ -238,6 +246,7 @@ impl Manifest {
             self.objects
                 .extend(before.into_iter().filter(|object| !named.contains(&object.key)));
         }
+        true
     }
 }
 

@@ -80,8 +80,14 @@ impl Watched {
         let (tell, flag) = (wake.clone(), stale.clone());
         let above = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // Its neighbours are not ours.
-            let ours = |path: &PathBuf| path.file_name().is_some_and(|name| names.iter().any(|n| n == name));
-            if event.as_ref().map_or(true, |event| event.need_rescan() || event.paths.iter().any(ours)) {
+            let ours = |path: &PathBuf| {
+                path.file_name()
+                    .is_some_and(|name| names.iter().any(|n| n == name))
+            };
+            if event
+                .as_ref()
+                .map_or(true, |event| event.need_rescan() || event.paths.iter().any(ours))
+            {
                 hear(event, &tell, &flag);
             }
         })?;
@@ -109,8 +115,18 @@ impl Watched {
                 Some(parent) if !parent.as_os_str().is_empty() => parent,
                 _ => Path::new("."),
             };
-            renew(&mut self.above, above, RecursiveMode::NonRecursive, &mut root.above);
-            renew(&mut self.below, &root.path, RecursiveMode::Recursive, &mut root.below);
+            renew(
+                &mut self.above,
+                above,
+                RecursiveMode::NonRecursive,
+                &mut root.above,
+            );
+            renew(
+                &mut self.below,
+                &root.path,
+                RecursiveMode::Recursive,
+                &mut root.below,
+            );
         }
     }
 }
@@ -144,7 +160,8 @@ fn hear(event: notify::Result<notify::Event>, wake: &SyncSender<()>, stale: &Ato
         // A folder that is removed takes its watch with it, and its inode's number may be that of the next.
         Ok(event) => (
             !event.kind.is_access(),
-            event.need_rescan() || matches!(event.kind, EventKind::Remove(_)) && event.paths.iter().all(|p| !p.is_file()),
+            event.need_rescan()
+                || matches!(event.kind, EventKind::Remove(_)) && event.paths.iter().all(|p| !p.is_file()),
         ),
         Err(_) => (true, true),
     };

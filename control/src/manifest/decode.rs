@@ -5,11 +5,13 @@
 use std::cell::RefCell;
 
 use serde::de::value::StrDeserializer;
-use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
+use serde::de::{self, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::yaml::{Node, Value};
 
+/// Lists and mappings.
+mod access;
 /// Something wrong.
 mod mistake;
 /// Slips of the pen.
@@ -17,9 +19,9 @@ mod nearest;
 /// Numbers, booleans, nothing.
 mod scalar;
 
+use access::{Entries, Items};
 pub use mistake::Mistake;
 use mistake::{Error, Part, Path};
-use nearest::nearest;
 use scalar::{Plain, resolve};
 
 /// Decodes `node` as a `T`. Unknown fields are mistakes that do not stop the rest from being read.
@@ -281,97 +283,6 @@ impl<'de> de::Deserializer<'de> for Decoder<'_, '_> {
 
     forward_to_deserialize_any! {
         f32 f64 char bytes byte_buf unit unit_struct tuple tuple_struct identifier ignored_any
-    }
-}
-
-struct Items<'n, 'p> {
-    decoder: Decoder<'n, 'p>,
-    items: std::iter::Enumerate<std::slice::Iter<'n, Node>>,
-}
-
-impl<'de> de::SeqAccess<'de> for Items<'_, '_> {
-    type Error = Error;
-
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
-        let Some((index, node)) = self.items.next() else {
-            return Ok(None);
-        };
-        let path = Path {
-            parent: Some(&self.decoder.path),
-            part: Part::Item(index),
-        };
-        seed.deserialize(Decoder {
-            node,
-            path,
-            ..self.decoder
-        })
-        .map(Some)
-    }
-}
-
-struct Entries<'n, 'p> {
-    decoder: Decoder<'n, 'p>,
-    entries: std::slice::Iter<'n, (super::yaml::Key, Node)>,
-    value: Option<&'n (super::yaml::Key, Node)>,
-    /// The fields of the struct, if it is one.
-    known: Option<&'static [&'static str]>,
-    /// The field before, if it is known and has nothing in it: what follows may be meant to be in it.
-    empty_before: Option<&'n str>,
-}
-
-impl<'de> de::MapAccess<'de> for Entries<'_, '_> {
-    type Error = Error;
-
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
-        for entry in self.entries.by_ref() {
-            let (key, value) = entry;
-            let name = key.text.as_str();
-            let path = Path {
-                parent: Some(&self.decoder.path),
-                part: Part::Field(name),
-            };
-            match self.known {
-                Some(known) if !known.contains(&name) => {
-                    let message = match (nearest(name, known), self.empty_before) {
-                        (Some(near), _) => format!("is not a known field; did you mean `{near}`?"),
-                        (None, Some(empty)) => format!(
-                            "is not a known field here; if it belongs to `{empty}`, which has nothing in it, indent it more"
-                        ),
-                        (None, None) => format!("is not a known field; known here are {}", known.join(", ")),
-                    };
-                    let spot = key.spot.clone();
-                    self.decoder.unknown.borrow_mut().push(Mistake {
-                        field: path.to_string(),
-                        message,
-                        spot,
-                    });
-                }
-                // Null is "not given" (as the API server has it), whatever the field's type.
-                Some(_) if value.is_null() => self.empty_before = Some(name),
-                _ => {
-                    self.empty_before = None;
-                    self.value = Some(entry);
-                    let name: StrDeserializer<'_, Error> = name.into_deserializer();
-                    return seed.deserialize(name).map(Some);
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
-        let Some((key, node)) = self.value.take() else {
-            return Err(de::Error::custom("value before key"));
-        };
-        let path = Path {
-            parent: Some(&self.decoder.path),
-            part: Part::Field(&key.text),
-        };
-        seed.deserialize(Decoder {
-            node,
-            path,
-            ..self.decoder
-        })
     }
 }
 

@@ -30,7 +30,7 @@ use crate::rx;
 use crate::steering::Steering;
 use crate::tables::{Picker, Tables};
 use crate::tick::Tick;
-use crate::tx::TxQueue;
+use crate::tx::{Flushed, TxQueue};
 use crate::verdict::{DropReason, Rejection, Verdict};
 
 /// Ticks in which all flows are looked at for expiry once: 2 s, the shortest timeout anybody would notice. Looking more
@@ -378,10 +378,8 @@ impl Worker {
     /// Sends a whole frame: on our queue of the NIC port, or through a worker that has one.
     fn enqueue(&mut self, shared: &Shared, out: NicPortIndex, frame: Frame) {
         if let Some(nic) = &mut self.ports[out.get()] {
-            self.counters.add(CounterId::TX_PACKETS, 1);
-            self.counters.add(CounterId::TX_BYTES, frame.len() as u64);
-            let dropped = nic.queue.push(frame, nic.driver.as_mut(), &mut self.memory);
-            self.count_drops(DropReason::TxFull, dropped);
+            let flushed = nic.queue.push(frame, nic.driver.as_mut(), &mut self.memory);
+            self.count_sent(flushed);
             return;
         }
         // Ports with one queue (a tap) belong to worker 0.
@@ -465,10 +463,19 @@ impl Worker {
     }
 
     fn flush(&mut self) {
-        let memory = &mut self.memory;
-        let flush = |nic: &mut NicPort| nic.queue.flush(nic.driver.as_mut(), memory);
-        let dropped = self.ports.iter_mut().flatten().map(flush).sum();
-        self.count_drops(DropReason::TxFull, dropped);
+        for port in 0..self.ports.len() {
+            let Some(nic) = &mut self.ports[port] else { continue };
+            let flushed = nic.queue.flush(nic.driver.as_mut(), &mut self.memory);
+            self.count_sent(flushed);
+        }
+    }
+
+    fn count_sent(&mut self, flushed: Flushed) {
+        if flushed.packets > 0 {
+            self.counters.add(CounterId::TX_PACKETS, flushed.packets as u64);
+            self.counters.add(CounterId::TX_BYTES, flushed.bytes as u64);
+        }
+        self.count_drops(DropReason::TxFull, flushed.refused);
     }
 
     /// Looks at up to `most` flows of this tick's share of the sweep.

@@ -105,10 +105,10 @@ impl Lookup<'_> {
         flow: Option<(FlowIndex, Direction)>,
         changed: &mut bool,
     ) -> Decision {
-        if let Some((index, direction)) = flow {
-            if let Some(decision) = self.known(packet, index, direction, changed) {
-                return decision;
-            }
+        if let Some((index, direction)) = flow
+            && let Some(decision) = self.known(packet, index, direction, changed)
+        {
+            return decision;
         }
         match self.steering.owner(packet, self.tables, self.network) {
             owner if owner == self.worker => {}

@@ -31,9 +31,9 @@ impl Steering {
     pub fn slice(&self, worker: WorkerIndex) -> Vec<RangeInclusive<u16>> {
         let mut slice = Vec::new();
         for range in &self.snat_ports {
-            let mine = range.clone().filter(|&port| self.port_owner(port) == Some(worker));
-            if let (Some(first), Some(last)) = (mine.clone().next(), mine.last()) {
-                slice.push(first..=last);
+            let mut mine = range.clone().filter(|&port| self.port_owner(port) == Some(worker));
+            if let Some(first) = mine.next() {
+                slice.push(first..=mine.next_back().unwrap_or(first));
             }
         }
         slice

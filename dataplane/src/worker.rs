@@ -303,7 +303,7 @@ impl Worker {
                 _ => Err(DropReason::NoHostPort),
             },
             Verdict::Arp => self.post(&shared.steward, Purpose::Arp, port, &frame, DropReason::StewardQueueFull),
-            Verdict::Resolve(out, neighbour) => self.to_steward(shared, out, neighbour, port, &frame),
+            Verdict::Resolve(out, neighbour) => self.ask_steward(shared, out, neighbour, port, &frame),
             Verdict::Handover(owner) => {
                 self.rung |= 1 << owner.0;
                 let mailbox = &shared.workers[owner.get()];
@@ -392,7 +392,7 @@ impl Worker {
         }
     }
 
-    fn to_steward(
+    fn ask_steward(
         &mut self,
         shared: &Shared,
         out: NicPortIndex,

@@ -1,1 +1,11 @@
-//! Sluice.
+//! Sluice measured: the true pipeline over NIC ports that are only memory.
+//!
+//! In reading order: `treadmill` (a driver that gives prepared frames), `gateway` (a worker with Services on it), `nat`
+//! (what one packet costs).
+
+/// A driver of prepared frames.
+pub mod treadmill;
+/// A worker to measure.
+pub mod gateway;
+/// Cost of a packet.
+pub mod nat;

@@ -32,8 +32,8 @@ impl Steering {
         let mut slice = Vec::new();
         for range in &self.snat_ports {
             let mut mine = range.clone().filter(|&port| self.port_owner(port) == Some(worker));
-            if let Some(first) = mine.next() {
-                slice.push(first..=mine.next_back().unwrap_or(first));
+            if let (Some(first), Some(last)) = (mine.clone().next(), mine.next_back()) {
+                slice.push(first..=last);
             }
         }
         slice

@@ -366,6 +366,18 @@ impl Config {
         if self.flows.capacity == 0 || self.flows.capacity > 1 << 30 {
             return found("flows.capacity", "must be 1 to 1073741824");
         }
+        for (field, limit) in [
+            ("tables.servicePorts", self.tables.service_ports),
+            ("tables.frontends", self.tables.frontends),
+            ("tables.backends", self.tables.backends),
+            ("snat.destinations", self.snat.destinations),
+            ("neighbours.capacity", self.neighbours.capacity),
+        ] {
+            // Above any use, and below where a size in bytes or an index of 32 bits would overflow.
+            if limit == 0 || limit > 1 << 26 {
+                return found(field, "must be 1 to 67108864");
+            }
+        }
         let rings: usize = self.ports.iter().map(|p| 2 * p.ring_size as usize).sum();
         if self.frames.count < rings {
             let problem = format!("must be at least {rings}: two rings of frames for every NIC port");
@@ -410,6 +422,8 @@ channel: {socket: /run/sluice/dataplane.sock}
         assert_eq!(two, "gateway.yaml: ports[1].role: a tap leads to this host's own stack: its role is host");
         let route = error(&(SMALL.to_owned() + "routes: [{to: 0.0.0.0/0, via: 10.0.0.1}]\n"));
         assert_eq!(route, "gateway.yaml: routes[0].via: 10.0.0.1 is on no NIC port's network");
+        let capacity = error(&(SMALL.to_owned() + "neighbours: {capacity: 18446744073709551615}\n"));
+        assert_eq!(capacity, "gateway.yaml: neighbours.capacity: must be 1 to 67108864");
         let range = error(&(SMALL.to_owned() + "snat: {ports: [9-2]}\n"));
         assert!(range.contains("\"9-2\" is not a port range"), "{range}");
     }

@@ -5,6 +5,17 @@
 
 use crate::nic::{Burst, Driver, Frame, FrameMemory};
 
+/// What became of the frames that waited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flushed {
+    /// Frames given to the ring.
+    pub packets: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// Frames it refused, now free.
+    pub refused: usize,
+}
+
 /// A NIC port's queue with the frames that wait for this turn's end.
 pub struct TxQueue {
     frames: Burst,
@@ -16,29 +27,55 @@ impl TxQueue {
         Self { frames: Burst::new_const() }
     }
 
-    /// Adds a frame, sending first if the burst is full; how many were dropped to make room.
-    pub fn push(&mut self, frame: Frame, driver: &mut dyn Driver, memory: &mut FrameMemory) -> usize {
-        let dropped = if self.frames.is_full() { self.flush(driver, memory) } else { 0 };
+    /// Adds a frame, sending first if the burst is full.
+    pub fn push(&mut self, frame: Frame, driver: &mut dyn Driver, memory: &mut FrameMemory) -> Flushed {
+        let flushed = if self.frames.is_full() { self.flush(driver, memory) } else { Flushed::default() };
         self.frames.push(frame);
-        dropped
+        flushed
     }
 
-    /// Sends what waits; how many the ring refused.
-    pub fn flush(&mut self, driver: &mut dyn Driver, memory: &mut FrameMemory) -> usize {
+    /// Sends what waits.
+    pub fn flush(&mut self, driver: &mut dyn Driver, memory: &mut FrameMemory) -> Flushed {
         if self.frames.is_empty() {
-            return 0;
+            return Flushed::default();
         }
+        let (packets, bytes) = (self.frames.len(), self.bytes());
         driver.tx_burst(memory, &mut self.frames);
         let refused = self.frames.len();
+        let flushed = Flushed { packets: packets - refused, bytes: bytes - self.bytes(), refused };
         for frame in self.frames.drain(..) {
             memory.free(frame);
         }
-        refused
+        flushed
+    }
+
+    fn bytes(&self) -> usize {
+        self.frames.iter().map(Frame::len).sum()
     }
 }
 
 impl Default for TxQueue {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nic::memory::port_with_peer;
+
+    #[test]
+    fn what_the_ring_refuses_is_freed_and_not_counted_as_sent() {
+        let mut memory = FrameMemory::new(8, 2048).unwrap();
+        let (mut port, _peer) = port_with_peer("a", 2);
+        let mut queue = TxQueue::new();
+        for len in [60, 70, 80] {
+            let frame = memory.copy_in(&[0; 100][..len]).unwrap();
+            assert_eq!(queue.push(frame, &mut port, &mut memory), Flushed::default());
+        }
+        let flushed = queue.flush(&mut port, &mut memory);
+        assert_eq!(flushed, Flushed { packets: 2, bytes: 130, refused: 1 });
+        assert_eq!(queue.flush(&mut port, &mut memory), Flushed::default());
     }
 }

@@ -30,12 +30,22 @@ use crate::rx;
 use crate::steering::Steering;
 use crate::tables::{Picker, Tables};
 use crate::tick::Tick;
-use crate::tx::TxQueue;
+use crate::tx::{Flushed, TxQueue};
 use crate::verdict::{DropReason, Rejection, Verdict};
 
-/// Flows looked at for expiry in a turn. At 10,000 turns a second, the least an idle-sleeping worker with traffic
-/// makes, a million flows are swept every 1.6 s; a turn spends under a microsecond on it.
+/// Ticks in which all flows are looked at for expiry once: 2 s, the shortest timeout anybody would notice. Looking more
+/// often costs a cache line a flow and finds nothing.
+const SWEEP_TICKS: usize = 16;
+
+/// Flows looked at in a tick at least: a small table is swept whole.
+const SWEEP_MIN: usize = 2_048;
+
+/// Flows looked at in a turn with packets: under a microsecond. A tick has more than enough such turns for its share.
 const EXPIRE_PER_TURN: usize = 64;
+
+/// Flows looked at in a turn without: a sleeping worker has only ten a second, and a packet may wait these few
+/// microseconds.
+const EXPIRE_PER_IDLE_TURN: usize = 4_096;
 
 /// Letters opened in a turn: as many as packets, so that neither starves the other.
 const LETTERS_PER_TURN: usize = BURST;
@@ -134,6 +144,8 @@ pub struct Worker {
     picker: Picker,
     limiter: RateLimiter,
     counters: WorkerCounters,
+    /// The tick whose share of the sweep is under way, and how many flows of it are left.
+    sweep: (Tick, usize),
     /// Whom to wake at the end of the turn.
     rung: u64,
     ring_steward: bool,
@@ -178,6 +190,7 @@ impl Worker {
             picker: parts.picker,
             limiter: RateLimiter::new(Tick::now()),
             counters: parts.counters,
+            sweep: (Tick::default(), 0),
             rung: 0,
             ring_steward: false,
         }
@@ -214,7 +227,7 @@ impl Worker {
             self.burst(shared, NicPortIndex(port as u8), &mut frames, tick);
         }
         self.flush();
-        self.expire(tick);
+        self.expire(tick, if handled > 0 { EXPIRE_PER_TURN } else { EXPIRE_PER_IDLE_TURN });
         self.wake(shared);
         handled
     }
@@ -365,10 +378,8 @@ impl Worker {
     /// Sends a whole frame: on our queue of the NIC port, or through a worker that has one.
     fn enqueue(&mut self, shared: &Shared, out: NicPortIndex, frame: Frame) {
         if let Some(nic) = &mut self.ports[out.get()] {
-            self.counters.add(CounterId::TX_PACKETS, 1);
-            self.counters.add(CounterId::TX_BYTES, frame.len() as u64);
-            let dropped = nic.queue.push(frame, nic.driver.as_mut(), &mut self.memory);
-            self.count_drops(DropReason::TxFull, dropped);
+            let flushed = nic.queue.push(frame, nic.driver.as_mut(), &mut self.memory);
+            self.count_sent(flushed);
             return;
         }
         // Ports with one queue (a tap) belong to worker 0.
@@ -452,16 +463,31 @@ impl Worker {
     }
 
     fn flush(&mut self) {
-        let memory = &mut self.memory;
-        let flush = |nic: &mut NicPort| nic.queue.flush(nic.driver.as_mut(), memory);
-        let dropped = self.ports.iter_mut().flatten().map(flush).sum();
-        self.count_drops(DropReason::TxFull, dropped);
+        for port in 0..self.ports.len() {
+            let Some(nic) = &mut self.ports[port] else { continue };
+            let flushed = nic.queue.flush(nic.driver.as_mut(), &mut self.memory);
+            self.count_sent(flushed);
+        }
     }
 
-    fn expire(&mut self, tick: Tick) {
+    fn count_sent(&mut self, flushed: Flushed) {
+        if flushed.packets > 0 {
+            self.counters.add(CounterId::TX_PACKETS, flushed.packets as u64);
+            self.counters.add(CounterId::TX_BYTES, flushed.bytes as u64);
+        }
+        self.count_drops(DropReason::TxFull, flushed.refused);
+    }
+
+    /// Looks at up to `most` flows of this tick's share of the sweep.
+    fn expire(&mut self, tick: Tick, most: usize) {
+        if self.sweep.0 != tick {
+            self.sweep = (tick, (self.flows.usage().high_water / SWEEP_TICKS).max(SWEEP_MIN));
+        }
+        let budget = self.sweep.1.min(most);
+        self.sweep.1 -= budget;
         let Self { flows, snat_ports, picker, .. } = self;
         let mut expired = 0;
-        flows.expire(tick, EXPIRE_PER_TURN, &mut |flow| {
+        flows.expire(tick, budget, &mut |flow| {
             lookup::ended(flow, snat_ports, picker);
             expired += 1;
         });

@@ -125,3 +125,17 @@ fn no_drop_reason_goes_unused() {
         assert!(all.contains(&format!("DropReason::{reason:?}")), "nothing is ever dropped for {reason:?}");
     }
 }
+
+#[test]
+fn every_systemd_unit_starts_a_program_of_ours_with_an_example_config_that_exists() {
+    let units = files("configs/systemd", ".service");
+    assert!(units.len() >= 2);
+    for (name, text) in units {
+        let start = text.lines().find_map(|l| l.strip_prefix("ExecStart=/usr/local/bin/")).unwrap_or_else(|| panic!("{name}: no ExecStart"));
+        let program = start.split_whitespace().next().unwrap();
+        assert!(["sluice", "sluice-dataplane"].contains(&program), "{name} starts {program}");
+        let config = start.split_whitespace().skip_while(|&w| w != "--config").nth(1).unwrap();
+        let example = Path::new("configs/gateway").join(Path::new(config).file_name().unwrap());
+        assert!(root().join(&example).exists(), "{name}: {} does not exist", example.display());
+    }
+}

@@ -120,7 +120,7 @@ fn report_problems(folder: &Path) -> usize {
         .filter(|problem| problem.severity == Severity::Error);
     let colour = io::stderr().is_terminal();
     errors
-        .inspect(|problem| eprintln!("{}\n", problem.snippet(colour)))
+        .inspect(|problem| eprintln!("{}\n", problem.with_source(colour)))
         .count()
 }
 

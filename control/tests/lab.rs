@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
@@ -18,6 +19,8 @@ use serde_json::Value;
 
 /// Longer than anything here takes on a busy machine; only a failing test waits for it.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+const QUICKSTART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/lab/quickstart");
 
 struct Lab {
     name: String,
@@ -40,8 +43,7 @@ impl Lab {
 
     /// Whether it came up; if not for want of user namespaces, says so loudly.
     fn up(&self) -> bool {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/lab/quickstart");
-        let output = self.run(&["up", folder, "--no-services", "--user-namespace"]);
+        let output = self.run(&["up", QUICKSTART, "--no-services", "--user-namespace"]);
         let errors = String::from_utf8_lossy(&output.stderr);
         if errors.contains("forbids user namespaces") {
             eprintln!("\n*** SKIPPED, nothing was tested: {errors}");
@@ -166,8 +168,76 @@ fn exec_passes_input_output_and_exit_code_untouched() {
         lab.run(&["exec", "debug", "--", "no-such-program"]).status.code(),
         Some(127)
     );
-    let unknown = lab.run(&["exec", "nobody", "--", "true"]);
-    assert!(String::from_utf8_lossy(&unknown.stderr).contains("no pod nobody in namespace default"));
+    assert_eq!(
+        lab.run(&["exec", "debug", "--", "/etc/passwd"]).status.code(),
+        Some(126)
+    );
+    let killed = lab.run(&["exec", "debug", "--", "sh", "-c", "kill -TERM $$"]);
+    assert_eq!(
+        killed.status.signal(),
+        Some(nix::sys::signal::Signal::SIGTERM as i32)
+    );
+}
+
+#[test]
+fn what_is_not_there_is_named_in_one_line_with_what_is() {
+    let Some(lab) = lab("unknown") else { return };
+    let line = |arguments: &[&str]| {
+        let output = lab.run(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+        errors
+    };
+    assert!(
+        line(&["exec", "nobody", "--", "true"])
+            .contains("no pod nobody in namespace default; there are: client")
+    );
+    assert!(line(&["logs", "nobody"]).contains("no pod nobody in namespace default"));
+    assert!(line(&["delete", "pod", "nobody"]).contains("no pod default/nobody; there are: default/debug"));
+    assert!(line(&["scale", "rs/nothing", "1"]).contains("there are: rs/echo-spring, rs/echo-summer"));
+    assert!(line(&["scale", "nothing", "1"]).contains("say rs/NAME or deployment/NAME"));
+    assert!(line(&["up", QUICKSTART]).contains("is up already"));
+}
+
+#[test]
+fn up_makes_nothing_of_a_folder_that_is_missing_or_empty_or_a_file() {
+    let lab = Lab {
+        name: format!("test-nothing-{}", std::process::id()),
+    };
+    let empty = tempfile::tempdir().unwrap();
+    let empty = empty.path().to_str().unwrap();
+    let file = format!("{QUICKSTART}/echo.yaml");
+    let missing = format!("{empty}/missing");
+    for (folder, reason) in [
+        (missing.as_str(), "there is no folder"),
+        (empty, "no manifests"),
+        (file.as_str(), "is no folder"),
+    ] {
+        let output = lab.run(&["up", folder]);
+        assert_eq!(output.status.code(), Some(1));
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(errors.contains(reason) && errors.lines().count() == 1, "{errors}");
+    }
+    assert_eq!(lab.stdout(&["down"]), format!("there is no lab {}\n", lab.name));
+}
+
+#[test]
+fn a_reader_that_leaves_early_does_not_disturb_a_command() {
+    let Some(lab) = lab("reader") else { return };
+    let mut child = lab.sluice(&["status"]);
+    let mut child = child
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
@@ -222,6 +292,10 @@ fn a_deleted_pod_is_replaced_under_another_name_and_address() {
     lab.stdout(&["delete", "pod", &name]);
     let after = lab.wait_for_pods("echo-spring", |pods| pods.len() == 1 && pods[0].0 != name);
     assert_ne!(after[0].1, address);
+    assert!(
+        lab.run(&["logs", &name]).status.success(),
+        "its log is gone with it"
+    );
 }
 
 #[test]
@@ -238,8 +312,6 @@ fn scaling_by_command_holds_until_the_file_says_otherwise() {
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, text.replacen("replicas: 1", "replicas: 2", 1)).unwrap();
     lab.wait_for_pods("echo-spring", |pods| pods.len() == 2);
-    let unknown = lab.run(&["scale", "rs/nothing", "1"]);
-    assert!(String::from_utf8_lossy(&unknown.stderr).contains("no ReplicaSet default/nothing"));
 }
 
 /// The built-in server by itself, on loopback.
@@ -299,7 +371,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.child.kill().unwrap();
+        // It may have been told to end already.
+        let _ended = self.child.kill();
         self.child.wait().unwrap();
     }
 }
@@ -338,6 +411,33 @@ fn the_server_streams_as_many_bytes_as_asked_the_same_each_time() {
             .talk(b"GET /bytes/many HTTP/1.0\r\n\r\n")
             .starts_with(b"HTTP/1.1 400 ")
     );
+}
+
+#[test]
+fn a_stopping_server_closes_idle_connections_and_finishes_what_it_has_begun() {
+    let server = Server::start();
+    let connect = || {
+        let stream = TcpStream::connect(("127.0.0.1", server.tcp)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    };
+    // More than both sides' buffers hold, so that the answer is under way for as long as it is not read.
+    const LONG: usize = 64 << 20;
+    let mut busy = connect();
+    busy.write_all(format!("GET /bytes/{LONG} HTTP/1.0\r\n\r\n").as_bytes())
+        .unwrap();
+    let mut byte = [0];
+    busy.read_exact(&mut byte).unwrap();
+    let mut idle = connect();
+    idle.write_all(b"HEAD / HTTP/1.1\r\n\r\n").unwrap();
+    let mut head = [0; 1024];
+    assert!(idle.read(&mut head).unwrap() > 0);
+    let process = nix::unistd::Pid::from_raw(server.child.id().try_into().unwrap());
+    nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(idle.read(&mut head).unwrap(), 0, "kept open");
+    let mut rest = Vec::new();
+    busy.read_to_end(&mut rest).unwrap();
+    assert!(rest.len() > LONG, "cut off after {} bytes", rest.len());
 }
 
 #[test]

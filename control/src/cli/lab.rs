@@ -16,6 +16,7 @@ use crate::lab::state::State;
 use crate::lab::{self, Options, Target};
 use crate::problem::Severity;
 
+#[macro_use]
 mod print;
 mod show;
 mod prove;
@@ -58,8 +59,8 @@ pub(super) fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
             delete(&state, namespace, &pod)?;
         }
         LabCommand::Down => match lab::down(&state)? {
-            true => println!("lab {} is down", state.name()),
-            false => println!("there is no lab {}", state.name()),
+            true => say!("lab {} is down", state.name()),
+            false => say!("there is no lab {}", state.name()),
         },
         LabCommand::Keeper(keeper) => lab::launch::run(&keeper)?,
         LabCommand::Server(server) => lab::server::run(&server)?,
@@ -90,7 +91,7 @@ fn up(state: &State, args: &LabUpArgs) -> anyhow::Result<ExitCode> {
     show::made(state)?;
     let mut answered = None;
     if !args.no_services {
-        println!();
+        say!("");
         answered = prove::prove(state).map_err(|error| lab::look_into(state, &error))?;
     }
     show::try_these(state, answered.as_deref())?;
@@ -100,10 +101,10 @@ fn up(state: &State, args: &LabUpArgs) -> anyhow::Result<ExitCode> {
             print::program(),
             args.folder.display()
         );
-        println!("{}", print::paint(print::Style::Red, &line));
+        say!("{}", print::paint(print::Style::Red, &line));
     }
     if args.foreground {
-        println!("Ctrl-C ends the lab.");
+        say!("Ctrl-C ends the lab.");
         end.wait().context("cannot wait for signals")?;
         lab::down(state)?;
     }
@@ -134,7 +135,7 @@ impl Clock {
     }
 
     fn say(&self, line: &str) {
-        println!("[{:5.2} s] {line}", self.0.elapsed().as_secs_f32());
+        say!("[{:5.2} s] {line}", self.0.elapsed().as_secs_f32());
     }
 }
 
@@ -173,7 +174,7 @@ fn delete(state: &State, namespace: String, name: &str) -> anyhow::Result<()> {
         name: name.to_owned(),
     };
     let _null: Value = ask(&keeper, &request)?;
-    println!("pod {name} is being stopped");
+    say!("pod {name} is being stopped");
     let owner = before
         .pods
         .iter()
@@ -189,7 +190,7 @@ fn delete(state: &State, namespace: String, name: &str) -> anyhow::Result<()> {
         new && pod.namespace == namespace && pod.owner == owner
     });
     if let (Some(pod), Some(_)) = (came, owner) {
-        println!("pod {} takes its place at {}", pod.name, pod.ip);
+        say!("pod {} takes its place at {}", pod.name, pod.ip);
     }
     Ok(())
 }
@@ -208,7 +209,7 @@ fn scale(state: &State, target: &str, replicas: u32, namespace: String) -> anyho
         replicas,
     };
     let _null: Value = ask(&state.socket("keeper"), &request)?;
-    println!("{target} scaled to {replicas}");
+    say!("{target} scaled to {replicas}");
     Ok(())
 }
 

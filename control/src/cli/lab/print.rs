@@ -1,6 +1,16 @@
 //! How the lab's commands print: tables as kubectl has them, colours only for a terminal, `sluice` as it was typed.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
+
+/// Prints a line on standard output. If its reader is gone (`| head`), the command goes on: it has more to do than to talk.
+pub(super) fn line(text: std::fmt::Arguments<'_>) {
+    let _gone = writeln!(std::io::stdout(), "{text}");
+}
+
+/// [`line`], with arguments as for `println!`.
+macro_rules! say {
+    ($($arguments:tt)*) => { $crate::cli::lab::print::line(format_args!($($arguments)*)) };
+}
 
 /// What text is marked as.
 #[derive(Clone, Copy, Debug)]
@@ -31,9 +41,9 @@ pub(super) fn paint(style: Style, text: &str) -> String {
 pub(super) fn table<const COLUMNS: usize>(heading: [&str; COLUMNS], rows: &[[String; COLUMNS]]) {
     let mut lines = aligned(heading, rows).into_iter();
     if let Some(heading) = lines.next() {
-        println!("{}", paint(Style::Bold, &heading));
+        say!("{}", paint(Style::Bold, &heading));
     }
-    lines.for_each(|line| println!("{line}"));
+    lines.for_each(|line| say!("{line}"));
 }
 
 /// Three blanks between columns, as in kubectl's tables.

@@ -123,7 +123,7 @@ pub(super) fn prove(state: &State) -> anyhow::Result<Option<String>> {
     }
     print(&outcomes);
     if !idle.is_empty() {
-        println!("Not tried, for want of a ready endpoint: {}", idle.join(", "));
+        say!("Not tried, for want of a ready endpoint: {}", idle.join(", "));
     }
     complain(state, &outcomes)?;
     Ok(outcomes
@@ -192,7 +192,7 @@ fn complain(state: &State, outcomes: &[Outcome]) -> anyhow::Result<()> {
         return Ok(());
     }
     for line in &failed {
-        println!("{}", paint(Style::Red, &format!("FAILED  {line}")));
+        say!("{}", paint(Style::Red, &format!("FAILED  {line}")));
     }
     bail!(
         "{} of {} frontends do not answer; look at {} and {}",

@@ -47,14 +47,14 @@ pub(super) fn status(state: &State, output: Option<LabOutput>) -> anyhow::Result
     let status: Status = ask(&state.socket("keeper"), &Request::Status)?;
     let pid = |name: &str| outer_pid(record.pid, *status.processes.get(name)?);
     if output.is_none() {
-        println!(
+        say!(
             "Lab {}, driver {}, node {NODE_ADDRESS}, client {CLIENT_ADDRESS}",
             state.name(),
             record.driver.name()
         );
-        println!("Manifests: {}\n", state.manifests().display());
+        say!("Manifests: {}\n", state.manifests().display());
         processes(state, record.pid, &pid);
-        println!();
+        say!("");
         return made(state);
     }
     let pods = status.pods.iter().map(|pod| {
@@ -78,7 +78,7 @@ pub(super) fn status(state: &State, output: Option<LabOutput>) -> anyhow::Result
         "processes": {"dataplane": process("dataplane"), "control": process("control")},
         "manifests": state.manifests(),
     });
-    println!("{}", serde_json::to_string_pretty(&whole)?);
+    say!("{}", serde_json::to_string_pretty(&whole)?);
     Ok(())
 }
 
@@ -110,9 +110,9 @@ pub(super) fn made(state: &State) -> anyhow::Result<()> {
     if !state.config("control").exists() {
         return Ok(());
     }
-    println!();
+    say!("");
     match service_rows(state) {
-        Ok(rows) if rows.is_empty() => println!("No Services."),
+        Ok(rows) if rows.is_empty() => say!("No Services."),
         Ok(rows) => table(
             [
                 "NAMESPACE",
@@ -124,7 +124,7 @@ pub(super) fn made(state: &State) -> anyhow::Result<()> {
             ],
             &rows,
         ),
-        Err(error) => println!("{}", paint(Style::Red, &format!("Services: {error:#}"))),
+        Err(error) => say!("{}", paint(Style::Red, &format!("Services: {error:#}"))),
     }
     Ok(())
 }
@@ -230,7 +230,7 @@ pub(super) fn try_these(state: &State, answered: Option<&str>) -> anyhow::Result
     let pods = || status.pods.iter().filter(|pod| pod.owner.is_some());
     let pod = pods()
         .find(|pod| Some(pod.name.as_str()) == answered)
-        .or(pods().next());
+        .or_else(|| pods().next());
     if let Some(pod) = pod {
         let namespace = match pod.namespace.as_str() {
             "default" => String::new(),
@@ -252,16 +252,16 @@ pub(super) fn try_these(state: &State, answered: Option<&str>) -> anyhow::Result
         .map(|(command, _)| command.len())
         .max()
         .unwrap_or(0);
-    println!("\n{}", paint(Style::Bold, "Try"));
+    say!("\n{}", paint(Style::Bold, "Try"));
     for (command, why) in commands {
         let line = if why.is_empty() {
             command
         } else {
             format!("{command:width$}   # {why}")
         };
-        println!("  {line}");
+        say!("  {line}");
     }
-    println!("\nThe manifests to edit are in {}", state.manifests().display());
+    say!("\nThe manifests to edit are in {}", state.manifests().display());
     Ok(())
 }
 

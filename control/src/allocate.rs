@@ -15,11 +15,16 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ServiceSpec;
 use serde::{Deserialize, Serialize};
 
-use crate::model::ServiceName;
-use crate::model::validate::{Errors, FieldError};
+use crate::model::{Errors, FieldError, ServiceName};
 
+/// Node ports.
+mod node_ports;
+/// Numbers and their holders.
+mod pool;
 /// The state file.
 pub mod state;
+
+use pool::{Pool, hash};
 
 /// Where cluster IPs and node ports come from.
 #[derive(Clone, Debug)]
@@ -68,42 +73,6 @@ impl Wanted {
     }
 }
 
-/// A range of numbers with a lower band that is given out last (AL-2, AL-5), and who holds which of them.
-#[derive(Debug)]
-struct Pool {
-    first: u32,
-    last: u32,
-    /// First of the numbers that are given out first.
-    dynamic: u32,
-    holders: BTreeMap<u32, ServiceName>,
-}
-
-impl Pool {
-    fn new(first: u32, last: u32, band: u32) -> Self {
-        Self {
-            first,
-            last,
-            dynamic: first + band,
-            holders: BTreeMap::new(),
-        }
-    }
-
-    fn has(&self, number: u32) -> bool {
-        (self.first..=self.last).contains(&number)
-    }
-
-    /// A free number, the same for the same `seed` as long as it is free.
-    fn pick(&self, seed: u64, avoid: &BTreeSet<u32>, mine: &BTreeSet<u32>) -> Option<u32> {
-        let probe = |first: u32, end: u32| {
-            let length = u64::from(end.checked_sub(first)?);
-            let start = first + u32::try_from(seed.checked_rem(length)?).ok()?;
-            let free = |n: &u32| !self.holders.contains_key(n) && !avoid.contains(n) && !mine.contains(n);
-            (start..end).chain(first..start).find(free)
-        };
-        probe(self.dynamic, self.last + 1).or_else(|| probe(self.first, self.dynamic))
-    }
-}
-
 /// All holdings.
 #[derive(Debug)]
 pub struct Allocator {
@@ -115,12 +84,14 @@ pub struct Allocator {
     changed: bool,
 }
 
-/// FNV-1a: small, and the same in every build, which the standard library's hasher does not promise.
-fn hash(parts: &[&str]) -> u64 {
-    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-    })
+/// Those of a cluster that was made without saying otherwise.
+impl Default for Ranges {
+    fn default() -> Self {
+        Self {
+            services: const { Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16) },
+            node_ports: 30_000..=32_767,
+        }
+    }
 }
 
 impl fmt::Display for Ranges {
@@ -313,92 +284,6 @@ impl Allocator {
                 picked.map(Ipv4Addr::from)
             }),
         }
-    }
-
-    /// The node port of each of `spec.ports`, in order.
-    fn node_ports(
-        &self,
-        name: &ServiceName,
-        spec: &ServiceSpec,
-        held: Option<&Holding>,
-        wanted: &Wanted,
-        errors: &mut Errors,
-    ) -> Vec<Option<u16>> {
-        let ports = spec.ports.as_deref().unwrap_or_default();
-        let automatic = match spec.type_.as_deref() {
-            Some("NodePort") => true,
-            Some("LoadBalancer") => spec.allocate_load_balancer_node_ports != Some(false),
-            _ => return vec![None; ports.len()],
-        };
-        let mut mine: BTreeMap<u32, i32> = BTreeMap::new();
-        let mut of_port: BTreeMap<i32, u32> = BTreeMap::new();
-        let mut found = Vec::with_capacity(ports.len());
-        for (index, port) in ports.iter().enumerate() {
-            let field = format!("spec.ports[{index}].nodePort");
-            let kept = || {
-                let number = held?.node_ports.get(port.name.as_deref().unwrap_or_default())?;
-                automatic.then_some(i32::from(*number))
-            };
-            // On create, a port without a number takes that of its neighbour with the same `port` (AL-6).
-            let shared = || {
-                let neighbours = || ports.iter().filter(|other| other.port == port.port);
-                let asked = neighbours().find_map(|other| other.node_port);
-                let given = of_port
-                    .get(&port.port)
-                    .and_then(|number| i32::try_from(*number).ok());
-                if held.is_none() && automatic {
-                    given.or(asked)
-                } else {
-                    None
-                }
-            };
-            let number = match port.node_port.or_else(kept).or_else(shared) {
-                Some(asked) => {
-                    let Some(number) = u32::try_from(asked).ok().filter(|n| self.node_ports.has(*n)) else {
-                        let (first, last) = (self.node_ports.first, self.node_ports.last);
-                        errors.invalid(&field, asked, format!("must be from {first} to {last}"));
-                        found.push(None);
-                        continue;
-                    };
-                    if let Some(holder) = self
-                        .node_ports
-                        .holders
-                        .get(&number)
-                        .filter(|holder| *holder != name)
-                    {
-                        errors.invalid(&field, asked, format!("is already held by Service {holder}"));
-                    } else if held.is_none() && mine.get(&number).is_some_and(|other| *other != port.port) {
-                        let message =
-                            "may be shared only by ports of the same number and different protocols";
-                        errors.invalid(&field, asked, message);
-                    }
-                    number
-                }
-                None if !automatic => {
-                    found.push(None);
-                    continue;
-                }
-                None => {
-                    let seed = hash(&[
-                        &name.namespace,
-                        &name.name,
-                        port.name.as_deref().unwrap_or_default(),
-                    ]);
-                    let taken = mine.keys().copied().collect();
-                    let Some(number) = self.node_ports.pick(seed, &wanted.node_ports, &taken) else {
-                        let (first, last) = (self.node_ports.first, self.node_ports.last);
-                        errors.invalid(&field, "", format!("no node port is free from {first} to {last}"));
-                        found.push(None);
-                        continue;
-                    };
-                    number
-                }
-            };
-            mine.insert(number, port.port);
-            of_port.insert(port.port, number);
-            found.push(u16::try_from(number).ok());
-        }
-        found
     }
 }
 

@@ -10,12 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::core::v1::{Endpoints, Pod};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::endpoints::{self, Slices};
+use crate::endpoints::{Slices, legacy};
 use crate::model::Model;
 use crate::problem::Problem;
 
@@ -75,20 +74,20 @@ pub struct Status {
 /// All that can be asked for, as of one moment.
 #[derive(Debug, Default)]
 pub struct View {
-    services: Vec<Arc<Service>>,
-    endpoints: Vec<Endpoints>,
-    slices: Vec<EndpointSlice>,
-    pods: Vec<Pod>,
+    services: Vec<Arc<crate::model::Service>>,
+    users_endpoints: Vec<Arc<Endpoints>>,
+    slices: Slices,
+    pods: Vec<Arc<Pod>>,
     problems: Vec<Problem>,
 }
 
 impl View {
     /// What `model` is now. Services, slices and pods are in the order of their namespaces and names.
-    pub fn new(model: &Model, slices: &Slices, problems: Vec<Problem>) -> Self {
+    pub fn new(model: &Model, slices: Slices, problems: Vec<Problem>) -> Self {
         Self {
-            services: model.services().map(|service| service.object.clone()).collect(),
-            endpoints: endpoints::legacy(model, slices),
-            slices: slices.values().flatten().cloned().collect(),
+            services: model.services().cloned().collect(),
+            users_endpoints: model.endpoints().cloned().collect(),
+            slices,
             pods: model.pods().cloned().collect(),
             problems,
         }
@@ -98,24 +97,22 @@ impl View {
         let reply = match serde_json::from_str::<Request>(line) {
             Err(error) => serde_json::to_string(&Reply::<()>::Error(format!("not a request: {error}")))?,
             Ok(Request { list }) => match list {
-                List::Services => items(&self.services.iter().map(|service| &**service).collect::<Vec<_>>())?,
-                List::Endpoints => items(&self.endpoints)?,
-                List::EndpointSlices => items(&self.slices)?,
-                List::Pods => items(&self.pods)?,
-                List::Problems => items(&self.problems)?,
-                List::Status => items(std::slice::from_ref(status))?,
+                List::Services => items(self.services.iter().map(|service| &*service.object))?,
+                List::Endpoints => {
+                    items(legacy::endpoints(&self.services, &self.users_endpoints, &self.slices).iter())?
+                }
+                List::EndpointSlices => items(self.slices.values().flatten())?,
+                List::Pods => items(self.pods.iter().map(|pod| &**pod))?,
+                List::Problems => items(self.problems.iter())?,
+                List::Status => items(std::iter::once(status))?,
             },
         };
         Ok(reply)
     }
 }
 
-fn items<T: Serialize>(items: &[T]) -> serde_json::Result<String> {
-    #[derive(Serialize)]
-    struct Items<'a, T> {
-        items: &'a [T],
-    }
-    serde_json::to_string(&Items { items })
+fn items<T: Serialize>(items: impl Iterator<Item = T>) -> serde_json::Result<String> {
+    serde_json::to_string(&Reply::Items(items.collect()))
 }
 
 /// The newest view and status, shared with the thread that answers.
@@ -201,13 +198,22 @@ pub fn ask<T: DeserializeOwned>(socket: &Path, list: List) -> anyhow::Result<Vec
     }
 }
 
-/// Where to ask if nobody says: `$SLUICE_API`, else the gateway's own control process.
+/// Where to ask if nobody says: `$SLUICE_API`, else the gateway's own control process, else that of the newest lab.
 pub fn default_api_socket() -> PathBuf {
-    std::env::var_os("SLUICE_API").map_or_else(|| SYSTEM_SOCKET.into(), PathBuf::from)
+    let gateway = PathBuf::from(SYSTEM_SOCKET);
+    if let Some(said) = std::env::var_os("SLUICE_API") {
+        return said.into();
+    }
+    if UnixStream::connect(&gateway).is_ok() {
+        return gateway;
+    }
+    crate::lab::state::newest_control().unwrap_or(gateway)
 }
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::Service;
+
     use super::*;
     use crate::model::tests::{model, reset};
 
@@ -220,8 +226,8 @@ mod tests {
         model.apply(reset(
             "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}\n",
         ));
-        let slices = endpoints::slices(&model);
-        shared.set(View::new(&model, &slices, Vec::new()));
+        let slices = crate::endpoints::slices(&model);
+        shared.set(View::new(&model, slices, Vec::new()));
         let services: Vec<Service> = ask(&socket, List::Services).unwrap();
         assert!(
             services[0]

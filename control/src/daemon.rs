@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use crate::allocate::{Allocator, Ranges, state};
+use crate::allocate::{Allocator, state};
 use crate::api::{self, Status, View};
 use crate::compile::{self, Numbers, Settings};
 use crate::endpoints::{self, sets::Here};
@@ -22,25 +22,21 @@ pub mod config;
 
 use config::Config;
 
-/// How often a connected dataplane is looked after.
-const LOOK_AFTER: Duration = Duration::from_millis(500);
-/// First and last wait between attempts to connect.
-const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How often a connected dataplane is looked after, and one that is not there looked for: each look is a system call or
+/// two, and a dataplane that has come back forwards by its old table, or none, until it is found.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Runs for as long as the process does.
 pub fn run(config: &Config, dataplane: impl Dataplane) -> anyhow::Result<()> {
     let holdings = state::load(&config.state)
         .with_context(|| format!("{}: the state file cannot be read", config.state.display()))?;
-    let ranges = Ranges {
-        services: config.service_range,
-        node_ports: config.node_ports.clone(),
-    };
+    let ranges = config.ranges();
     log::info!("node {}, Services from {ranges}", config.node.name);
     let model = Model::new(Allocator::new(ranges, holdings));
     let view = api::serve(&config.api.socket)
         .with_context(|| format!("{}: the API's socket cannot be made", config.api.socket.display()))?;
     let (sender, batches) = mpsc::channel();
-    files::watch(&config.manifests, sender, |batch| batch).context("the manifests cannot be watched")?;
+    files::watch(&config.manifests, sender).context("the manifests cannot be watched")?;
     Daemon {
         settings: settings(config),
         state: &config.state,
@@ -49,6 +45,7 @@ pub fn run(config: &Config, dataplane: impl Dataplane) -> anyhow::Result<()> {
         numbers: Numbers::default(),
         view,
         told: BTreeSet::new(),
+        waiting: None,
     }
     .run(&batches)
 }
@@ -76,14 +73,14 @@ struct Daemon<'a, D> {
     view: api::Shared,
     /// Problems that have been logged and still stand.
     told: BTreeSet<String>,
+    /// Why there is no dataplane, once it has been logged.
+    waiting: Option<String>,
 }
 
 impl<D: Dataplane> Daemon<'_, D> {
     fn run(&mut self, batches: &Receiver<Batch>) -> anyhow::Result<()> {
-        let mut wait = Duration::ZERO;
-        let mut waiting_told = false;
         loop {
-            match batches.recv_timeout(wait) {
+            match batches.recv_timeout(LOOK) {
                 Ok(batch) => {
                     let started = now();
                     // What has come meanwhile is one update.
@@ -95,29 +92,33 @@ impl<D: Dataplane> Daemon<'_, D> {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the manifests are no longer watched"),
             }
-            if self.publisher.is_connected() {
-                wait = LOOK_AFTER;
-                continue;
+            if !self.publisher.is_connected() {
+                self.reconnect();
             }
-            match self.publisher.connect() {
-                Ok(inventory) => {
-                    log::info!(
-                        "dataplane connected at generation {}",
-                        self.publisher.generation().0
-                    );
-                    let learnt = Numbers::learn(&inventory);
-                    if learnt != Numbers::default() {
-                        self.numbers = learnt;
-                    }
-                    (wait, waiting_told) = (LOOK_AFTER, false);
-                    self.update(now());
+        }
+    }
+
+    /// Looks for the dataplane once. Why there is none is said when it changes, not at every look.
+    fn reconnect(&mut self) {
+        match self.publisher.connect() {
+            Ok(inventory) => {
+                log::info!(
+                    "dataplane connected at generation {}",
+                    self.publisher.generation().0
+                );
+                let learnt = Numbers::learn(&inventory);
+                if learnt != Numbers::default() {
+                    self.numbers = learnt;
                 }
-                Err(reason) => {
-                    if !waiting_told {
-                        log::warn!("{reason}; trying again until it is there");
-                    }
-                    waiting_told = true;
-                    wait = (wait * 2).clamp(RECONNECT.0, RECONNECT.1);
+                self.waiting = None;
+                self.update(now());
+            }
+            Err(reason) => {
+                if self.waiting.as_ref() != Some(&reason) {
+                    log::warn!("{reason}; trying again until it answers");
+                    self.waiting = Some(reason);
+                    let status = self.status();
+                    self.view.set_status(status);
                 }
             }
         }
@@ -147,8 +148,7 @@ impl<D: Dataplane> Daemon<'_, D> {
             )
         }));
         self.tell(&problems);
-        // Whoever sees the dataplane's new table can ask for the objects behind it.
-        self.view.set(View::new(&self.model, &slices, problems));
+        let view = View::new(&self.model, slices, problems);
         if self.model.is_complete() && self.publisher.is_connected() {
             match self.publisher.publish(&compiled.records) {
                 Ok(Some(difference)) => {
@@ -165,17 +165,25 @@ impl<D: Dataplane> Daemon<'_, D> {
                         self.publisher.generation().0
                     );
                 }
-                Err(error @ PublishError::Lost(_)) => log::warn!("{error}; connecting again"),
+                Err(error @ PublishError::Lost(_)) => {
+                    log::warn!("{error}; connecting again, then the difference is sent")
+                }
             }
         }
+        // Whoever sees an object here knows that the dataplane has what follows from it, if there is a dataplane.
+        self.view.set(view);
         self.numbers = compiled.numbers;
-        let status = Status {
+        let status = self.status();
+        self.view.set_status(status);
+    }
+
+    fn status(&mut self) -> Status {
+        Status {
             node: self.settings.here.node.clone(),
             complete: self.model.is_complete(),
             connected: self.publisher.is_connected(),
             generation: self.publisher.generation().0,
-        };
-        self.view.set_status(status);
+        }
     }
 
     /// The zone of this gateway's node, as its Node object says.
@@ -198,8 +206,8 @@ impl<D: Dataplane> Daemon<'_, D> {
             .filter(|problem| !self.told.contains(&problem.to_string()))
         {
             match problem.severity {
-                Severity::Error => log::error!("{}", problem.snippet(false)),
-                Severity::Warning => log::warn!("{}", problem.snippet(false)),
+                Severity::Error => log::error!("{}", problem.with_source(false)),
+                Severity::Warning => log::warn!("{}", problem.with_source(false)),
                 Severity::Note => log::info!("{problem}"),
             }
         }
@@ -248,6 +256,7 @@ mod tests {
             numbers,
             view,
             told,
+            waiting: None,
         }
     }
 

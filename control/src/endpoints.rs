@@ -1,23 +1,27 @@
 //! Which endpoints stand behind which Service, as EndpointSlices: those users made, those mirrored from Endpoints, and
 //! those that the Service's selector finds among the pods (EPC-1 to EPC-11). Pure: model to slices, in a fixed order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{
-    Container, EndpointAddress, EndpointSubset, Endpoints, ObjectReference, Pod,
-};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use k8s_openapi::api::discovery::v1::{
     Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use crate::model::{Model, Service, ServiceName, Target, protocol};
+use crate::model::{Model, Service, ServiceName, Target};
 
+/// Slices as Endpoints objects.
+pub mod legacy;
 /// Endpoints objects as slices.
 mod mirror;
+/// Pods.
+mod pods;
 /// Which endpoints take new flows.
 pub mod sets;
+
+use pods::{Pods, address_of, container_port};
 
 /// EPC-9.
 const ENDPOINTS_PER_SLICE: usize = 100;
@@ -86,61 +90,6 @@ fn defaulted(mut slice: EndpointSlice) -> EndpointSlice {
         endpoint.conditions.get_or_insert_default();
     }
     slice
-}
-
-/// Pods, and what is asked about them.
-struct Pods<'m> {
-    /// By namespace and label: a selector is answered from its rarest pair instead of from all pods.
-    by_label: HashMap<(&'m str, &'m str, &'m str), Vec<&'m Pod>>,
-    /// Zone of each node, `None` if it has none.
-    nodes: HashMap<&'m str, Option<&'m String>>,
-}
-
-impl<'m> Pods<'m> {
-    fn new(model: &'m Model) -> Self {
-        let mut by_label: HashMap<_, Vec<&Pod>> = HashMap::new();
-        for pod in model.pods() {
-            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            for (key, value) in pod.metadata.labels.iter().flatten() {
-                by_label
-                    .entry((namespace, key.as_str(), value.as_str()))
-                    .or_default()
-                    .push(pod);
-            }
-        }
-        let zone = |labels: &'m Option<BTreeMap<String, String>>| labels.as_ref()?.get(ZONE);
-        let nodes = model
-            .nodes()
-            .filter_map(|node| Some((node.metadata.name.as_deref()?, zone(&node.metadata.labels))))
-            .collect();
-        Self { by_label, nodes }
-    }
-
-    /// Pods with all labels of `selector`, by name.
-    fn selected(&self, namespace: &str, selector: &BTreeMap<String, String>) -> Vec<&'m Pod> {
-        let rarest = selector
-            .iter()
-            .map(
-                |(key, value)| match self.by_label.get(&(namespace, key.as_str(), value.as_str())) {
-                    Some(pods) => pods.as_slice(),
-                    None => &[],
-                },
-            )
-            .min_by_key(|pods| pods.len())
-            .unwrap_or_default();
-        let matches = |pod: &&&Pod| {
-            let labels = pod.metadata.labels.as_ref();
-            selector
-                .iter()
-                .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
-        };
-        rarest.iter().filter(matches).copied().collect()
-    }
-
-    /// Whether the node is one we may believe in: declared, or no node is declared at all (EPC-2).
-    fn knows(&self, node: &str) -> bool {
-        self.nodes.is_empty() || self.nodes.contains_key(node)
-    }
 }
 
 fn generate(service: &Service, pods: &[&Pod], world: &Pods<'_>) -> Vec<EndpointSlice> {
@@ -281,33 +230,6 @@ fn ports_of(service: &Service, pod: &Pod) -> Vec<PortKey> {
     ports
 }
 
-fn container_port(pod: &Pod, name: &str, wanted: sluice_dataplane::addr::Protocol) -> Option<i32> {
-    let spec = pod.spec.as_ref()?;
-    let sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
-    let sidecars = spec.init_containers.iter().flatten().filter(sidecar);
-    let mut ports = spec
-        .containers
-        .iter()
-        .chain(sidecars)
-        .flat_map(|container| container.ports.iter().flatten());
-    ports
-        .find(|port| port.name.as_deref() == Some(name) && protocol(port.protocol.as_deref()) == Some(wanted))
-        .map(|port| port.container_port)
-}
-
-fn address_of(pod: &Pod, family: &str) -> Option<IpAddr> {
-    let status = pod.status.as_ref()?;
-    let listed = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
-    let texts: Vec<&str> = match listed.clone().next() {
-        Some(_) => listed.collect(),
-        None => status.pod_ip.as_deref().into_iter().collect(),
-    };
-    texts
-        .into_iter()
-        .filter_map(|text| text.parse::<IpAddr>().ok())
-        .find(|ip| ip.is_ipv6() == (family == "IPv6"))
-}
-
 /// EPC-2 to EPC-4, EPC-7, EPC-8: the pod as an endpoint, if it is eligible.
 fn endpoint(
     service: &Service,
@@ -381,71 +303,5 @@ fn hint(service: &Service, endpoints: &mut [Endpoint]) {
             for_nodes,
             for_zones: Some(vec![ForZone { name: zone }]),
         });
-    }
-}
-
-/// Endpoints objects, as `get endpoints` shows them: those users made, and one for every Service with a selector.
-pub fn legacy(model: &Model, slices: &Slices) -> Vec<Endpoints> {
-    let mut found: Vec<Endpoints> = model.endpoints().cloned().collect();
-    for service in model.services().filter(|service| service.selector().is_some()) {
-        let own = slices.get(&service.name).into_iter().flatten();
-        let mut subsets: Vec<EndpointSubset> = Vec::new();
-        for slice in own {
-            let ports: Vec<_> = slice.ports.iter().flatten().map(core_port).collect();
-            let ports = (!ports.is_empty()).then_some(ports);
-            // As upstream: a pod without any of the ports is in no subset, unless the Service has no ports at all.
-            if ports.is_none() && !service.ports.is_empty() {
-                continue;
-            }
-            let index = subsets
-                .iter()
-                .position(|subset| subset.ports == ports)
-                .unwrap_or_else(|| {
-                    subsets.push(EndpointSubset {
-                        ports: ports.clone(),
-                        ..EndpointSubset::default()
-                    });
-                    subsets.len() - 1
-                });
-            for endpoint in slice.endpoints.iter().flatten() {
-                let ready = endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
-                let subset = &mut subsets[index];
-                let list = if ready {
-                    &mut subset.addresses
-                } else {
-                    &mut subset.not_ready_addresses
-                };
-                list.get_or_insert_default().push(EndpointAddress {
-                    ip: endpoint.addresses.first().cloned().unwrap_or_default(),
-                    hostname: endpoint.hostname.clone(),
-                    node_name: endpoint.node_name.clone(),
-                    target_ref: endpoint.target_ref.clone(),
-                });
-            }
-        }
-        subsets.retain(|subset| subset.addresses.is_some() || subset.not_ready_addresses.is_some());
-        found.push(Endpoints {
-            metadata: ObjectMeta {
-                name: Some(service.name.name.clone()),
-                namespace: Some(service.name.namespace.clone()),
-                labels: service.object.metadata.labels.clone(),
-                creation_timestamp: service.object.metadata.creation_timestamp.clone(),
-                ..ObjectMeta::default()
-            },
-            subsets: (!subsets.is_empty()).then_some(subsets),
-        });
-    }
-    found.sort_by(|a, b| {
-        (&a.metadata.namespace, &a.metadata.name).cmp(&(&b.metadata.namespace, &b.metadata.name))
-    });
-    found
-}
-
-fn core_port(port: &EndpointPort) -> k8s_openapi::api::core::v1::EndpointPort {
-    k8s_openapi::api::core::v1::EndpointPort {
-        name: port.name.clone().filter(|name| !name.is_empty()),
-        port: port.port.unwrap_or_default(),
-        protocol: port.protocol.clone(),
-        app_protocol: port.app_protocol.clone(),
     }
 }

@@ -28,12 +28,12 @@ macro_rules! kinds {
             )*
         }
 
-        /// A typed object.
+        /// A typed object. Shared, since sources, the model and those who ask all keep it.
         #[derive(Clone, Debug, PartialEq)]
         pub enum Body {
             $(
                 #[doc = concat!("A ", stringify!($kind))]
-                $kind(Box<$kind>),
+                $kind(Arc<$kind>),
             )*
         }
 
@@ -51,7 +51,7 @@ macro_rules! kinds {
             }
 
             fn decode(self, node: &yaml::Node) -> Result<Body, Vec<decode::Mistake>> {
-                match self { $(Self::$kind => Ok(Body::$kind(Box::new(decode::decode(node)?))),)* }
+                match self { $(Self::$kind => Ok(Body::$kind(Arc::new(decode::decode(node)?))),)* }
             }
         }
 
@@ -62,7 +62,7 @@ macro_rules! kinds {
             }
 
             /// Its metadata.
-            pub const fn metadata(&self) -> &ObjectMeta {
+            pub fn metadata(&self) -> &ObjectMeta {
                 match self { $(Self::$kind(object) => &object.metadata,)* }
             }
         }
@@ -309,12 +309,12 @@ impl Contents {
 impl Body {
     fn set_namespace(&mut self, namespace: &str) {
         let metadata = match self {
-            Self::Service(o) => &mut o.metadata,
-            Self::Pod(o) => &mut o.metadata,
-            Self::Endpoints(o) => &mut o.metadata,
-            Self::EndpointSlice(o) => &mut o.metadata,
-            Self::ReplicaSet(o) => &mut o.metadata,
-            Self::Deployment(o) => &mut o.metadata,
+            Self::Service(o) => &mut Arc::make_mut(o).metadata,
+            Self::Pod(o) => &mut Arc::make_mut(o).metadata,
+            Self::Endpoints(o) => &mut Arc::make_mut(o).metadata,
+            Self::EndpointSlice(o) => &mut Arc::make_mut(o).metadata,
+            Self::ReplicaSet(o) => &mut Arc::make_mut(o).metadata,
+            Self::Deployment(o) => &mut Arc::make_mut(o).metadata,
             Self::Node(_) | Self::Namespace(_) => return,
         };
         metadata.namespace = Some(namespace.into());
@@ -357,12 +357,13 @@ mod tests {
     }
 
     #[test]
-    fn a_snippet_shows_the_line_concerned() {
+    fn the_line_concerned_is_shown_with_the_place_marked() {
         let contents = read_text("apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  typ: x\n");
-        let snippet = contents.problems[0].snippet(false);
+        let shown = contents.problems[0].with_source(false);
         assert!(
-            snippet.contains("--> f.yaml:5:3") && snippet.contains("5 |   typ: x"),
-            "{snippet}"
+            shown.starts_with("f.yaml:5:3: Service a: spec.typ: ")
+                && shown.contains("5 |   typ: x\n  |   ^^^"),
+            "{shown}"
         );
     }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde::Serialize;
 
 use crate::manifest::yaml::{self, Spot};
@@ -149,22 +149,14 @@ impl Problem {
         }
     }
 
-    /// With the lines concerned, for a terminal.
-    pub fn snippet(&self, colour: bool) -> String {
-        let level = match self.severity {
-            Severity::Error => Level::ERROR,
-            Severity::Warning => Level::WARNING,
-            Severity::Note => Level::NOTE,
-        };
+    /// The line of `Display`, and under it the lines of the file concerned with the place marked.
+    pub fn with_source(&self, colour: bool) -> String {
         let (Some(source), Some(spot)) = (&self.source, &self.spot) else {
             return self.to_string();
         };
         // One line before and one after: a file may be megabytes.
         let text = source.text.as_str();
-        let at = (0..=spot.bytes.start.min(text.len()))
-            .rev()
-            .find(|i| text.is_char_boundary(*i))
-            .unwrap_or(0);
+        let at = text.floor_char_boundary(spot.bytes.start);
         let line = text[..at].rfind('\n').map_or(0, |i| i + 1);
         let from = text[..line.saturating_sub(1)].rfind('\n').map_or(0, |i| i + 1);
         let end_of_line = text[at..].find('\n').map_or(text.len(), |i| at + i);
@@ -174,11 +166,14 @@ impl Problem {
             .map_or(text.len(), |i| end_of_line + 1 + i);
         let first_line = spot.line - usize::from(from < line);
         let marked = at - from..spot.bytes.end.clamp(at, end_of_line) - from;
-        let title = self.sentence();
-        let group = level.primary_title(title.as_str()).element(
+        let level = match self.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+            Severity::Note => Level::NOTE,
+        };
+        let lines = Group::with_level(level).element(
             Snippet::source(&text[from..to])
                 .line_start(first_line)
-                .path(self.file.as_str())
                 .annotation(AnnotationKind::Primary.span(marked)),
         );
         let renderer = if colour {
@@ -186,7 +181,7 @@ impl Problem {
         } else {
             Renderer::plain()
         };
-        renderer.render(&[group])
+        format!("{self}\n{}", renderer.render(&[lines]))
     }
 
     fn sentence(&self) -> String {
@@ -198,13 +193,18 @@ impl Problem {
     }
 }
 
-/// `file:line:column: object: field: message`.
+/// `file:line:column: object: field: message`; what is no error says so before the object.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.file, &self.spot) {
             (file, Some(spot)) => write!(f, "{file}:{}:{}: ", spot.line, spot.column)?,
             (file, None) if !file.is_empty() => write!(f, "{file}: ")?,
             _ => {}
+        }
+        match self.severity {
+            Severity::Error => {}
+            Severity::Warning => f.write_str("warning: ")?,
+            Severity::Note => f.write_str("note: ")?,
         }
         f.write_str(&self.sentence())
     }

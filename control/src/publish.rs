@@ -1,6 +1,6 @@
 //! The difference between what should be and what the dataplane has acknowledged, as one transaction. Takes the records
-//! of the desired table, gives the dataplane's answer. It never waits, never sends half an update, and never touches
-//! flows: a lost connection is made again, and the difference is then against what the dataplane says it has.
+//! of the desired table, gives the dataplane's answer. It never waits for a dataplane that has fallen silent, never sends
+//! half an update, and never touches flows: a lost connection is made again, and the difference is then against what the dataplane says it has.
 //!
 //! Read next: `sluice_dataplane::channel`.
 
@@ -28,16 +28,16 @@ pub enum PublishError {
     /// The dataplane found it wrong and changed nothing.
     #[error("{0}")]
     Refused(String),
-    /// The dataplane is gone; whether it took the update is not known.
-    #[error("the dataplane is gone: {0}")]
+    /// The dataplane is gone or silent; whether it took the update is not known.
+    #[error("{0}")]
     Lost(String),
 }
 
 /// A dataplane that can be reached: the real one, or a test's.
 pub trait Dataplane {
-    /// Makes a new connection, in place of the one there is.
+    /// Makes a new connection, in place of the one there is. Bounded in time, whatever the dataplane does.
     fn connect(&mut self) -> Result<Inventory, String>;
-    /// Sends an update and waits until it is taken or refused.
+    /// Sends an update and waits until it is taken or refused, or the dataplane has been silent for too long.
     fn publish(
         &mut self,
         generation: Generation,

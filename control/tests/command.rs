@@ -46,6 +46,51 @@ fn check_names_file_line_column_field_and_what_is_allowed() {
 }
 
 #[test]
+fn check_prints_one_line_a_mistake_and_a_summary_and_warnings_alone_are_no_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("web.yaml");
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {app: wbe}, ports: [{port: 80}]}\n---\n\
+                apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {app: web}}\n";
+    fs::write(&path, text).unwrap();
+    let (code, stdout, _) = out(&sluice(&["check", path.to_str().unwrap()]));
+    let lines: Vec<&str> = stdout.lines().collect();
+    assert_eq!((code, lines.len()), (Some(0), 2), "{stdout}");
+    assert!(
+        lines[0].contains("web.yaml:4:8: warning: Service default/web: spec.selector: no pod"),
+        "{stdout}"
+    );
+    assert_eq!(lines[1], "1 valid Service in 1 file: 0 errors, 1 warning");
+
+    fs::write(&path, text.replace("port: 80", "port: 0")).unwrap();
+    assert_eq!(out(&sluice(&["check", path.to_str().unwrap()])).0, Some(1));
+    let (code, _, stderr) = out(&sluice(&["check", "/nonexistent/folder"]));
+    assert_eq!((code, stderr.lines().count()), (Some(1), 1), "{stderr}");
+}
+
+#[test]
+fn check_takes_the_ranges_of_a_gateways_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, config) = (dir.path().join("web.yaml"), dir.path().join("control.yaml"));
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n\
+                spec: {type: NodePort, clusterIP: 10.7.0.9, ports: [{port: 80, nodePort: 20080}]}\n";
+    fs::write(&path, text).unwrap();
+    let ranges = "manifests: [m]\nserviceRange: 10.7.0.0/24\nnodePortRange: 20000-20999\n";
+    fs::write(&config, ranges).unwrap();
+    let path = path.to_str().unwrap();
+    let (code, stdout, _) = out(&sluice(&["check", path]));
+    assert_eq!((code, stdout.lines().count()), (Some(1), 3), "{stdout}");
+    let (code, stdout, _) = out(&sluice(&["check", "--config", config.to_str().unwrap(), path]));
+    assert_eq!(code, Some(0), "{stdout}");
+}
+
+#[test]
+fn get_of_an_unknown_kind_exits_with_1_and_names_the_kinds() {
+    let (code, _, stderr) = out(&sluice(&["get", "secrets"]));
+    assert_eq!((code, stderr.lines().count()), (Some(1), 1), "{stderr}");
+    assert!(stderr.contains("endpointslices"), "{stderr}");
+}
+
+#[test]
 fn a_bad_configuration_is_one_clear_line() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("control.yaml");

@@ -155,9 +155,7 @@ fn spec(config: &Config, port: &config::NicPort, worker: WorkerIndex) -> PortSpe
             zero_copy: ZeroCopy::Auto,
         },
         DriverKind::AfPacket => {
-            // One group per interface would do, but its number is system-wide: this process's own.
-            let group = rustix::process::getpid().as_raw_nonzero().get() as u16;
-            DriverSpec::AfPacket { fanout: (config.workers.count > 1).then_some(group) }
+            DriverSpec::AfPacket { fanout: (config.workers.count > 1).then(|| fanout_group(config, port)) }
         }
         DriverKind::Tap => DriverSpec::Tap { mtu: 1_500 },
     };
@@ -167,6 +165,14 @@ fn spec(config: &Config, port: &config::NicPort, worker: WorkerIndex) -> PortSpe
         complete_checksums: port.complete_checksums,
         ..PortSpec::new(&port.name, &port.interface, driver)
     }
+}
+
+/// The fanout group of a port's sockets. A group has one interface, and its number is the network namespace's: so each
+/// port its own, counted from one that is likely to be no other process's.
+fn fanout_group(config: &Config, port: &config::NicPort) -> u16 {
+    let first = (rustix::process::getpid().as_raw_nonzero().get() as u16).wrapping_mul(256);
+    let nth = config.ports.iter().position(|p| p.name == port.name).unwrap_or(0);
+    first.wrapping_add(nth as u16)
 }
 
 fn open_flows(config: &Config) -> Result<Flows, StartError> {
@@ -218,4 +224,28 @@ fn network(config: &Config, infos: &[DriverInfo]) -> Network {
         host,
         config.neighbours.capacity,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_af_packet_port_has_a_fanout_group_of_its_own_for_all_workers() {
+        let text = "
+node: {addresses: [172.18.0.2]}
+ports:
+- {name: client0, driver: af_packet, interface: client0}
+- {name: pods0, driver: af_packet, interface: pods0}
+workers: {count: 2}
+channel: {socket: /run/sluice/dataplane.sock}
+";
+        let config = Config::parse(text, std::path::Path::new("gateway.yaml")).unwrap();
+        let group = |port: usize, worker| match spec(&config, &config.ports[port], WorkerIndex(worker)).driver {
+            DriverSpec::AfPacket { fanout } => fanout.unwrap(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(group(0, 0), group(0, 1));
+        assert_ne!(group(0, 0), group(1, 0));
+    }
 }

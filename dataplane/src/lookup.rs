@@ -138,11 +138,15 @@ impl Lookup<'_> {
         if packet.key.protocol == Protocol::UDP
             && self.tables.backend_state(flow.backend(), flow.backend_generation()) != BackendState::Serving
         {
-            // CT-4, CT-8, CT-9: UDP has no end of its own, so a flow to a gone endpoint would be a black hole.
-            self.close(index);
-            *changed = true;
             return match direction {
-                Direction::Original => None,
+                // CT-4, CT-8, CT-9: UDP has no end of its own, so a flow to a gone endpoint would be a black hole.
+                Direction::Original => {
+                    self.close(index);
+                    *changed = true;
+                    None
+                }
+                // The flow stays until its client speaks or it expires: without it, the next late answer would leave
+                // with the endpoint's address (CT-14).
                 Direction::Reply => Some(Decision::plain(Verdict::Drop(DropReason::BackendGone))),
             };
         }
@@ -248,11 +252,12 @@ impl Lookup<'_> {
         }
     }
 
-    /// The next hop to an address; a verdict where there is none yet.
+    /// The next hop to an address; a verdict where there is none that answers. So a flow never names another.
     fn next_hop(&self, address: [u8; 4]) -> Result<NextHopIndex, Verdict> {
         match self.network.hop(address) {
             Hop::Known(index) => Ok(index),
             Hop::Unknown(port, neighbour) => Err(Verdict::Resolve(port, neighbour)),
+            Hop::Unreachable => Err(Verdict::Drop(DropReason::NeighbourUnreachable)),
             Hop::NoRoute => Err(Verdict::Drop(DropReason::NoRoute)),
         }
     }

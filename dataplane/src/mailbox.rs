@@ -108,6 +108,11 @@ impl Mailbox {
         self.waiting.capacity()
     }
 
+    /// Letters that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Recipient: opens the oldest letter.
     pub fn open<R>(&self, read: impl FnOnce(&Letter) -> R) -> Option<R> {
         let letter = self.waiting.pop()?;

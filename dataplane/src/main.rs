@@ -49,22 +49,25 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     }
     let Dataplane { mut steward, workers, shared } = Dataplane::open(&config)?;
     std::thread::scope(|scope| {
-        let mut threads = Vec::new();
-        for (i, mut worker) in workers.into_iter().enumerate() {
-            let shared = Arc::clone(&shared);
-            let core = config.workers.cores.get(i).map(|&id| core_affinity::CoreId { id });
-            threads.push(std::thread::Builder::new().name(format!("worker-{i}")).spawn_scoped(scope, move || {
-                if let Some(core) = core
-                    && !core_affinity::set_for_current(core)
-                {
-                    log::warn!("worker {i}: cannot be pinned to CPU {}: not in this process's affinity mask", core.id);
-                }
-                worker.run(&shared);
-            })?);
-        }
-        log::info!("ready");
-        let result = steward.run(&shared, quit.as_fd());
-        steward.stop(&shared);
+        let serve = || {
+            for (i, mut worker) in workers.into_iter().enumerate() {
+                let shared = Arc::clone(&shared);
+                let core = config.workers.cores.get(i).map(|&id| core_affinity::CoreId { id });
+                std::thread::Builder::new().name(format!("worker-{i}")).spawn_scoped(scope, move || {
+                    if let Some(core) = core
+                        && !core_affinity::set_for_current(core)
+                    {
+                        log::warn!("worker {i}: cannot be pinned to CPU {}: not in this process's affinity mask", core.id);
+                    }
+                    worker.run(&shared);
+                })?;
+            }
+            log::info!("ready");
+            steward.run(&shared, quit.as_fd())
+        };
+        let result = serve();
+        // Whatever ended it, a thread that could not be started included: the scope waits for the workers.
+        shared.stop();
         log::info!("stopping");
         result
     })?;

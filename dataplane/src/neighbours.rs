@@ -1,5 +1,6 @@
 //! The steward's ARP (RFC 826): answers for our addresses, resolves next hops before they are needed, refreshes them
-//! before they go stale, and keeps a few packets waiting meanwhile.
+//! before they go stale, and keeps a few packets waiting meanwhile. A scan of addresses where nobody is finds every
+//! bound of it, so neighbours that we want (endpoints, routers, the host) have room and questions kept for them.
 //!
 //! Takes  ARP packets and packets whose next hop is unknown; time is handed in.
 //! Gives  ARP packets to send, waiting packets to go on; writes `NextHops`.
@@ -31,10 +32,16 @@ const RETRY_UNREACHABLE: u32 = 5 * TICKS_PER_SECOND;
 /// Packets that wait for one neighbour: Linux keeps 3 and more; a burst's first window of 10 segments fits.
 const WAITING: usize = 16;
 
+/// Packets that wait for all neighbours together: 64 full neighbours, 1.5 MB at an MTU of 1,500.
+const WAITING_IN_ALL: usize = 1_024;
+
+/// Between two log lines on address conflicts: who causes one can cause a million.
+const CONFLICT_LOG: u32 = 10 * TICKS_PER_SECOND;
+
 /// What the steward sends on.
 pub trait Outbox {
-    /// An ARP packet, ready to go out on this NIC port.
-    fn send(&mut self, port: NicPortIndex, frame: &[u8]);
+    /// An ARP packet, ready to go out on this NIC port. `false` if there was no room for it.
+    fn send(&mut self, port: NicPortIndex, frame: &[u8]) -> bool;
     /// A packet that was received on this NIC port and waited; its next hop is now known.
     fn release(&mut self, received: NicPortIndex, frame: &[u8]);
 }
@@ -43,6 +50,12 @@ pub trait Outbox {
 #[derive(Debug, Default)]
 pub struct Neighbours {
     known: BTreeMap<NextHopIndex, Neighbour>,
+    /// Packets that wait, for all neighbours.
+    waiting: usize,
+    /// The last `tick`.
+    ticked: Tick,
+    /// The last log line on an address conflict.
+    conflict: Option<Tick>,
 }
 
 #[derive(Debug)]
@@ -55,6 +68,10 @@ struct Neighbour {
     /// Questions since the last answer.
     tries: u32,
     waiting: Vec<(NicPortIndex, Vec<u8>)>,
+    /// Resolved for its own sake, not for a packet: asked for until it answers.
+    wanted: bool,
+    /// Has answered once: flows may name it.
+    answered: bool,
 }
 
 impl Neighbours {
@@ -73,19 +90,21 @@ impl Neighbours {
         let Some(interface) = network.interfaces().get(port.get()) else {
             return false;
         };
-        let Some(index) = network.next_hops().insert(port, address) else {
+        let wanted = packet.is_none();
+        let Some(index) = enter(network, port, address, wanted) else {
             return false;
         };
-        let mut ask = false;
+        let mut new = false;
         let neighbour = self.known.entry(index).or_insert_with(|| {
-            ask = true;
-            Neighbour { port, address, state: Reachability::Incomplete, since: now, tries: 1, waiting: Vec::new() }
+            new = true;
+            Neighbour::new(port, address, now)
         });
-        if ask {
+        neighbour.wanted |= wanted;
+        if new {
             if let Some(mac) = interface.peer_mac {
                 neighbour.learn(network, index, mac, now, out);
             } else {
-                out.send(port, &question(network, interface, port, address, Mac::BROADCAST));
+                neighbour.ask(network, interface, Mac::BROADCAST, now, out);
             }
         }
         match (neighbour.state, packet) {
@@ -94,8 +113,11 @@ impl Neighbours {
                 out.release(received, frame);
                 true
             }
-            (Reachability::Incomplete, Some((received, frame))) if neighbour.waiting.len() < WAITING => {
+            (Reachability::Incomplete, Some((received, frame)))
+                if neighbour.waiting.len() < WAITING && self.waiting < WAITING_IN_ALL =>
+            {
                 neighbour.waiting.push((received, frame.to_vec()));
+                self.waiting += 1;
                 true
             }
             _ => false,
@@ -117,8 +139,11 @@ impl Neighbours {
         let target = packet.target_ip().octets();
         let from_host = network.host() == Some(port);
         if !from_host && network.is_own(sender) && sender_mac != interface.mac {
-            let name = &interface.name;
-            log::warn!("{name}: {sender_mac} uses our address {}: address conflict", packet.sender_ip());
+            if self.conflict.is_none_or(|last| now.since(last) >= CONFLICT_LOG) {
+                self.conflict = Some(now);
+                let name = &interface.name;
+                log::warn!("{name}: {sender_mac} uses our address {}: address conflict", packet.sender_ip());
+            }
             return;
         }
         // The host's kernel has the node's addresses on its end of the host port, whatever networks links have.
@@ -135,16 +160,9 @@ impl Neighbours {
         };
         if on_link && sender != [0; 4] && !sender_mac.is_group() {
             let known = network.next_hops().find(port, sender);
-            let index = if for_us { network.next_hops().insert(port, sender) } else { known };
-            if let Some(index) = index {
-                let neighbour = self.known.entry(index).or_insert_with(|| Neighbour {
-                    port,
-                    address: sender,
-                    state: Reachability::Incomplete,
-                    since: now,
-                    tries: 0,
-                    waiting: Vec::new(),
-                });
+            if let Some(index) = if for_us { enter(network, port, sender, false) } else { known } {
+                let neighbour = self.known.entry(index).or_insert_with(|| Neighbour::new(port, sender, now));
+                self.waiting -= neighbour.waiting.len();
                 neighbour.learn(network, index, sender_mac, now, out);
             }
         }
@@ -154,32 +172,47 @@ impl Neighbours {
         }
     }
 
-    /// Asks again where it is due.
+    /// Asks again where it is due, as far as there is room for questions; the rest is asked at the next tick. Forgets
+    /// who never answered and is not wanted: the next packet asks anew.
     pub fn tick(&mut self, network: &Network, now: Tick, out: &mut impl Outbox) {
-        for (&index, neighbour) in &mut self.known {
-            let Some(interface) = network.interfaces().get(neighbour.port.get()) else { continue };
-            if interface.peer_mac.is_some() {
-                continue;
+        if self.ticked == now {
+            return;
+        }
+        self.ticked = now;
+        let waiting = &mut self.waiting;
+        let mut room = true;
+        self.known.retain(|&index, neighbour| {
+            let Some(interface) = network.interfaces().get(neighbour.port.get()) else { return true };
+            if !room || interface.peer_mac.is_some() {
+                return true;
             }
-            let (due, to) = match neighbour.state {
-                Reachability::Reachable(mac) if neighbour.tries == 0 => (REFRESH, mac),
-                Reachability::Reachable(_) | Reachability::Incomplete => (RETRY, Mac::BROADCAST),
-                Reachability::Unreachable => (RETRY_UNREACHABLE, Mac::BROADCAST),
+            let (due, to) = match (neighbour.state, neighbour.tries) {
+                (Reachability::Incomplete, 0) => (0, Mac::BROADCAST),
+                (Reachability::Reachable(mac), 0) => (REFRESH, mac),
+                (Reachability::Reachable(_) | Reachability::Incomplete, _) => (RETRY, Mac::BROADCAST),
+                (Reachability::Unreachable, _) => (RETRY_UNREACHABLE, Mac::BROADCAST),
             };
             if now.since(neighbour.since) < due {
-                continue;
+                return true;
             }
-            if neighbour.tries >= TRIES && neighbour.state != Reachability::Unreachable {
+            if neighbour.state == Reachability::Unreachable {
+                if !neighbour.wanted && !neighbour.answered {
+                    network.next_hops().forget(index);
+                    return false;
+                }
+            } else if neighbour.tries >= TRIES {
                 neighbour.state = Reachability::Unreachable;
                 network.next_hops().set(index, neighbour.state);
-                neighbour.waiting.clear();
+                *waiting -= neighbour.waiting.len();
+                neighbour.waiting = Vec::new();
+                // A scan makes thousands of the others.
+                let level = if neighbour.wanted { log::Level::Warn } else { log::Level::Debug };
                 let address = Ipv4Addr::from(neighbour.address);
-                log::warn!("{}: neighbour {address} does not answer ARP", interface.name);
+                log::log!(level, "{}: neighbour {address} does not answer ARP", interface.name);
             }
-            neighbour.tries = neighbour.tries.saturating_add(1);
-            neighbour.since = now;
-            out.send(neighbour.port, &question(network, interface, neighbour.port, neighbour.address, to));
-        }
+            room = neighbour.ask(network, interface, to, now, out);
+            true
+        });
     }
 
     /// Neighbours that answer.
@@ -189,17 +222,50 @@ impl Neighbours {
 }
 
 impl Neighbour {
+    const fn new(port: NicPortIndex, address: [u8; 4], now: Tick) -> Self {
+        Self {
+            port,
+            address,
+            state: Reachability::Incomplete,
+            since: now,
+            tries: 0,
+            waiting: Vec::new(),
+            wanted: false,
+            answered: false,
+        }
+    }
+
+    /// Asks; a question that found no room was not one.
+    fn ask(&mut self, network: &Network, interface: &Interface, to: Mac, now: Tick, out: &mut impl Outbox) -> bool {
+        let asked = out.send(self.port, &question(network, interface, self.port, self.address, to));
+        if asked {
+            self.tries = self.tries.saturating_add(1);
+            self.since = now;
+        }
+        asked
+    }
+
     fn learn(&mut self, network: &Network, index: NextHopIndex, mac: Mac, now: Tick, out: &mut impl Outbox) {
         if self.state != Reachability::Reachable(mac) {
             self.state = Reachability::Reachable(mac);
             network.next_hops().set(index, self.state);
         }
+        self.answered = true;
         self.tries = 0;
         self.since = now;
         for (received, frame) in self.waiting.drain(..) {
             out.release(received, &frame);
         }
     }
+}
+
+/// The neighbour's index, entered if new. The last quarter of the room is for wanted ones: no scan takes it.
+fn enter(network: &Network, port: NicPortIndex, address: [u8; 4], wanted: bool) -> Option<NextHopIndex> {
+    let hops = network.next_hops();
+    if !wanted && hops.used() >= hops.limit() / 4 * 3 {
+        return hops.find(port, address);
+    }
+    hops.insert(port, address)
 }
 
 /// Asks who has `address`, from our address on that link, else any of ours (a router on an unnumbered port). The host
@@ -230,8 +296,7 @@ fn arp_frame(operation: Operation, to: Mac, sender: (Mac, [u8; 4]), target: (Mac
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::Hop;
-
+    
     const GATEWAY: Mac = Mac([2, 0, 0, 0, 0, 1]);
     const POD: Mac = Mac([2, 0, 0, 0, 0, 7]);
     const PODS: NicPortIndex = NicPortIndex(0);
@@ -239,13 +304,17 @@ mod tests {
 
     #[derive(Default)]
     struct Box_ {
+        full: bool,
         sent: Vec<(NicPortIndex, Vec<u8>)>,
         released: Vec<(NicPortIndex, Vec<u8>)>,
     }
 
     impl Outbox for Box_ {
-        fn send(&mut self, port: NicPortIndex, frame: &[u8]) {
-            self.sent.push((port, frame.to_vec()));
+        fn send(&mut self, port: NicPortIndex, frame: &[u8]) -> bool {
+            if !self.full {
+                self.sent.push((port, frame.to_vec()));
+            }
+            !self.full
         }
         fn release(&mut self, received: NicPortIndex, frame: &[u8]) {
             self.released.push((received, frame.to_vec()));
@@ -309,6 +378,59 @@ mod tests {
     }
 
     #[test]
+    fn a_scan_leaves_room_for_wanted_neighbours_and_is_forgotten() {
+        let (network, mut neighbours, mut out) = (network(), Neighbours::default(), Box_::default());
+        let scan = |neighbours: &mut Neighbours, out: &mut Box_, now| {
+            let resolve = |n: &u8| neighbours.resolve(&network, PODS, [10, 244, 0, *n], Some((HOST, b"p")), now, out);
+            (8..=255).filter(resolve).count()
+        };
+        let took = scan(&mut neighbours, &mut out, Tick(0));
+        assert_eq!(took, network.next_hops().limit() / 4 * 3);
+        assert!(neighbours.resolve(&network, PODS, [10, 244, 0, 7], None, Tick(0), &mut out));
+        for second in 1..=9 {
+            neighbours.tick(&network, Tick(0).plus_seconds(second), &mut out);
+        }
+        assert_eq!((network.next_hops().used(), neighbours.waiting), (1, 0));
+        neighbours.received(&network, PODS, &answer(POD), Tick(0).plus_seconds(10), &mut out);
+        assert_eq!(reachability(&network), Reachability::Reachable(POD), "the wanted one was kept");
+        assert_eq!(scan(&mut neighbours, &mut out, Tick(0).plus_seconds(10)), took - 1);
+    }
+
+    #[test]
+    fn packets_that_wait_are_bounded_over_all_neighbours() {
+        let interface = Interface {
+            name: "pods0".into(),
+            mac: GATEWAY,
+            mtu: 1500,
+            addresses: vec!["10.244.0.1/16".parse().unwrap()],
+            peer_mac: None,
+        };
+        let network = Network::new(vec![interface], vec![], vec![], None, 4096);
+        let (mut neighbours, mut out) = (Neighbours::default(), Box_::default());
+        let took = (0..2 * WAITING_IN_ALL)
+            .filter(|n| {
+                let address = [10, 244, 1 + (n >> 8) as u8, *n as u8];
+                neighbours.resolve(&network, PODS, address, Some((PODS, b"p")), Tick(0), &mut out)
+            })
+            .count();
+        assert_eq!((took, neighbours.waiting), (WAITING_IN_ALL, WAITING_IN_ALL));
+    }
+
+    #[test]
+    fn a_question_without_room_is_not_counted_as_unanswered() {
+        let (network, mut neighbours, mut out) = (network(), Neighbours::default(), Box_::default());
+        out.full = true;
+        assert!(neighbours.resolve(&network, PODS, [10, 244, 0, 7], None, Tick(0), &mut out));
+        for second in 1..=10 {
+            neighbours.tick(&network, Tick(0).plus_seconds(second), &mut out);
+        }
+        assert_eq!(reachability(&network), Reachability::Incomplete);
+        out.full = false;
+        neighbours.tick(&network, Tick(0).plus_seconds(11), &mut out);
+        assert_eq!(out.sent.len(), 1);
+    }
+
+    #[test]
     fn a_changed_mac_address_is_learnt_at_once() {
         let (network, mut neighbours, mut out) = (network(), Neighbours::default(), Box_::default());
         assert!(neighbours.resolve(&network, PODS, [10, 244, 0, 7], None, Tick(0), &mut out));
@@ -350,8 +472,7 @@ mod tests {
         let kernel = Mac([2, 0, 0, 0, 0, 99]);
         let answer = arp_frame(Operation::REPLY, GATEWAY, (kernel, [172, 18, 0, 2]), (GATEWAY, [0; 4]));
         neighbours.received(&network, HOST, &answer, Tick(1), &mut out);
-        let Hop::Known(hop) = network.host_hop() else { panic!("the host has a next hop") };
-        assert_eq!(network.next_hops().get(hop).1, Reachability::Reachable(kernel));
+        assert_eq!(network.host_mac(), Some(kernel));
     }
 
     #[test]

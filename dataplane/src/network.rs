@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::addr::Mac;
 use crate::index::{NextHopIndex, NicPortIndex};
-use crate::next_hop::NextHops;
+use crate::next_hop::{NextHops, Reachability};
 
 /// What a NIC port is to the gateway.
 #[derive(Clone, Debug)]
@@ -39,10 +39,12 @@ pub struct Route {
 /// Where a packet to some address goes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hop {
-    /// To this known neighbour.
+    /// To this neighbour, which answers.
     Known(NextHopIndex),
     /// To a neighbour that the steward must resolve first.
     Unknown(NicPortIndex, [u8; 4]),
+    /// To a neighbour that does not answer.
+    Unreachable,
     /// Nowhere.
     NoRoute,
 }
@@ -93,11 +95,13 @@ impl Network {
         self.host
     }
 
-    /// The next hop of what is punted: the host's end of the host port, by the node's primary address.
-    pub fn host_hop(&self) -> Hop {
-        match self.node_addresses.first() {
-            Some(address) if self.host.is_some() => self.hop(address.octets()),
-            _ => Hop::NoRoute,
+    /// Where what is punted goes: the host's end of the host port, by the node's primary address. `None` while it has
+    /// not answered.
+    pub fn host_mac(&self) -> Option<Mac> {
+        let (port, address) = (self.host?, self.node_addresses.first()?);
+        match self.next_hops.look_up(port, address.octets())? {
+            (_, Reachability::Reachable(mac)) => Some(mac),
+            _ => None,
         }
     }
 
@@ -125,13 +129,12 @@ impl Network {
     /// when nothing is configured.
     pub fn is_node_port_address(&self, address: [u8; 4], allowed: &[IpNet]) -> bool {
         let address = Ipv4Addr::from(address);
-        let of_family: Vec<&Ipv4Net> =
-            allowed.iter().filter_map(|n| if let IpNet::V4(n) = n { Some(n) } else { None }).collect();
         if allowed.is_empty() {
             return self.node_addresses.first() == Some(&address);
         }
         // CIDRs of only one family leave the other family at "all"; loopback never (NP-3).
-        let listed = of_family.is_empty() || of_family.iter().any(|n| n.contains(&address));
+        let mut of_family = allowed.iter().filter_map(|n| if let IpNet::V4(n) = n { Some(n) } else { None }).peekable();
+        let listed = of_family.peek().is_none() || of_family.any(|n| n.contains(&address));
         listed && !address.is_loopback() && self.is_own(address.octets())
     }
 
@@ -156,9 +159,10 @@ impl Network {
     pub fn hop(&self, destination: [u8; 4]) -> Hop {
         match self.route(destination) {
             None => Hop::NoRoute,
-            Some((port, neighbour)) => match self.next_hops.find(port, neighbour) {
-                Some(index) => Hop::Known(index),
-                None => Hop::Unknown(port, neighbour),
+            Some((port, neighbour)) => match self.next_hops.look_up(port, neighbour) {
+                Some((index, Reachability::Reachable(_))) => Hop::Known(index),
+                Some((_, Reachability::Unreachable)) => Hop::Unreachable,
+                Some((_, Reachability::Incomplete)) | None => Hop::Unknown(port, neighbour),
             },
         }
     }
@@ -205,11 +209,15 @@ mod tests {
     }
 
     #[test]
-    fn a_neighbour_is_unknown_until_the_steward_enters_it() {
+    fn a_neighbour_is_unknown_until_it_has_answered() {
         let network = network();
         assert_eq!(network.hop([10, 244, 0, 9]), Hop::Unknown(NicPortIndex(1), [10, 244, 0, 9]));
         let index = network.next_hops().insert(NicPortIndex(1), [10, 244, 0, 9]).unwrap();
+        assert_eq!(network.hop([10, 244, 0, 9]), Hop::Unknown(NicPortIndex(1), [10, 244, 0, 9]));
+        network.next_hops().set(index, Reachability::Reachable(Mac::BROADCAST));
         assert_eq!(network.hop([10, 244, 0, 9]), Hop::Known(index));
+        network.next_hops().set(index, Reachability::Unreachable);
+        assert_eq!(network.hop([10, 244, 0, 9]), Hop::Unreachable);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Next hops: which MAC address, on which NIC port, an on-link neighbour answers to.
 //!
 //! One steward writes, every worker reads, nobody locks. A flow names its next hop by index, so a changed MAC address
-//! heals every flow at its next packet. The index is the slot of an open-addressed table, and a slot keeps its
-//! neighbour for the life of the process: an index in a flow can never come to mean another station.
+//! heals every flow at its next packet. The index is the slot of an open-addressed table, and a slot whose neighbour
+//! has once been reachable keeps it for the life of the process. Flows name only such slots, so an index in a flow can
+//! never come to mean another station; slots of neighbours that never answered are given to others.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,6 +13,9 @@ use crate::index::{NextHopIndex, NicPortIndex};
 /// Slots looked at before a neighbour counts as absent. At the load `NextHops::insert` allows (3/4) and a good
 /// hash, runs of 64 do not occur in practice; a full run is refused like a full table.
 const PROBES: usize = 64;
+
+/// Key word of a slot whose neighbour never answered and was forgotten. No neighbour's: their lowest bit is set.
+const FORGOTTEN: u64 = 2;
 
 /// Whether a neighbour can be sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +28,7 @@ pub enum Reachability {
     Unreachable,
 }
 
-/// The table. `key` words are written once (0 = empty), `state` words at any time by the steward.
+/// The table, written by the steward at any time (key 0 = never used).
 #[derive(Debug)]
 pub struct NextHops {
     key: Box<[AtomicU64]>,
@@ -54,6 +58,16 @@ impl NextHops {
         None
     }
 
+    /// The neighbour's index and reachability, if the steward has heard of it: what a new flow may rely on.
+    pub fn look_up(&self, port: NicPortIndex, address: [u8; 4]) -> Option<(NextHopIndex, Reachability)> {
+        let index = self.find(port, address)?;
+        // Acquire pairs with the Release in `set`: if this is the state of another neighbour that was given the slot
+        // meanwhile, the key read next is another, too. (A reachable one keeps the slot: the key cannot come back.)
+        let (_, reachability) = unpack(self.state[index.get()].load(Ordering::Acquire));
+        let same = self.key[index.get()].load(Ordering::Relaxed) == key_word(port, address);
+        same.then_some((index, reachability))
+    }
+
     /// The NIC port and reachability behind an index. The index must come from this table.
     pub fn get(&self, index: NextHopIndex) -> (NicPortIndex, Reachability) {
         // Relaxed: the word is complete in itself, and an old MAC address for one more burst does no harm.
@@ -69,7 +83,8 @@ impl NextHops {
             return None;
         }
         let key = key_word(port, address);
-        let slot = self.probes(key).find(|&slot| self.key[slot].load(Ordering::Relaxed) == 0)?;
+        let unused = |&slot: &usize| matches!(self.key[slot].load(Ordering::Relaxed), 0 | FORGOTTEN);
+        let slot = self.probes(key).find(unused)?;
         self.state[slot].store(pack(port, Reachability::Incomplete), Ordering::Relaxed);
         self.key[slot].store(key, Ordering::Release);
         self.used.fetch_add(1, Ordering::Relaxed);
@@ -79,7 +94,14 @@ impl NextHops {
     /// Steward: what became of a neighbour.
     pub fn set(&self, index: NextHopIndex, reachability: Reachability) {
         let (port, _) = self.get(index);
-        self.state[index.get()].store(pack(port, reachability), Ordering::Relaxed);
+        // Release: see `look_up`.
+        self.state[index.get()].store(pack(port, reachability), Ordering::Release);
+    }
+
+    /// Steward: forgets a neighbour that has never been `Reachable`, so that others have room.
+    pub fn forget(&self, index: NextHopIndex) {
+        self.key[index.get()].store(FORGOTTEN, Ordering::Relaxed);
+        self.used.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Neighbours known.
@@ -142,6 +164,20 @@ mod tests {
         }
         assert_eq!(hops.insert(NicPortIndex(1), [10, 0, 0, 7]), Some(index));
         assert_eq!(hops.used(), 1);
+    }
+
+    #[test]
+    fn a_forgotten_neighbours_slot_serves_another_and_hides_nobody() {
+        let hops = NextHops::new(100);
+        let all: Vec<_> = (0..=u8::MAX).map_while(|n| hops.insert(NicPortIndex(0), [10, 0, 0, n])).collect();
+        assert_eq!(hops.used(), hops.limit());
+        hops.forget(all[7]);
+        assert_eq!(hops.look_up(NicPortIndex(0), [10, 0, 0, 7]), None);
+        for (n, index) in all.iter().enumerate().filter(|(n, _)| *n != 7) {
+            let found = hops.look_up(NicPortIndex(0), [10, 0, 0, n as u8]);
+            assert_eq!(found, Some((*index, Reachability::Incomplete)));
+        }
+        assert!(hops.insert(NicPortIndex(0), [10, 0, 1, 7]).is_some());
     }
 
     #[test]

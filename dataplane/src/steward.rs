@@ -8,7 +8,6 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
@@ -82,7 +81,7 @@ impl Steward {
     fn resolve(&mut self, shared: &Shared, port: NicPortIndex, address: [u8; 4]) {
         if !self.neighbours.resolve(&shared.network, port, address, None, Tick::now(), &mut Post { shared }) {
             let limit = shared.network.next_hops().limit();
-            log::warn!("no room for another neighbour: {limit} are known (neighbours.capacity)");
+            log::warn!("no room for another neighbour: {limit} are known; raise neighbours.capacity");
         }
     }
 
@@ -160,12 +159,6 @@ impl Steward {
             }
         }
     }
-
-    /// Ends: tells the workers to stop and wakes them.
-    pub fn stop(&self, shared: &Shared) {
-        shared.stop.store(true, Ordering::Relaxed);
-        shared.workers.iter().for_each(crate::mailbox::Mailbox::ring);
-    }
 }
 
 /// Letters to worker 0, which has a queue of every NIC port; a released packet finds its owner from there.
@@ -174,21 +167,22 @@ struct Post<'a> {
 }
 
 impl Post<'_> {
-    fn post(&self, purpose: Purpose, port: NicPortIndex, frame: &[u8]) {
-        if let Some(mailbox) = self.shared.workers.first() {
-            // A full box loses a question or a waiting packet; both are asked or sent again by their origin.
-            let _ = mailbox.post(purpose, port, frame);
+    fn post(&self, purpose: Purpose, port: NicPortIndex, frame: &[u8]) -> bool {
+        self.shared.workers.first().is_some_and(|mailbox| {
+            let posted = mailbox.post(purpose, port, frame);
             mailbox.ring();
-        }
+            posted
+        })
     }
 }
 
 impl Outbox for Post<'_> {
-    fn send(&mut self, port: NicPortIndex, frame: &[u8]) {
-        self.post(Purpose::Send, port, frame);
+    fn send(&mut self, port: NicPortIndex, frame: &[u8]) -> bool {
+        self.post(Purpose::Send, port, frame)
     }
 
     fn release(&mut self, received: NicPortIndex, frame: &[u8]) {
-        self.post(Purpose::Receive, received, frame);
+        // A full box loses the packet; its sender sends it again.
+        let _ = self.post(Purpose::Receive, received, frame);
     }
 }

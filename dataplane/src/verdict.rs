@@ -59,7 +59,7 @@ drop_reasons! {
     BadIpHeader "bad-ip-header" "IPv4 version, header length or total length contradict each other or the frame.",
     BadIpChecksum "bad-ip-checksum" "The IPv4 header checksum is wrong.",
     BadTransportHeader "bad-transport-header" "The TCP or UDP header contradicts itself or the packet's length.",
-    BadSource "bad-source" "The source address cannot send: multicast, broadcast, loopback or unspecified.",
+    BadSource "bad-source" "The source address cannot send: multicast, broadcast, loopback, unspecified, or our own on a link.",
     UnknownEtherType "unknown-ethertype" "Neither IPv4 nor ARP, and there is no host port to give it to.",
     NotForUs "not-for-us" "A unicast frame for another station's MAC address.",
     Multicast "multicast" "Multicast or broadcast IP traffic, and there is no host port to give it to.",

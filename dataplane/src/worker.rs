@@ -21,7 +21,7 @@ use crate::index::{NicPortIndex, WorkerIndex};
 use crate::lookup::{self, Decision, Lookup, LookupOptions};
 use crate::mailbox::{Mailbox, Purpose};
 use crate::nat;
-use crate::network::{Hop, Network};
+use crate::network::Network;
 use crate::next_hop::Reachability;
 use crate::nic::{BURST, Burst, Driver, Frame, FrameMemory};
 use crate::parse::{self, Parsed};
@@ -112,6 +112,14 @@ pub struct Shared {
     pub options: LookupOptions,
     /// Whether idle workers wait.
     pub sleep: bool,
+}
+
+impl Shared {
+    /// Tells the workers to stop, and wakes them.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.workers.iter().for_each(Mailbox::ring);
+    }
 }
 
 /// One worker: everything it owns.
@@ -215,8 +223,16 @@ impl Worker {
     fn burst(&mut self, shared: &Shared, port: NicPortIndex, frames: &mut Burst, tick: Tick) {
         // Of the network, not of our queue: what another worker handed over may come from a NIC port we have none of.
         let mac = shared.network.interfaces()[port.get()].mac;
-        let packets: ArrayVec<Parsed, BURST> =
-            frames.iter().map(|frame| parse::parse(self.memory.bytes(frame), mac)).collect();
+        let from_host = shared.network.host() == Some(port);
+        let parse = |frame: &Frame| match parse::parse(self.memory.bytes(frame), mac) {
+            // Only the host speaks with our addresses; from a link they are forged (RFC 1812 §5.3.8), and would be
+            // treated as the node is: exempt from the limit of refusals, served past external traffic policies (TP-4).
+            Parsed::Ipv4(packet) if !from_host && shared.network.is_own(packet.key.src) => {
+                Parsed::Drop(DropReason::BadSource)
+            }
+            parsed => parsed,
+        };
+        let packets: ArrayVec<Parsed, BURST> = frames.iter().map(parse).collect();
         let mut decisions = [Decision { verdict: Verdict::Punt, rewrite: None }; BURST];
         let mut lookup = Lookup {
             tables: &self.tables,
@@ -259,23 +275,16 @@ impl Worker {
                         self.counters.add(CounterId::FORWARDED, 1);
                         return self.send(shared, out, mac, frame);
                     }
-                    (Reachability::Incomplete, _) => {
-                        let neighbour = shared.network.route(self.leaves_to(packet, decision));
-                        match neighbour {
-                            Some((out, neighbour)) => self.ask_steward(shared, out, neighbour, port, &frame),
-                            None => Err(DropReason::NoRoute),
-                        }
-                    }
                     _ => Err(DropReason::NeighbourUnreachable),
                 }
             }
-            Verdict::Punt => match (shared.network.host(), shared.network.host_hop()) {
-                (Some(host), Hop::Known(hop)) if host != port => match shared.network.next_hops().get(hop).1 {
-                    Reachability::Reachable(mac) => {
+            Verdict::Punt => match shared.network.host() {
+                Some(host) if host != port => match shared.network.host_mac() {
+                    Some(mac) => {
                         self.counters.add(CounterId::PUNTED, 1);
                         return self.send(shared, host, mac, frame);
                     }
-                    _ => Err(DropReason::NeighbourUnreachable),
+                    None => Err(DropReason::NeighbourUnreachable),
                 },
                 // What the host sent to itself or to a group has nowhere to go.
                 _ => Err(DropReason::NoHostPort),
@@ -300,15 +309,6 @@ impl Worker {
         match done {
             Ok(()) => self.memory.free(frame),
             Err(reason) => self.drop_frame(frame, reason),
-        }
-    }
-
-    /// The address a forwarded packet goes to, after its rewrite.
-    fn leaves_to(&self, packet: &Parsed, decision: &Decision) -> [u8; 4] {
-        match (&decision.rewrite, packet) {
-            (Some(rewrite), _) => rewrite.to.dst,
-            (None, Parsed::Ipv4(packet)) => packet.key.dst,
-            _ => [0; 4],
         }
     }
 
@@ -389,6 +389,10 @@ impl Worker {
         received: NicPortIndex,
         frame: &Frame,
     ) -> Result<(), DropReason> {
+        // Packets for nobody, at whatever rate, must leave room for the ARP that keeps everybody else reachable.
+        if shared.steward.waiting() > shared.steward.capacity() / 2 {
+            return Err(DropReason::NeighbourPending);
+        }
         let purpose = Purpose::Resolve { port: out, neighbour };
         self.post(&shared.steward, purpose, received, frame, DropReason::NeighbourPending)
     }
@@ -471,6 +475,9 @@ impl Worker {
             shared.steward.ring();
         }
         let mut rung = std::mem::take(&mut self.rung) & !(1 << self.index.0);
+        if !shared.sleep {
+            return; // nobody waits on a bell, and a ring is a system call
+        }
         while rung != 0 {
             shared.workers[rung.trailing_zeros() as usize].ring();
             rung &= rung - 1;

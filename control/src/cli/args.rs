@@ -40,6 +40,9 @@ pub struct CheckArgs {
     /// Manifests, or folders of them
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
+    /// A control process's configuration, for its ranges of cluster IPs and node ports; else 10.96.0.0/16, 30000-32767
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// How to print what was found
     #[arg(short, long, value_enum, default_value_t)]
     pub output: CheckOutput,
@@ -48,19 +51,19 @@ pub struct CheckArgs {
 /// Forms of `sluice check`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum CheckOutput {
-    /// For a person, with the lines concerned
+    /// A line for each mistake, file:line:column: field: what is wrong; on a terminal with the lines concerned
     #[default]
     Text,
-    /// A list of {file, line, column, field, message, severity}
+    /// A list of {severity, file, line, column, object, field, message}
     Json,
 }
 
 /// `sluice get`.
 #[derive(Debug, clap::Args)]
 pub struct GetArgs {
-    /// What to list
-    #[arg(value_enum)]
-    pub kind: GetKind,
+    /// What to list: services (svc), endpoints (ep), endpointslices, pods (po); or one object as KIND/NAME
+    #[arg(value_name = "KIND")]
+    pub kind: String,
     /// Only these
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
@@ -85,20 +88,49 @@ pub struct GetArgs {
 }
 
 /// Kinds that `sluice get` lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GetKind {
     /// Services
-    #[value(alias = "service", alias = "svc")]
     Services,
     /// Endpoints
-    #[value(alias = "ep")]
     Endpoints,
     /// EndpointSlices
-    #[value(alias = "endpointslice")]
-    Endpointslices,
+    EndpointSlices,
     /// Pods
-    #[value(alias = "pod", alias = "po")]
     Pods,
+}
+
+impl std::str::FromStr for GetKind {
+    type Err = anyhow::Error;
+
+    /// By every name that kubectl knows.
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "services" | "service" | "svc" => Ok(Self::Services),
+            "endpoints" | "ep" => Ok(Self::Endpoints),
+            "endpointslices"
+            | "endpointslice"
+            | "endpointslices.discovery.k8s.io"
+            | "endpointslice.discovery.k8s.io" => Ok(Self::EndpointSlices),
+            "pods" | "pod" | "po" => Ok(Self::Pods),
+            _ => anyhow::bail!(
+                "there is no kind \"{text}\" to list; there are services (svc), endpoints (ep), endpointslices, pods (po)"
+            ),
+        }
+    }
+}
+
+impl GetArgs {
+    /// The kind and the names asked for, which may be written `KIND NAME…` or `KIND/NAME`.
+    pub fn wanted(&self) -> anyhow::Result<(GetKind, Vec<String>)> {
+        match self.kind.split_once('/') {
+            None => Ok((self.kind.parse()?, self.names.clone())),
+            Some((kind, name)) if !name.is_empty() && self.names.is_empty() => {
+                Ok((kind.parse()?, vec![name.to_owned()]))
+            }
+            Some(_) => anyhow::bail!("write one KIND/NAME, or KIND NAME…"),
+        }
+    }
 }
 
 /// Forms of `sluice get`.

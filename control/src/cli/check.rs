@@ -1,61 +1,92 @@
 //! `sluice check`: manifests to what is wrong with them, without any effect.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use anyhow::Context;
 
 use super::args::{CheckArgs, CheckOutput};
 use crate::allocate::{Allocator, Ranges};
-use crate::model::Model;
+use crate::daemon::config::Config;
+use crate::model::{Model, doubts};
 use crate::problem::{Problem, Severity};
 use crate::source::files::Folders;
 
 /// Exit code 1 if there is an error.
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     for path in &args.paths {
-        anyhow::ensure!(
-            path.exists(),
-            "{}: there is no such file or folder",
-            path.display()
-        );
+        std::fs::metadata(path).with_context(|| format!("{}: cannot be checked", path.display()))?;
     }
-    // The ranges of a cluster by default; those of a gateway are in its configuration.
-    let ranges = Ranges {
-        services: "10.96.0.0/16".parse()?,
-        node_ports: 30_000..=32_767,
+    let ranges = match &args.config {
+        Some(path) => Config::load(path)?.ranges(),
+        None => Ranges::default(),
     };
-    let mut model = Model::new(Allocator::new(ranges, BTreeMap::new()));
-    model.apply(Folders::new(&args.paths).scan());
-    let mut problems = model.problems();
-    problems.sort_by(|a, b| order(a).cmp(&order(b)));
-    match args.output {
-        CheckOutput::Json => println!("{}", serde_json::to_string_pretty(&problems)?),
+    let mut folders = Folders::new(&args.paths);
+    let (model, problems) = read(&mut folders, ranges);
+    let stdout = std::io::stdout();
+    let report = match args.output {
+        CheckOutput::Json => serde_json::to_string_pretty(&problems)? + "\n",
         CheckOutput::Text => {
-            let colour = std::io::stdout().is_terminal();
-            problems
-                .iter()
-                .for_each(|problem| println!("{}\n", problem.snippet(colour)));
-            let count = |severity| {
-                problems
-                    .iter()
-                    .filter(|problem| problem.severity == severity)
-                    .count()
+            let terminal = stdout.is_terminal();
+            let colour = terminal && std::env::var_os("NO_COLOR").is_none();
+            let text = |problem: &Problem| match terminal {
+                true => problem.with_source(colour) + "\n\n",
+                false => format!("{problem}\n"),
             };
-            println!(
-                "{} Services; {} errors, {} warnings, {} notes",
-                model.services().count(),
-                count(Severity::Error),
-                count(Severity::Warning),
-                count(Severity::Note)
-            );
+            problems.iter().map(text).collect::<String>() + &summary(&folders, &model, &problems)
         }
-    }
+    };
+    // Whoever reads no further (`| head`) needs no more.
+    let _ = stdout.lock().write_all(report.as_bytes());
     let wrong = problems.iter().any(|problem| problem.severity == Severity::Error);
     Ok(if wrong {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
     })
+}
+
+fn summary(folders: &Folders, model: &Model, problems: &[Problem]) -> String {
+    let count = |severity| {
+        problems
+            .iter()
+            .filter(|problem| problem.severity == severity)
+            .count()
+    };
+    let some = |number: usize, word: &str| match number {
+        1 => format!("1 {word}"),
+        number => format!("{number} {word}s"),
+    };
+    let mut said = vec![
+        some(count(Severity::Error), "error"),
+        some(count(Severity::Warning), "warning"),
+    ];
+    // Other people's objects in the folder are no reproach.
+    if count(Severity::Note) > 0 {
+        said.push(some(count(Severity::Note), "note"));
+    }
+    let services = some(model.services().count(), "valid Service");
+    format!(
+        "{services} in {}: {}\n",
+        some(folders.file_count(), "file"),
+        said.join(", ")
+    )
+}
+
+/// What is wrong with the manifests at `paths`, in the order of files and lines.
+pub(super) fn problems(paths: &[PathBuf]) -> Vec<Problem> {
+    read(&mut Folders::new(paths), Ranges::default()).1
+}
+
+fn read(folders: &mut Folders, ranges: Ranges) -> (Model, Vec<Problem>) {
+    let mut model = Model::new(Allocator::new(ranges, BTreeMap::new()));
+    model.apply(folders.scan());
+    let mut problems = model.problems();
+    problems.extend(doubts::doubts(&model));
+    problems.sort_by(|a, b| order(a).cmp(&order(b)));
+    (model, problems)
 }
 
 fn order(problem: &Problem) -> (&str, usize, usize) {

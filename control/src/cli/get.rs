@@ -1,5 +1,6 @@
 //! `sluice get`: asks the control process for a list, chooses, prints.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -17,25 +18,34 @@ use crate::table::{Rows, table};
 
 /// Runs the verb.
 pub(super) fn run(args: &GetArgs) -> anyhow::Result<ExitCode> {
-    match args.kind {
-        GetKind::Services => get::<Service>(args, List::Services),
-        GetKind::Endpoints => get::<Endpoints>(args, List::Endpoints),
-        GetKind::Endpointslices => get::<EndpointSlice>(args, List::EndpointSlices),
-        GetKind::Pods => get::<Pod>(args, List::Pods),
+    let (kind, names) = args.wanted()?;
+    match kind {
+        GetKind::Services => get::<Service>(args, &names, List::Services),
+        GetKind::Endpoints => get::<Endpoints>(args, &names, List::Endpoints),
+        GetKind::EndpointSlices => get::<EndpointSlice>(args, &names, List::EndpointSlices),
+        GetKind::Pods => get::<Pod>(args, &names, List::Pods),
     }
 }
 
-fn get<T: Rows + DeserializeOwned + Serialize>(args: &GetArgs, list: List) -> anyhow::Result<ExitCode> {
+fn get<T: Rows + DeserializeOwned + Serialize>(
+    args: &GetArgs,
+    names: &[String],
+    list: List,
+) -> anyhow::Result<ExitCode> {
     let selector: Selector = args.selector.as_deref().unwrap_or_default().parse()?;
-    if args.selector.is_some() && !args.names.is_empty() {
+    if args.selector.is_some() && !names.is_empty() {
         bail!("a name cannot be given together with a selector");
+    }
+    if args.all_namespaces && !names.is_empty() {
+        bail!("a name cannot be looked for in all namespaces: give one with -n");
     }
     let socket: PathBuf = args.api.clone().unwrap_or_else(api::default_api_socket);
     let mut all: Vec<T> = api::ask(&socket, list)?;
     let name = |item: &T| (item.metadata().namespace.clone(), item.metadata().name.clone());
     all.sort_by_key(name);
-    let printed = print(args, &selector, &all, Timestamp::now())?;
-    print!("{}", printed.out);
+    let printed = print(args, names, &selector, &all, Timestamp::now())?;
+    // Whoever reads no further (`| head`) needs no more.
+    let _ = std::io::stdout().write_all(printed.out.as_bytes());
     printed.errors.iter().for_each(|error| eprintln!("{error}"));
     Ok(if printed.failed {
         ExitCode::FAILURE
@@ -58,6 +68,7 @@ pub struct Printed {
 /// Chooses from `all` (sorted) and prints. Pure, so that kubectl's own output can be compared with it.
 pub fn print<T: Rows + Serialize>(
     args: &GetArgs,
+    names: &[String],
     selector: &Selector,
     all: &[T],
     now: Timestamp,
@@ -65,14 +76,14 @@ pub fn print<T: Rows + Serialize>(
     let here =
         |item: &&T| args.all_namespaces || item.metadata().namespace.as_deref() == Some(&args.namespace);
     let mut printed = Printed::default();
-    let chosen: Vec<&T> = if args.names.is_empty() {
+    let chosen: Vec<&T> = if names.is_empty() {
         all.iter()
             .filter(here)
             .filter(|item| selector.matches(item.metadata().labels.as_ref()))
             .collect()
     } else {
         let mut chosen = Vec::new();
-        for wanted in &args.names {
+        for wanted in names {
             match all
                 .iter()
                 .filter(here)
@@ -80,10 +91,11 @@ pub fn print<T: Rows + Serialize>(
             {
                 Some(item) => chosen.push(item),
                 None => {
-                    printed.errors.push(format!(
+                    let message = format!(
                         "Error from server (NotFound): {} \"{wanted}\" not found",
                         T::PLURAL
-                    ));
+                    );
+                    printed.errors.push(message);
                     printed.failed = true;
                 }
             }
@@ -94,8 +106,8 @@ pub fn print<T: Rows + Serialize>(
         return Ok(printed);
     }
     printed.out = match args.output {
-        Some(GetOutput::Json) => serde_json::to_string_pretty(&document(args, &chosen)?)? + "\n",
-        Some(GetOutput::Yaml) => serde_saphyr::to_string(&document(args, &chosen)?)?,
+        Some(GetOutput::Json) => serde_json::to_string_pretty(&document(names, &chosen)?)? + "\n",
+        Some(GetOutput::Yaml) => serde_saphyr::to_string(&document(names, &chosen)?)?,
         Some(GetOutput::Name) => {
             let line = |item: &&T| {
                 format!(
@@ -122,9 +134,9 @@ pub fn print<T: Rows + Serialize>(
 }
 
 /// One object as itself, anything else as a List.
-fn document<T: Serialize>(args: &GetArgs, chosen: &[&T]) -> anyhow::Result<serde_json::Value> {
+fn document<T: Serialize>(names: &[String], chosen: &[&T]) -> anyhow::Result<serde_json::Value> {
     Ok(match chosen {
-        [one] if args.names.len() == 1 => serde_json::to_value(one)?,
+        [one] if names.len() == 1 => serde_json::to_value(one)?,
         _ => serde_json::json!({
             "apiVersion": "v1",
             "kind": "List",

@@ -1,7 +1,8 @@
 //! `sluice lab`.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -10,10 +11,12 @@ use notify::Watcher;
 use serde_json::Value;
 
 use super::args::{LabArgs, LabCommand, LabUpArgs};
-use crate::lab::ipc::{Request, ask};
+use crate::lab::ipc::{Request, Status, ask};
 use crate::lab::state::State;
 use crate::lab::{self, Options, Target};
+use crate::problem::Severity;
 
+mod print;
 mod show;
 mod prove;
 
@@ -52,15 +55,7 @@ pub(super) fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
             pod,
             namespace,
         } => {
-            lab::living(&state)?;
-            let _null: Value = ask(
-                &state.socket("keeper"),
-                &Request::Delete {
-                    namespace,
-                    name: pod.clone(),
-                },
-            )?;
-            println!("pod {pod} deleted");
+            delete(&state, namespace, &pod)?;
         }
         LabCommand::Down => match lab::down(&state)? {
             true => println!("lab {} is down", state.name()),
@@ -87,22 +82,45 @@ fn up(state: &State, args: &LabUpArgs) -> anyhow::Result<ExitCode> {
         user_namespace: args.user_namespace,
     };
     lab::up(&args.folder, state, &options, &mut |line| clock.say(line))?;
+    let errors = report_problems(&args.folder);
     if !args.no_services {
-        prove::wait_for_control(state).with_context(|| lab::left(state))?;
+        prove::wait_for_control(state).map_err(|error| lab::look_into(state, &error))?;
     }
-    clock.say("ready");
+    clock.say("ready\n");
     show::made(state)?;
+    let mut answered = None;
     if !args.no_services {
-        prove::prove(state, &clock).with_context(|| lab::left(state))?;
+        println!();
+        answered = prove::prove(state).map_err(|error| lab::look_into(state, &error))?;
+    }
+    show::try_these(state, answered.as_deref())?;
+    if errors > 0 {
+        let line = format!(
+            "{errors} errors in the manifests, shown above: what they are about is left out; `{} check {}` shows them again",
+            print::program(),
+            args.folder.display()
+        );
+        println!("{}", print::paint(print::Style::Red, &line));
     }
     if args.foreground {
-        println!("\nCtrl-C ends the lab.");
+        println!("Ctrl-C ends the lab.");
         end.wait().context("cannot wait for signals")?;
         lab::down(state)?;
-    } else {
-        show::try_these(state)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says what is wrong with the manifests, in the folder as it was given; what is right works all the same. Gives how many
+/// errors there are.
+fn report_problems(folder: &Path) -> usize {
+    let problems = super::check::problems(&[folder.to_owned()]);
+    let errors = problems
+        .iter()
+        .filter(|problem| problem.severity == Severity::Error);
+    let colour = io::stderr().is_terminal();
+    errors
+        .inspect(|problem| eprintln!("{}\n", problem.with_source(colour)))
+        .count()
 }
 
 /// Progress lines with the time since the start.
@@ -123,14 +141,57 @@ impl Clock {
 fn exec(state: &State, target: Target, command: &[String]) -> anyhow::Result<ExitCode> {
     let record = lab::living(state)?;
     let error = lab::enter(state, &record, &target, command);
+    let program = command.first().map_or("", String::as_str);
     // A shell's numbers for a program that is not there, and for one that cannot be run.
     let code = match error.downcast_ref::<io::Error>().map(io::Error::kind) {
         Some(io::ErrorKind::NotFound) => 127,
+        // execvp(3) says so also if a folder of $PATH cannot be searched and none has the program.
+        Some(io::ErrorKind::PermissionDenied) if !is_somewhere(program) => 127,
         Some(io::ErrorKind::PermissionDenied) => 126,
         _ => return Err(error),
     };
-    eprintln!("sluice: {error:#}");
+    match code {
+        127 => eprintln!("sluice: {program}: no such program on this machine"),
+        _ => eprintln!("sluice: {error:#}"),
+    }
     Ok(ExitCode::from(code))
+}
+
+/// Whether there is such a file, looked for as execvp(3) does.
+fn is_somewhere(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    program.contains('/') || std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+/// Tells which pod goes and which comes.
+fn delete(state: &State, namespace: String, name: &str) -> anyhow::Result<()> {
+    lab::living(state)?;
+    let keeper = state.socket("keeper");
+    let before: Status = ask(&keeper, &Request::Status)?;
+    let request = Request::Delete {
+        namespace: namespace.clone(),
+        name: name.to_owned(),
+    };
+    let _null: Value = ask(&keeper, &request)?;
+    println!("pod {name} is being stopped");
+    let owner = before
+        .pods
+        .iter()
+        .find(|pod| pod.namespace == namespace && pod.name == name);
+    let owner = owner.and_then(|pod| pod.owner.clone());
+    // The keeper replaces it in the same turn, before it takes the next request.
+    let after: Status = ask(&keeper, &Request::Status)?;
+    let came = after.pods.iter().find(|pod| {
+        let new = before
+            .pods
+            .iter()
+            .all(|old| (&old.namespace, &old.name) != (&pod.namespace, &pod.name));
+        new && pod.namespace == namespace && pod.owner == owner
+    });
+    if let (Some(pod), Some(_)) = (came, owner) {
+        println!("pod {} takes its place at {}", pod.name, pod.ip);
+    }
+    Ok(())
 }
 
 fn scale(state: &State, target: &str, replicas: u32, namespace: String) -> anyhow::Result<()> {
@@ -159,7 +220,7 @@ fn logs(state: &State, namespace: &str, pod: &str, follow: bool) -> anyhow::Resu
             return Ok(()); // it has written nothing yet
         }
         bail!(
-            "no pod {pod} in namespace {namespace}; there are: {}",
+            "no pod {pod} in namespace {namespace}, now or earlier; there are: {}",
             known.join(", ")
         );
     }

@@ -9,6 +9,7 @@ use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
 use sluice_dataplane::channel::record;
 
+use crate::allocate::Ranges;
 use crate::manifest::{decode, yaml};
 
 /// Everything `sluice control` is told.
@@ -141,6 +142,14 @@ fn node_port_range() -> String {
 }
 
 impl Config {
+    /// Where cluster IPs and node ports come from.
+    pub fn ranges(&self) -> Ranges {
+        Ranges {
+            services: self.service_range,
+            node_ports: self.node_ports.clone(),
+        }
+    }
+
     /// Reads `path`. Relative paths in it are relative to its folder.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path)

@@ -84,6 +84,14 @@ pub struct PodStatus {
     pub ip: Ipv4Addr,
     /// Whether Services may send to it.
     pub ready: bool,
+    /// How many of its containers are ready, and how many it has.
+    pub containers: (usize, usize),
+    /// What it does, in kubectl's words.
+    pub phase: String,
+    /// How often a container of it was started again.
+    pub restarts: u32,
+    /// What `sluice lab scale` calls its owner, e.g. `rs/echo`.
+    pub owner: Option<String>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Its namespaces.
@@ -105,8 +113,12 @@ pub(super) type Answer = mpsc::Sender<anyhow::Result<Value>>;
 /// # Errors
 /// The keeper's own words, or why it could not be asked.
 pub fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> anyhow::Result<T> {
-    let stream =
-        UnixStream::connect(socket).with_context(|| format!("no keeper answers at {}", socket.display()))?;
+    let stream = UnixStream::connect(socket).with_context(|| {
+        format!(
+            "the lab does not answer at {}: is it still coming up?",
+            socket.display()
+        )
+    })?;
     stream
         .set_read_timeout(Some(PATIENCE))
         .context("cannot set a time limit")?;

@@ -18,7 +18,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid, setsid};
 
-use super::keeper::{self, FAILED, READY};
+use super::keeper::{self, ENDED, FAILED, READY};
 use super::state::State;
 use super::{Driver, Options};
 
@@ -42,11 +42,25 @@ pub struct KeeperArgs {
     rootless: bool,
 }
 
+/// Why a lab did not come up.
+pub(super) struct Failure {
+    /// What went wrong.
+    pub(super) reason: anyhow::Error,
+    /// Whether the keeper runs on, so that one can look into its lab.
+    pub(super) alive: bool,
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(reason: anyhow::Error) -> Self {
+        Self { reason, alive: false }
+    }
+}
+
 /// Starts a keeper and waits until the lab is up. Every line of its progress goes to `progress`.
 ///
 /// # Errors
-/// What the keeper said went wrong; it may still run, so that one can look.
-pub(super) fn start(state: &State, options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
+/// What the keeper said went wrong.
+pub(super) fn start(state: &State, options: &Options, progress: &mut dyn FnMut(&str)) -> Result<(), Failure> {
     let log = fs::File::create(state.log("keeper")).context("cannot make the keeper's log")?;
     let mut command = Command::new(own_binary()?);
     command
@@ -75,7 +89,12 @@ pub(super) fn start(state: &State, options: &Options, progress: &mut dyn FnMut(&
             break;
         }
         if let Some(reason) = line.strip_prefix(FAILED) {
-            outcome = Some(Err(anyhow::anyhow!("{reason}")));
+            let reason = anyhow::anyhow!("{reason}");
+            outcome = Some(Err(Failure { reason, alive: true }));
+            break;
+        }
+        if let Some(reason) = line.strip_prefix(ENDED) {
+            outcome = Some(Err(anyhow::anyhow!("{reason}").into()));
             break;
         }
         progress(&line);
@@ -85,7 +104,7 @@ pub(super) fn start(state: &State, options: &Options, progress: &mut dyn FnMut(&
     outcome.unwrap_or_else(|| {
         let log = fs::read_to_string(state.log("keeper")).unwrap_or_default();
         let last = log.lines().last().unwrap_or("it left no word").to_owned();
-        Err(anyhow::anyhow!("the lab's keeper ended: {last}"))
+        Err(anyhow::anyhow!("the lab's keeper ended: {last}").into())
     })
 }
 
@@ -100,7 +119,7 @@ pub fn run(args: &KeeperArgs) -> anyhow::Result<()> {
         );
     }
     if let Err(error) = launch(args) {
-        println!("{FAILED}{error:#}");
+        println!("{ENDED}{error:#}");
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ pub mod state;
 pub mod launch;
 pub mod ipc;
 pub mod server;
+mod departure;
 mod exec;
 mod keeper;
 pub mod namespace;
@@ -77,12 +78,7 @@ pub fn up(
     options: &Options,
     progress: &mut dyn FnMut(&str),
 ) -> anyhow::Result<()> {
-    if workloads::manifest_files(folder).is_empty() {
-        bail!(
-            "no manifests (*.yaml) in {}: give a folder such as configs/lab/quickstart",
-            folder.display()
-        );
-    }
+    require_manifests(folder)?;
     let _lock = state.lock()?;
     match state.find()? {
         Found::Alive(_) => bail!(
@@ -97,21 +93,40 @@ pub fn up(
     }
     state.create()?;
     copy_manifests(folder, &state.manifests())?;
-    let result = launch::start(state, options, progress);
-    match state.find()? {
-        Found::Alive(_) => result.with_context(|| left(state)),
-        // Nothing runs, so nothing is there to look into that the error does not say.
-        _ => result
-            .and_then(|()| bail!("the lab died as it came up"))
-            .inspect_err(|_| drop(clean(state))),
+    match launch::start(state, options, progress) {
+        Ok(()) => Ok(()),
+        Err(failure) if failure.alive => Err(look_into(state, &failure.reason)),
+        Err(failure) => {
+            // Nothing runs, so nothing is there to look into that the error does not say.
+            clean(state)?;
+            Err(failure.reason)
+        }
     }
 }
 
-/// Where to look into a lab that does not work.
-pub fn left(state: &State) -> String {
+fn require_manifests(folder: &Path) -> anyhow::Result<()> {
+    let hint = "give a folder such as configs/lab/quickstart";
+    if !folder.exists() {
+        bail!("there is no folder {}: {hint}", folder.display());
+    }
+    if !folder.is_dir() {
+        bail!("{} is no folder: {hint}", folder.display());
+    }
+    fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    if workloads::manifest_files(folder).is_empty() {
+        bail!(
+            "no manifests (*.yaml, *.yml, *.json) in {}: {hint}",
+            folder.display()
+        );
+    }
+    Ok(())
+}
+
+/// The reason why a lab does not work, and where it can be looked into.
+pub fn look_into(state: &State, reason: &anyhow::Error) -> anyhow::Error {
     let name = state.name();
-    format!(
-        "the lab is left to look into at {} (`sluice lab down --name {name}` ends it)",
+    anyhow::anyhow!(
+        "{reason:#}; the lab is left to look into at {} (`sluice lab down --name {name}` ends it)",
         state.path().display()
     )
 }
@@ -182,13 +197,20 @@ fn clean(state: &State) -> anyhow::Result<()> {
     state.remove()
 }
 
+/// Copies the folder, with the files beside the manifests that pods' commands may read.
 fn copy_manifests(from: &Path, to: &Path) -> anyhow::Result<()> {
-    for file in workloads::manifest_files(from) {
-        let target = to.join(file.strip_prefix(from).unwrap_or(&file));
-        if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+    for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+        let entry = entry.with_context(|| format!("cannot read {}", from.display()))?;
+        let (file, target) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
         }
-        fs::copy(&file, &target).with_context(|| format!("cannot copy {}", file.display()))?;
+        if file.is_dir() {
+            copy_manifests(&file, &target)?;
+        } else if file.is_file() {
+            fs::copy(&file, &target).with_context(|| format!("cannot copy {}", file.display()))?;
+        }
     }
     Ok(())
 }

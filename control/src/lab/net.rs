@@ -19,6 +19,26 @@ use ipnet::Ipv4Net;
 use super::namespace::{Namespaces, set_sysctl};
 use super::netlink::{Netlink, VethEnd, disable_checksum_offload};
 
+/// What carries the node's own traffic between its stack and the dataplane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HostPort {
+    /// A tap, which the dataplane makes.
+    Tap,
+    /// A veth pair, made here: the kernel's end is `host0`, the dataplane's [`HOST_PEER`].
+    Veth,
+}
+
+impl HostPort {
+    /// A tap where `/dev/net/tun` may be opened; many containers and minimal machines keep it to root.
+    pub(super) fn possible() -> Self {
+        let tun = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/net/tun");
+        if tun.is_ok() { Self::Tap } else { Self::Veth }
+    }
+}
+
 /// The node's address towards clients.
 pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 2);
 /// The client's address.
@@ -33,6 +53,8 @@ pub const LAST_POD: u8 = 254;
 const BRIDGE: &str = "fabric";
 const NODE_PORTS: [&str; 2] = ["client0", "pods0"];
 const HOST_PORT: &str = "host0";
+/// The dataplane's end of a host port that is a veth pair.
+pub(super) const HOST_PEER: &str = "host0d";
 
 /// The fixed part of the lab's network. Pods' links come and go.
 pub(super) struct Network {
@@ -129,6 +151,22 @@ impl Network {
         })
     }
 
+    /// Makes a host port that is a veth pair and gives its kernel end the node's address, before any dataplane starts.
+    pub(super) fn create_host_pair(&self) -> anyhow::Result<()> {
+        self.node.enter(|| {
+            let mut netlink = Netlink::open()?;
+            let end = |name, single_segments| VethEnd {
+                name,
+                namespace: self.node.net(),
+                single_segments,
+            };
+            netlink.add_veth(&end(HOST_PORT, true), &end(HOST_PEER, false))?;
+            disable_checksum_offload(HOST_PORT)?;
+            own_alone(&mut netlink, HOST_PEER)?;
+            configure_host(&mut netlink)
+        })
+    }
+
     /// Watches the node for the tap that a starting dataplane makes, and gives it the node's address, each time it
     /// comes. Runs until the namespace is gone; `done` hears of every success and failure.
     pub(super) fn configure_host_port(
@@ -180,15 +218,20 @@ fn configure_node() -> anyhow::Result<()> {
     quiet_ipv6();
     let mut netlink = Netlink::open()?;
     netlink.set_up("lo", None)?;
-    for port in NODE_PORTS {
-        // With a raw socket the kernel sees each frame too. The node's address is on the host port, so the kernel must
-        // neither answer ARP for it here (arp_ignore 8) nor accept its packets here and reset the connections it does
-        // not know (rp_filter 1: the way back is the host port).
-        set_sysctl(&format!("ipv4/conf/{port}/arp_ignore"), "8")?;
-        set_sysctl(&format!("ipv4/conf/{port}/rp_filter"), "1")?;
-        netlink.set_up(port, None)?;
-    }
-    Ok(())
+    NODE_PORTS
+        .into_iter()
+        .try_for_each(|port| own_alone(&mut netlink, port))
+}
+
+/// Brings up an interface that the dataplane is to own alone.
+///
+/// With a raw socket the kernel sees each frame too. The node's address is on the host port, so the kernel must neither
+/// answer ARP for it here (arp_ignore 8) nor accept its packets here and reset the connections it does not know
+/// (rp_filter 1: the way back is the host port).
+fn own_alone(netlink: &mut Netlink, port: &str) -> anyhow::Result<()> {
+    set_sysctl(&format!("ipv4/conf/{port}/arp_ignore"), "8")?;
+    set_sysctl(&format!("ipv4/conf/{port}/rp_filter"), "1")?;
+    netlink.set_up(port, None)
 }
 
 fn configure_pod(address: Ipv4Addr) -> anyhow::Result<()> {
@@ -231,7 +274,7 @@ fn watch_host_port(node: &Namespaces, done: &dyn Fn(anyhow::Result<()>)) -> anyh
 fn configure_host(netlink: &mut Netlink) -> anyhow::Result<()> {
     netlink.set_up(HOST_PORT, None)?;
     netlink.add_address(HOST_PORT, Ipv4Net::new_assert(NODE_ADDRESS, 32))?;
-    // On-link: the dataplane answers ARP on the tap for everything.
+    // On-link: the dataplane answers ARP on the host port for everything.
     netlink.add_route(Ipv4Net::default(), HOST_PORT, None, Some(NODE_ADDRESS))
 }
 

@@ -3,30 +3,31 @@
 //! Takes a template; starts and stops the pod's processes and keeps its report in the pods folder true. Which pods there
 //! are is the keeper's to decide.
 
-use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::process::Command;
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{
-    Container, Pod as PodObject, PodCondition, PodIP, PodStatus as PodObjectStatus,
-};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use k8s_openapi::api::core::v1::Pod as PodObject;
 use nix::sys::signal::Signal;
 
 use super::ipc::PodStatus;
 use super::launch::own_binary;
 use super::namespace::Namespaces;
-use super::net::NODE_ADDRESS;
 use super::now;
 use super::probe::Check;
-use super::process::{Backoff, Exit, Reaper, signal};
-use super::state::{State, write_atomically};
+use super::process::{Exit, Reaper, signal};
+use super::state::State;
 use super::workloads::{Key, Template};
+
+mod process;
+mod report;
+
+use process::{Process, Program};
 
 /// Grace from SIGTERM to SIGKILL if the pod names none (core/v1 PodSpec), and the most a lab's user should wait.
 const GRACE: Duration = Duration::from_secs(30);
@@ -53,29 +54,10 @@ pub(super) struct Pod {
 
 struct Terminating {
     since: Timestamp,
-    deadline: Instant,
-}
-
-/// One container's process.
-struct Process {
-    container: Container,
-    program: Program,
-    pid: Option<i32>,
-    ended: Option<Exit>,
-    ready: bool,
-    backoff: Backoff,
-    restart: Option<Instant>,
-    probe: Option<mpsc::Sender<()>>,
-}
-
-/// What runs for a container.
-enum Program {
-    /// A program of the machine.
-    Own(Vec<String>),
-    /// The built-in server.
-    Server { tcp: Vec<u16>, udp: Vec<u16> },
-    /// Nothing: it only holds the namespaces.
-    Nothing,
+    /// Whether someone waits for clients to be sent elsewhere.
+    leaves: bool,
+    /// When its processes are killed; none before they are told to end.
+    deadline: Option<Instant>,
 }
 
 /// News of a container, with the pod's uid so that old news of an earlier pod is known.
@@ -171,11 +153,23 @@ impl Pod {
         command.env("POD_NAME", &self.key.name);
         command.env("POD_NAMESPACE", &self.key.namespace);
         command.env("POD_IP", self.address.to_string());
-        command.current_dir(process.container.working_dir.as_deref().unwrap_or("/"));
+        let scratch = self.scratch(around.state);
+        fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
+        command.env("TMPDIR", scratch);
+        // Without a directory of its own, a container begins beside the manifests: there is no image to have one.
+        let manifests = around.state.manifests();
+        command.current_dir(
+            process
+                .container
+                .working_dir
+                .as_ref()
+                .map_or(manifests, Into::into),
+        );
         let pid = around.reaper.spawn(&self.namespaces, command, &log)?;
         let check = Check::of(&process.container);
         let process = &mut self.containers[index];
         process.pid = Some(pid);
+        process.restarts += u32::from(process.ended.is_some());
         process.ended = None;
         process.restart = None;
         process.backoff.restarted();
@@ -233,28 +227,40 @@ impl Pod {
         true
     }
 
-    /// Begins to stop it: its report says so before its processes hear of it, as with a kubelet.
+    /// Begins to stop it: its report says so before its processes hear of it ([`Self::stop`]).
     pub(super) fn terminate(&mut self, state: &State) {
         if self.terminating.is_some() {
             return;
         }
+        let since = Timestamp::now();
+        self.terminating = Some(Terminating {
+            since: Timestamp::from_second(since.as_second()).unwrap_or(since),
+            leaves: false,
+            deadline: None,
+        });
+        for process in &mut self.containers {
+            process.restart = None;
+        }
+        self.report(state);
+    }
+
+    /// Its uid, once, when it is to go: somebody has to wait until it may stop.
+    pub(super) fn begins_to_leave(&mut self) -> Option<String> {
+        let terminating = self.terminating.as_mut().filter(|t| !t.leaves)?;
+        terminating.leaves = true;
+        Some(self.uid.clone())
+    }
+
+    /// Tells its processes to end; when its grace is over they are killed.
+    pub(super) fn stop(&mut self) {
         let grace = self.template.spec.termination_grace_period_seconds;
         let grace = grace
             .and_then(|s| u64::try_from(s).ok())
             .map_or(GRACE, Duration::from_secs)
             .min(GRACE);
-        let since = Timestamp::now();
-        let since = Timestamp::from_second(since.as_second()).unwrap_or(since);
-        self.terminating = Some(Terminating {
-            since,
-            deadline: now() + grace,
-        });
-        self.report(state);
-        for process in &mut self.containers {
-            process.restart = None;
-            if let Some(pid) = process.pid {
-                signal(pid, Signal::SIGTERM);
-            }
+        if let Some(terminating) = &mut self.terminating {
+            terminating.deadline = Some(now() + grace);
+            self.processes().for_each(|pid| signal(pid, Signal::SIGTERM));
         }
     }
 
@@ -268,10 +274,10 @@ impl Pod {
         let Some(terminating) = &mut self.terminating else {
             return false;
         };
-        let late = terminating.deadline <= now();
+        let late = terminating.deadline.is_some_and(|deadline| deadline <= now());
         if late {
             // The kernel may take a moment; it is told again after the next.
-            terminating.deadline = now() + AGAIN;
+            terminating.deadline = Some(now() + AGAIN);
         }
         let mut over = true;
         for pid in self.containers.iter().filter_map(|process| process.pid) {
@@ -286,7 +292,7 @@ impl Pod {
     /// When the keeper has to look at it again.
     pub(super) fn next_look(&self) -> Option<Instant> {
         match &self.terminating {
-            Some(terminating) => Some(terminating.deadline),
+            Some(terminating) => terminating.deadline,
             None => self.containers.iter().filter_map(|process| process.restart).min(),
         }
     }
@@ -318,23 +324,32 @@ impl Pod {
             name: self.key.name.clone(),
             ip: self.address,
             ready: self.is_ready(),
+            containers: (
+                self.containers.iter().filter(|process| process.ready).count(),
+                self.containers.len(),
+            ),
+            phase: self.doing().to_owned(),
+            restarts: self.containers.iter().map(|process| process.restarts).sum(),
+            owner: match (&self.deployment, &self.set) {
+                (Some(deployment), _) => Some(format!("deployment/{deployment}")),
+                (None, set) => set.as_ref().map(|set| format!("rs/{}", set.name)),
+            },
             labels: self.template.labels.clone(),
             fds: self.namespaces.fds(),
         }
     }
 
-    /// Writes the pod's report if it changed.
-    pub(super) fn report(&mut self, state: &State) {
-        let object = self.object();
-        if self.reported.as_ref() == Some(&object) {
-            return;
-        }
-        let written = serde_saphyr::to_string(&object)
-            .map_err(anyhow::Error::from)
-            .and_then(|text| write_atomically(&self.report_file(state), text.as_bytes()));
-        match written {
-            Ok(()) => self.reported = Some(object),
-            Err(error) => log::error!("cannot report pod {}: {error:#}", self.key),
+    fn scratch(&self, state: &State) -> PathBuf {
+        state.pod_scratch(&self.key.namespace, &self.key.name)
+    }
+
+    /// Takes away the files its processes may have made.
+    pub(super) fn remove_scratch(&self, state: &State) {
+        match fs::remove_dir_all(self.scratch(state)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                log::warn!("{}: {error}", self.scratch(state).display());
+            }
+            _ => {}
         }
     }
 
@@ -343,135 +358,6 @@ impl Pod {
         if let Err(error) = self.namespaces.kill_inhabitants() {
             log::error!("pod {}: {error:#}", self.key);
         }
-    }
-
-    /// Takes the report away: the pod is no more.
-    pub(super) fn remove_report(&self, state: &State) {
-        let file = self.report_file(state);
-        if let Err(error) = fs::remove_file(&file) {
-            log::error!("cannot remove {}: {error}", file.display());
-        }
-    }
-
-    fn report_file(&self, state: &State) -> std::path::PathBuf {
-        state
-            .pods()
-            .join(format!("{}.{}.yaml", self.key.namespace, self.key.name))
-    }
-
-    fn phase(&self) -> &'static str {
-        let ended = |process: &Process| process.pid.is_none() && process.restart.is_none();
-        let run_out = !self.containers.is_empty()
-            && self.terminating.is_none()
-            && self
-                .containers
-                .iter()
-                .all(|p| ended(p) && !matches!(p.program, Program::Nothing));
-        match run_out {
-            false => "Running",
-            true if self
-                .containers
-                .iter()
-                .all(|process| process.ended == Some(Exit::Status(0))) =>
-            {
-                "Succeeded"
-            }
-            true => "Failed",
-        }
-    }
-
-    fn object(&self) -> PodObject {
-        let owner = self.set.as_ref().map(|set| OwnerReference {
-            api_version: "apps/v1".to_owned(),
-            block_owner_deletion: Some(true),
-            controller: Some(true),
-            kind: "ReplicaSet".to_owned(),
-            name: set.name.clone(),
-            uid: super::uid(set),
-        });
-        let map = |map: &BTreeMap<String, String>| (!map.is_empty()).then(|| map.clone());
-        let address = self.address.to_string();
-        // A terminating pod stays ready for those it serves; that it takes nothing new is its deletionTimestamp's word.
-        let ready = if self.containers_ready() { "True" } else { "False" };
-        let condition = |kind: &str, status: &str| PodCondition {
-            status: status.to_owned(),
-            type_: kind.to_owned(),
-            ..PodCondition::default()
-        };
-        let mut spec = self.template.spec.clone();
-        spec.node_name = Some("lab".to_owned());
-        PodObject {
-            metadata: ObjectMeta {
-                namespace: Some(self.key.namespace.clone()),
-                name: Some(self.key.name.clone()),
-                uid: Some(self.uid.clone()),
-                labels: map(&self.template.labels),
-                annotations: map(&self.template.annotations),
-                owner_references: owner.map(|owner| vec![owner]),
-                creation_timestamp: Some(Time(self.created)),
-                deletion_timestamp: self.terminating.as_ref().map(|t| Time(t.since)),
-                ..ObjectMeta::default()
-            },
-            spec: Some(spec),
-            status: Some(PodObjectStatus {
-                phase: Some(self.phase().to_owned()),
-                host_ip: Some(NODE_ADDRESS.to_string()),
-                pod_ip: Some(address.clone()),
-                pod_ips: Some(vec![PodIP { ip: address }]),
-                start_time: Some(Time(self.created)),
-                conditions: Some(vec![
-                    condition("PodScheduled", "True"),
-                    condition("Initialized", "True"),
-                    condition("ContainersReady", ready),
-                    condition("Ready", ready),
-                ]),
-                ..PodObjectStatus::default()
-            }),
-        }
-    }
-}
-
-impl Process {
-    fn new(container: &Container) -> Self {
-        let words: Vec<_> = container
-            .command
-            .iter()
-            .chain(&container.args)
-            .flatten()
-            .cloned()
-            .collect();
-        let ports = |protocol: &str| -> Vec<u16> {
-            let ports = container.ports.iter().flatten();
-            let same = ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == protocol);
-            same.filter_map(|port| u16::try_from(port.container_port).ok())
-                .collect()
-        };
-        let (tcp, udp) = (ports("TCP"), ports("UDP"));
-        let program = if !words.is_empty() {
-            Program::Own(words)
-        } else if tcp.is_empty() && udp.is_empty() {
-            Program::Nothing
-        } else {
-            Program::Server { tcp, udp }
-        };
-        Self {
-            container: container.clone(),
-            program,
-            pid: None,
-            ended: None,
-            ready: false,
-            backoff: Backoff::new(),
-            restart: None,
-            probe: None,
-        }
-    }
-
-    fn over(&mut self, exit: Exit, restart: bool) {
-        self.pid = None;
-        self.ended = Some(exit);
-        self.ready = false;
-        self.probe = None;
-        self.restart = restart.then(|| now() + self.backoff.ended());
     }
 }
 

@@ -2,13 +2,15 @@
 //!
 //! Takes ports and the pod's name from its environment; gives answers that say who answered, and one log line per request.
 //! `GET /bytes/N` streams N bytes that are the same every time. Never reads a file, never believes a length it was not
-//! given. On SIGTERM it stops keeping connections alive and ends when the last is closed, or after [`DRAIN`].
+//! given. On SIGTERM it closes idle connections, finishes what it has begun, and ends when the last is closed, or after
+//! [`DRAIN`].
 
+use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -25,8 +27,11 @@ const MOST_HEADERS: usize = 96;
 const LARGEST_BODY: u64 = 1 << 30;
 /// How long a connection may be silent.
 const IDLE: Duration = Duration::from_secs(75);
-/// How long the last connections may take after SIGTERM; well within a pod's grace period.
-const DRAIN: Duration = Duration::from_secs(2);
+/// How long the last connections may take after SIGTERM: a pod's grace period (core/v1 PodSpec), by whose end the keeper
+/// kills it anyway.
+const DRAIN: Duration = Duration::from_secs(30);
+/// How long a client may take to close after the last answer.
+const LINGER: Duration = Duration::from_secs(2);
 /// A connection's thread holds two small buffers and no recursion.
 const STACK: usize = 128 * 1024;
 
@@ -46,7 +51,37 @@ struct Pod {
     namespace: String,
     ip: String,
     connections: AtomicUsize,
+    /// Connections between two requests, by a number of each.
+    idle: Mutex<BTreeMap<usize, Arc<TcpStream>>>,
     ending: AtomicBool,
+}
+
+impl Pod {
+    /// Waits with `wait` for the next request on a connection; SIGTERM ends the wait.
+    fn between_requests<T>(&self, stream: &Arc<TcpStream>, wait: impl FnOnce() -> T) -> T {
+        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = Arc::as_ptr(stream).addr();
+        {
+            let mut idle = idle();
+            if self.ending.load(Ordering::Relaxed) {
+                // Bytes that have come already can still be read.
+                let _closed = stream.shutdown(Shutdown::Read);
+            }
+            idle.insert(number, Arc::clone(stream));
+        }
+        let waited = wait();
+        idle().remove(&number);
+        waited
+    }
+
+    /// From now on no connection is kept open for a further request.
+    fn end_idle(&self) {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ending.store(true, Ordering::Relaxed);
+        for stream in idle.values() {
+            let _closed = stream.shutdown(Shutdown::Read);
+        }
+    }
 }
 
 /// Serves until SIGTERM.
@@ -65,6 +100,7 @@ pub fn run(args: &ServerArgs) -> anyhow::Result<()> {
         namespace: var("POD_NAMESPACE"),
         ip: var("POD_IP"),
         connections: AtomicUsize::new(0),
+        idle: Mutex::default(),
         ending: AtomicBool::new(false),
     });
     for &port in &args.tcp {
@@ -81,7 +117,7 @@ pub fn run(args: &ServerArgs) -> anyhow::Result<()> {
     }
     tell_ready();
     end.wait().context("cannot wait for signals")?;
-    pod.ending.store(true, Ordering::Relaxed);
+    pod.end_idle();
     drain(&pod);
     Ok(())
 }
@@ -90,10 +126,11 @@ pub fn run(args: &ServerArgs) -> anyhow::Result<()> {
 fn drain(pod: &Pod) {
     const NAP: Duration = Duration::from_millis(20);
     for _ in 0..DRAIN.as_millis() / NAP.as_millis() {
+        // First, so that connections already on their way are accepted.
+        thread::sleep(NAP);
         if pod.connections.load(Ordering::Relaxed) == 0 {
             return;
         }
-        thread::sleep(NAP);
     }
 }
 
@@ -126,7 +163,7 @@ fn accept(listener: &TcpListener, pod: &Arc<Pod>) {
             pod.connections.fetch_sub(1, Ordering::Relaxed);
             continue;
         }
-        let shared = Arc::clone(pod);
+        let (shared, stream) = (Arc::clone(pod), Arc::new(stream));
         let thread = thread::Builder::new().stack_size(STACK).spawn(move || {
             // A client that leaves in the middle is its own affair.
             let _gone = serve(&stream, client, &shared);
@@ -150,14 +187,31 @@ struct Request {
     keep_alive: bool,
 }
 
-fn serve(stream: &TcpStream, client: SocketAddr, pod: &Pod) -> io::Result<()> {
+/// Answers until the client or the server closes. The client closes first if it will: with the process gone its pod's
+/// link goes, and what is still on its way then would be lost.
+fn serve(stream: &Arc<TcpStream>, client: SocketAddr, pod: &Pod) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(IDLE))?;
     stream.set_write_timeout(Some(IDLE))?;
+    let result = answer_all(stream, client, pod);
+    stream.shutdown(Shutdown::Write)?;
+    stream.set_read_timeout(Some(LINGER))?;
+    let _rest = io::copy(&mut (&**stream).take(LARGEST_BODY), &mut io::sink());
+    result
+}
+
+fn answer_all(shared: &Arc<TcpStream>, client: SocketAddr, pod: &Pod) -> io::Result<()> {
+    let stream: &TcpStream = shared;
     let mut reader = stream;
     let mut buffer = Vec::new();
+    let mut first = true;
     loop {
-        let request = match read_head(&mut reader, &mut buffer)? {
+        // Who has just connected is about to ask; who has an answer may know that a kept connection can end.
+        let head = match std::mem::replace(&mut first, false) {
+            true => read_head(&mut reader, &mut buffer),
+            false => pod.between_requests(shared, || read_head(&mut reader, &mut buffer)),
+        };
+        let request = match head? {
             Head::Request(request) => request,
             Head::Closed => return Ok(()),
             Head::Bad => {

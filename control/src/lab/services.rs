@@ -11,20 +11,25 @@ use anyhow::Context;
 use super::Driver;
 use super::launch::own_binary;
 use super::namespace::Namespaces;
+use super::net::{HOST_PEER, HostPort};
 use super::now;
 use super::process::{Backoff, Exit, Reaper};
 use super::state::{State, write_atomically};
 
 /// The dataplane's file: `config.rs` of sluice-dataplane reads it.
-fn dataplane_config(state: &State, driver: Driver) -> anyhow::Result<String> {
+fn dataplane_config(state: &State, driver: Driver, host_port: HostPort) -> anyhow::Result<String> {
     let (driver, socket) = (driver.name(), serde_json::to_string(&state.socket("dataplane"))?);
+    let (host_driver, host_interface) = match host_port {
+        HostPort::Tap => ("tap", "host0"),
+        HostPort::Veth => ("af_packet", HOST_PEER),
+    };
     Ok(format!(
         "# Written by `sluice lab up`.
 node: {{addresses: [172.18.0.2]}}
 ports:
 - {{name: client0, driver: {driver}, interface: client0, addresses: [172.18.0.2/24]}}
 - {{name: pods0, driver: {driver}, interface: pods0, addresses: [10.244.0.1/24]}}
-- {{name: host0, driver: tap, interface: host0, role: host}}
+- {{name: host0, driver: {host_driver}, interface: {host_interface}, role: host}}
 workers: {{count: 1, idle: sleep}}
 flows: {{capacity: 131072}}
 channel: {{socket: {socket}}}
@@ -65,10 +70,10 @@ pub(super) struct Service {
 }
 
 /// Writes the configurations and gives the two: the dataplane to be started at once, control by [`Service::begin`].
-pub(super) fn prepare(state: &State, driver: Driver) -> anyhow::Result<Vec<Service>> {
+pub(super) fn prepare(state: &State, driver: Driver, host_port: HostPort) -> anyhow::Result<Vec<Service>> {
     write_atomically(
         &state.config("dataplane"),
-        dataplane_config(state, driver)?.as_bytes(),
+        dataplane_config(state, driver, host_port)?.as_bytes(),
     )?;
     write_atomically(&state.config("control"), control_config(state)?.as_bytes())?;
     let program = dataplane_binary()?;

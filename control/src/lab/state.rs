@@ -104,6 +104,11 @@ impl State {
         self.path.join("logs").join(format!("{namespace}.{name}.log"))
     }
 
+    /// A folder of the pod's own, removed with it.
+    pub fn pod_scratch(&self, namespace: &str, name: &str) -> PathBuf {
+        self.path.join("tmp").join(format!("{namespace}.{name}"))
+    }
+
     /// The log of the keeper, the dataplane or control.
     pub fn log(&self, process: &str) -> PathBuf {
         self.path.join(format!("{process}.log"))
@@ -222,6 +227,20 @@ pub fn base() -> PathBuf {
         Some(runtime) if Path::new(&runtime).is_dir() => Path::new(&runtime).join("sluice/lab"),
         _ => PathBuf::from(format!("/tmp/sluice-{user}/lab")),
     }
+}
+
+/// The socket of control in the lab that came up last, of those that live.
+pub fn newest_control() -> Option<PathBuf> {
+    let labs = fs::read_dir(base()).ok()?.flatten();
+    let living = labs.filter_map(|entry| {
+        let state = State::at(&entry.path()).ok()?;
+        let Ok(Found::Alive(record)) = state.find() else {
+            return None;
+        };
+        let socket = state.socket("control");
+        socket.exists().then_some((record.started, socket))
+    });
+    living.max().map(|(_, socket)| socket)
 }
 
 /// Replaces a file so that a reader sees the old or the new one whole.

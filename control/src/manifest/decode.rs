@@ -3,24 +3,24 @@
 //! (YAML 1.1): `yes` is a boolean, `0120` is 80, and neither is text.
 
 use std::cell::RefCell;
-use std::fmt;
 
 use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
-use super::yaml::{Node, Spot, Value};
+use super::yaml::{Node, Value};
 
-/// Something wrong in a document.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistake {
-    /// Field path, `spec.ports[1].nodePort`.
-    pub field: String,
-    /// What is wrong, as a sentence's predicate: the field's path comes before it.
-    pub message: String,
-    /// Where in the document.
-    pub spot: Spot,
-}
+/// Something wrong.
+mod mistake;
+/// Slips of the pen.
+mod nearest;
+/// Numbers, booleans, nothing.
+mod scalar;
+
+pub use mistake::Mistake;
+use mistake::{Error, Part, Path};
+use nearest::nearest;
+use scalar::{Plain, resolve};
 
 /// Decodes `node` as a `T`. Unknown fields are mistakes that do not stop the rest from being read.
 pub fn decode<T: de::DeserializeOwned>(node: &Node) -> Result<T, Vec<Mistake>> {
@@ -49,143 +49,11 @@ pub fn decode<T: de::DeserializeOwned>(node: &Node) -> Result<T, Vec<Mistake>> {
     }
 }
 
-/// The one of `known` that `word` is most likely a slip of.
-pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
-    let lower = word.to_ascii_lowercase();
-    let scored = known
-        .iter()
-        .map(|k| (distance(&lower, &k.to_ascii_lowercase()), *k));
-    // A third of the letters wrong is a different word.
-    scored
-        .min()
-        .filter(|(d, _)| *d <= word.chars().count().div_ceil(3))
-        .map(|(_, k)| k)
-}
-
-/// Levenshtein's edit distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let above = row[j + 1];
-            row[j + 1] = (diagonal + usize::from(x != *y)).min(above + 1).min(row[j] + 1);
-            diagonal = above;
-        }
-    }
-    row[b.len()]
-}
-
-#[derive(Debug)]
-struct Error {
-    field: String,
-    message: String,
-    spot: Option<Spot>,
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.field, self.message)
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl de::Error for Error {
-    fn custom<T: fmt::Display>(message: T) -> Self {
-        Self {
-            field: String::new(),
-            message: message.to_string(),
-            spot: None,
-        }
-    }
-}
-
-/// The way from the document's root, as a list on the stack.
-#[derive(Clone, Copy)]
-struct Path<'a> {
-    parent: Option<&'a Self>,
-    part: Part<'a>,
-}
-
-#[derive(Clone, Copy)]
-enum Part<'a> {
-    Root,
-    Field(&'a str),
-    Item(usize),
-}
-
-impl fmt::Display for Path<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(parent) = self.parent else { return Ok(()) };
-        parent.fmt(f)?;
-        match self.part {
-            Part::Root => Ok(()),
-            Part::Item(index) => write!(f, "[{index}]"),
-            Part::Field(name) if name.contains(['.', '/']) => write!(f, "[{name}]"),
-            Part::Field(name) if parent.parent.is_none() => write!(f, "{name}"),
-            Part::Field(name) => write!(f, ".{name}"),
-        }
-    }
-}
-
 #[derive(Clone, Copy)]
 struct Decoder<'n, 'p> {
     node: &'n Node,
     unknown: &'p RefCell<Vec<Mistake>>,
     path: Path<'p>,
-}
-
-/// What an unquoted scalar is (YAML 1.1 as Kubernetes reads it).
-enum Plain {
-    Null,
-    Bool(bool),
-    Int(i64),
-    Float(f64),
-    Text,
-}
-
-fn resolve(text: &str) -> Plain {
-    match text {
-        "" | "~" | "null" | "Null" | "NULL" => return Plain::Null,
-        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "true" | "True" | "TRUE" => {
-            return Plain::Bool(true);
-        }
-        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" | "false" | "False" | "FALSE" => {
-            return Plain::Bool(false);
-        }
-        _ => {}
-    }
-    if !text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) {
-        return Plain::Text;
-    }
-    let digits = text.replace('_', "");
-    let (negative, unsigned) = match digits.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, digits.strip_prefix('+').unwrap_or(&digits)),
-    };
-    let (radix, number) = match unsigned.as_bytes() {
-        [b'0', b'x' | b'X', ..] => (16, &unsigned[2..]),
-        [b'0', b'b' | b'B', ..] => (2, &unsigned[2..]),
-        [b'0', b'o' | b'O', ..] => (8, &unsigned[2..]),
-        [b'0', _, ..] => (8, &unsigned[1..]),
-        _ => (10, unsigned),
-    };
-    if number.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && let Ok(value) = i64::from_str_radix(number, radix)
-    {
-        return Plain::Int(if negative { -value } else { value });
-    }
-    let float_like = unsigned
-        .chars()
-        .all(|c| c.is_ascii_digit() || ".eE+-".contains(c))
-        && unsigned.contains(|c: char| c.is_ascii_digit());
-    match digits.parse::<f64>() {
-        Ok(value) if float_like && value.is_finite() => Plain::Float(value),
-        _ => Plain::Text,
-    }
 }
 
 impl<'n> Decoder<'n, '_> {
@@ -209,11 +77,15 @@ impl<'n> Decoder<'n, '_> {
                 Plain::Text => format!("`{}`", shortened(text)),
             },
         };
-        let quote = match &self.node.value {
+        let instead = match &self.node.value {
             Value::Scalar { text, plain: true } if want == "text" => format!(" (write \"{text}\" in quotes)"),
+            Value::Scalar { text, plain: false } if fits_unquoted(text, want) => {
+                format!(" (write {text} without quotes)")
+            }
+            Value::Mapping(_) if want == "a list" => " (begin each item with `- `)".into(),
             _ => String::new(),
         };
-        self.error(format!("must be {want}, not {got}{quote}"))
+        self.error(format!("must be {want}, not {got}{instead}"))
     }
 
     /// Puts the place on an error that a visitor made.
@@ -262,6 +134,7 @@ impl<'n> Decoder<'n, '_> {
                     entries: entries.iter(),
                     value: None,
                     known,
+                    empty_before: None,
                 };
                 self.placed(visitor.visit_map(map))
             }
@@ -271,11 +144,21 @@ impl<'n> Decoder<'n, '_> {
                     entries: [].iter(),
                     value: None,
                     known,
+                    empty_before: None,
                 };
                 self.placed(visitor.visit_map(map))
             }
             _ => Err(self.wrong("a mapping")),
         }
+    }
+}
+
+/// Whether `text` would be what is wanted if it were not quoted.
+fn fits_unquoted(text: &str, want: &str) -> bool {
+    match resolve(text) {
+        Plain::Int(_) => want == "a whole number",
+        Plain::Bool(_) => want == "true or false",
+        _ => false,
     }
 }
 
@@ -432,6 +315,8 @@ struct Entries<'n, 'p> {
     value: Option<&'n (super::yaml::Key, Node)>,
     /// The fields of the struct, if it is one.
     known: Option<&'static [&'static str]>,
+    /// The field before, if it is known and has nothing in it: what follows may be meant to be in it.
+    empty_before: Option<&'n str>,
 }
 
 impl<'de> de::MapAccess<'de> for Entries<'_, '_> {
@@ -447,9 +332,12 @@ impl<'de> de::MapAccess<'de> for Entries<'_, '_> {
             };
             match self.known {
                 Some(known) if !known.contains(&name) => {
-                    let message = match nearest(name, known) {
-                        Some(near) => format!("is not a known field; did you mean `{near}`?"),
-                        None => format!("is not a known field; known here are {}", known.join(", ")),
+                    let message = match (nearest(name, known), self.empty_before) {
+                        (Some(near), _) => format!("is not a known field; did you mean `{near}`?"),
+                        (None, Some(empty)) => format!(
+                            "is not a known field here; if it belongs to `{empty}`, which has nothing in it, indent it more"
+                        ),
+                        (None, None) => format!("is not a known field; known here are {}", known.join(", ")),
                     };
                     let spot = key.spot.clone();
                     self.decoder.unknown.borrow_mut().push(Mistake {
@@ -459,8 +347,9 @@ impl<'de> de::MapAccess<'de> for Entries<'_, '_> {
                     });
                 }
                 // Null is "not given" (as the API server has it), whatever the field's type.
-                Some(_) if value.is_null() => {}
+                Some(_) if value.is_null() => self.empty_before = Some(name),
                 _ => {
+                    self.empty_before = None;
                     self.value = Some(entry);
                     let name: StrDeserializer<'_, Error> = name.into_deserializer();
                     return seed.deserialize(name).map(Some);
@@ -529,6 +418,26 @@ mod tests {
             "{}",
             found[0].message
         );
+    }
+
+    #[test]
+    fn a_slip_is_told_what_to_write_instead() {
+        for (text, said) in [
+            (
+                "spec: {ports: [{port: \"80\"}]}",
+                "must be a whole number, not the text \"80\" (write 80 without quotes)",
+            ),
+            (
+                "spec: {ports: {port: 80}}",
+                "must be a list, not a mapping (begin each item with `- `)",
+            ),
+            (
+                "spec:\n  selector:\n  app: web\n",
+                "is not a known field here; if it belongs to `selector`, which has nothing in it, indent it more",
+            ),
+        ] {
+            assert_eq!(mistakes(text)[0].message, said);
+        }
     }
 
     #[test]

@@ -143,6 +143,11 @@ impl Node {
 
 /// Reads one document; `None` if it holds nothing but comments.
 pub fn read(text: &str) -> Result<Option<Node>, Broken> {
+    // A tab is the cause of whatever the parser trips over after it.
+    parse(text).map_err(|broken| tab_in_indentation(text).unwrap_or(broken))
+}
+
+fn parse(text: &str) -> Result<Option<Node>, Broken> {
     let mut reader = Reader {
         parser: Parser::new_from_str(text),
         anchors: BTreeMap::new(),
@@ -315,6 +320,48 @@ fn broken(span: &Span, message: &str) -> Broken {
     }
 }
 
+/// The first tab before a line's first character.
+fn tab_in_indentation(text: &str) -> Option<Broken> {
+    let mut start = 0;
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        let indentation = line.len() - line.trim_start_matches([' ', '\t']).len();
+        if let Some(at) = line[..indentation].find('\t')
+            && !line.trim().is_empty()
+        {
+            let spot = Spot {
+                line: number + 1,
+                column: at + 1,
+                bytes: start + at..start + at + 1,
+            };
+            let message = "the line is indented with a tab; YAML takes spaces only".into();
+            return Some(Broken { spot, message });
+        }
+        start += line.len();
+    }
+    None
+}
+
+/// The parser's words for mistakes that people make, in words that say what to do.
+fn in_plain_words(info: &str) -> String {
+    let plain = match info {
+        info if info.contains("did not find expected key") => {
+            "the indentation fits no line above; keys of one mapping begin in the same column"
+        }
+        info if info.contains("did not find expected '-' indicator") => {
+            "the indentation fits no line above; items of one list begin with `- ` in the same column"
+        }
+        info if info.contains("mapping values are not allowed") => {
+            "`key: value` cannot be here: the line above has a value already, or this line is indented too far; \
+             a text with `: ` in it needs quotes"
+        }
+        info if info.contains("unclosed bracket") => {
+            return format!("{info}: something is missing before the end, or there is a comma too many");
+        }
+        info => return info.into(),
+    };
+    plain.into()
+}
+
 fn scan_error(error: &ScanError) -> Broken {
     let marker = error.marker();
     let at = marker.byte_offset().unwrap_or(0);
@@ -324,7 +371,7 @@ fn scan_error(error: &ScanError) -> Broken {
             column: marker.col() + 1,
             bytes: at..at,
         },
-        message: error.info(),
+        message: in_plain_words(&error.info()),
     }
 }
 
@@ -346,6 +393,20 @@ mod tests {
         let node = read("spec:\n  type: NodePort\n").unwrap().unwrap();
         let spot = node.locate("spec.ports");
         assert_eq!((spot.line, spot.column), (1, 1));
+    }
+
+    #[test]
+    fn a_tab_in_the_indentation_is_named_at_its_place() {
+        let error = read("spec:\n  a: 1\n\tports: 2\n").unwrap_err();
+        assert_eq!((error.spot.line, error.spot.column), (3, 1));
+        assert!(error.message.contains("indented with a tab"), "{}", error.message);
+    }
+
+    #[test]
+    fn a_line_that_fits_no_other_is_told_what_would_fit() {
+        let error = read("ports:\n  - port: 80\n   targetPort: 80\n").unwrap_err();
+        assert_eq!(error.spot.line, 3);
+        assert!(error.message.contains("same column"), "{}", error.message);
     }
 
     #[test]

@@ -3,7 +3,6 @@
 //! of the function of their field.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt::{self, Display};
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
@@ -11,93 +10,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::defaults::{is_externally_reachable, is_headless};
+use super::field_error::{Errors, FieldError};
 use super::names;
-
-/// Which kind of mistake: the API server's own classes, so that its answers can be compared with ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
-    /// A field that must be given is not.
-    Required,
-    /// A value that cannot be.
-    Invalid,
-    /// A value that is not one of a list.
-    NotSupported,
-    /// A field that may not be given here.
-    Forbidden,
-    /// A value that may be given once only.
-    Duplicate,
-}
-
-/// One mistake.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FieldError {
-    /// Path, `spec.ports[1].nodePort`.
-    pub field: String,
-    /// Its class.
-    pub reason: Reason,
-    /// The value, if that says more.
-    pub value: Option<String>,
-    /// What would be right.
-    pub message: String,
-}
-
-impl Display for FieldError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let class = match self.reason {
-            Reason::Required => "Required value",
-            Reason::Invalid => "Invalid value",
-            Reason::NotSupported => "Unsupported value",
-            Reason::Forbidden => "Forbidden",
-            Reason::Duplicate => "Duplicate value",
-        };
-        match &self.value {
-            Some(value) => write!(f, "{class}: {value}: {}", self.message),
-            None => write!(f, "{class}: {}", self.message),
-        }
-    }
-}
-
-/// A list of mistakes being made.
-#[derive(Default)]
-pub(crate) struct Errors(pub(crate) Vec<FieldError>);
-
-impl Errors {
-    fn push(&mut self, field: &str, reason: Reason, value: Option<String>, message: impl Into<String>) {
-        self.0.push(FieldError {
-            field: field.into(),
-            reason,
-            value,
-            message: message.into(),
-        });
-    }
-
-    fn required(&mut self, field: &str, message: &str) {
-        self.push(field, Reason::Required, None, message);
-    }
-
-    pub(crate) fn invalid(&mut self, field: &str, value: impl Display, message: impl Into<String>) {
-        self.push(field, Reason::Invalid, Some(value.to_string()), message);
-    }
-
-    fn forbidden(&mut self, field: &str, message: &str) {
-        self.push(field, Reason::Forbidden, None, message);
-    }
-
-    fn duplicate(&mut self, field: &str, value: impl Display, message: impl Into<String>) {
-        self.push(field, Reason::Duplicate, Some(value.to_string()), message);
-    }
-
-    fn one_of(&mut self, field: &str, value: Option<&str>, allowed: &[&str]) {
-        match value {
-            Some(value) if allowed.contains(&value) => {}
-            Some(value) => {
-                let message = format!("must be one of {}", allowed.join(", "));
-                self.push(field, Reason::NotSupported, Some(format!("\"{value}\"")), message);
-            }
-            None => self.required(field, &format!("one of {}", allowed.join(", "))),
-        }
-    }
-}
 
 fn given<T>(list: &Option<Vec<T>>) -> &[T] {
     list.as_deref().unwrap_or_default()

@@ -1,6 +1,7 @@
 //! The real dataplane, over its channel.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use sluice_dataplane::channel::client::{self, Connection};
 use sluice_dataplane::channel::record::{Key, Record};
@@ -12,14 +13,16 @@ use super::{Dataplane, Inventory, PublishError};
 #[derive(Debug)]
 pub struct Channel {
     path: PathBuf,
+    patience: Duration,
     connection: Option<Connection>,
 }
 
 impl Channel {
-    /// Not connected yet.
-    pub const fn new(path: PathBuf) -> Self {
+    /// Not connected yet. A dataplane that is silent for longer than `patience` where it should answer is given up.
+    pub const fn new(path: PathBuf, patience: Duration) -> Self {
         Self {
             path,
+            patience,
             connection: None,
         }
     }
@@ -29,7 +32,8 @@ impl Dataplane for Channel {
     fn connect(&mut self) -> Result<Inventory, String> {
         // The dataplane takes one connection: the old one must be gone first.
         self.connection = None;
-        let (connection, inventory) = Connection::connect(&self.path).map_err(|error| error.to_string())?;
+        let (connection, inventory) =
+            Connection::connect_within(&self.path, self.patience).map_err(|error| error.to_string())?;
         self.connection = Some(connection);
         Ok(Inventory {
             generation: inventory.generation,
@@ -48,7 +52,11 @@ impl Dataplane for Channel {
         };
         match connection.publish(generation, deletes, puts) {
             Ok(()) => Ok(()),
-            Err(client::PublishError::Lost(lost)) => Err(PublishError::Lost(lost.to_string())),
+            Err(client::PublishError::Lost(lost)) => {
+                // Hung up, so that a dataplane that wakes again admits the next connection.
+                self.connection = None;
+                Err(PublishError::Lost(lost.to_string()))
+            }
             Err(refused) => Err(PublishError::Refused(refused.to_string())),
         }
     }

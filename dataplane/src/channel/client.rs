@@ -1,12 +1,12 @@
 //! Control's end of the channel.
 //!
 //! Takes  the socket's path, then differences to publish.     Gives  what the dataplane has, then its answers.
-//! Never  returns from `publish` before the dataplane has answered or is gone.
+//! Never  returns from `publish` before the dataplane has answered, is gone, or has been silent for too long.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::counters::CounterPages;
 use crate::index::Generation;
@@ -24,6 +24,10 @@ use super::socket::{self, Doorbell, Greeting};
 /// Most records a dump may have: four times what one transaction may put by default. A dataplane that sends more is
 /// out of its mind, and shall not take control's memory with it.
 const DUMP_MAX: usize = 1 << 22;
+
+/// How long a dataplane may be silent where it should speak. Its steward builds tables of all capacities in less; one
+/// that takes longer is stopped or stuck, and whoever waits for it has other things to do.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the dataplane has committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +106,9 @@ pub enum Lost {
     /// It said something that is no answer.
     #[error("the dataplane sent a {0} where it should answer")]
     Unexpected(&'static str),
+    /// It is there and says nothing.
+    #[error("the dataplane has not answered for {0:?}: it is stopped or stuck")]
+    Silent(Duration),
     /// The system refused.
     #[error("the channel failed: {0}")]
     Io(String),
@@ -114,6 +121,7 @@ pub struct Connection {
     inbox: RingReader,
     outbox: RingWriter,
     counters: CounterPages,
+    patience: Duration,
     /// Why it is over, once it is.
     lost: Option<Lost>,
     /// The other end is closed; what it published before may still be read.
@@ -121,15 +129,32 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to the dataplane that listens at `path` and learns what it has. Blocks until it has answered.
+    /// Connects to the dataplane that listens at `path` and learns what it has. Blocks until it has answered, or has
+    /// been silent for `PATIENCE`.
     pub fn connect(path: impl AsRef<Path>) -> Result<(Self, Inventory), ConnectError> {
+        Self::connect_within(path, PATIENCE)
+    }
+
+    /// As `connect`, with another patience, for this and all that follows on the connection.
+    pub fn connect_within(
+        path: impl AsRef<Path>,
+        patience: Duration,
+    ) -> Result<(Self, Inventory), ConnectError> {
         let path = path.as_ref();
         let no_dataplane = |error| ConnectError::NoDataplane {
             path: path.to_owned(),
             error,
         };
-        let socket = UnixStream::connect(path).map_err(no_dataplane)?;
-        let segment = match socket::receive(&socket).map_err(no_dataplane)? {
+        let socket = match socket::connect(path) {
+            // It listens, but its queue of connections is full.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Lost::Silent(patience).into()),
+            socket => socket.map_err(no_dataplane)?,
+        };
+        let greeting = match socket::receive(&socket, patience) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Lost::Silent(patience).into()),
+            greeting => greeting.map_err(no_dataplane)?,
+        };
+        let segment = match greeting {
             Greeting::Segment(memfd) => Segment::adopt(memfd)?,
             Greeting::Refused(sentence) => return Err(ConnectError::Refused(sentence)),
         };
@@ -138,6 +163,7 @@ impl Connection {
             inbox: RingReader::new(&segment, Way::ToControl),
             outbox: RingWriter::new(&segment, Way::ToDataplane),
             counters: CounterPages::new(segment.counter_words()),
+            patience,
             lost: None,
             closed: false,
         };
@@ -146,7 +172,7 @@ impl Connection {
     }
 
     /// Makes the dataplane's table be without `deletes` and with `puts`, as generation `generation`, whole or not at
-    /// all. Blocks until the dataplane has answered or is gone.
+    /// all. Blocks until the dataplane has answered, is gone, or has been silent for as long as the connection's patience.
     pub fn publish(
         &mut self,
         generation: Generation,
@@ -281,9 +307,11 @@ impl Connection {
         if self.closed {
             return Err(self.lose(Lost::Closed));
         }
-        self.doorbell
-            .wait()
-            .map_err(|error| self.lose(Lost::Io(error.to_string())))?;
+        match self.doorbell.wait(self.patience) {
+            Ok(true) => {}
+            Ok(false) => return Err(self.lose(Lost::Silent(self.patience))),
+            Err(error) => return Err(self.lose(Lost::Io(error.to_string()))),
+        }
         self.closed = !self.doorbell.drain();
         Ok(())
     }

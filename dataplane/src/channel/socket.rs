@@ -9,12 +9,14 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
 const SEGMENT: u8 = b'S';
@@ -53,8 +55,20 @@ pub(super) fn refuse(socket: impl AsFd, sentence: &str) {
     let _ = rustix::net::send(socket, &greeting, SEND);
 }
 
-/// Waits for the greeting. Errors: UnexpectedEof where the other side went away, InvalidData where it is no Sluice.
-pub(super) fn receive(socket: &UnixStream) -> io::Result<Greeting> {
+/// Connects without waiting. Errors: WouldBlock where the queue of a listener that accepts nobody is full.
+pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let socket = UnixStream::from(socket);
+    socket.set_nonblocking(false)?;
+    Ok(socket)
+}
+
+/// Waits for the greeting. Errors: UnexpectedEof where the other side went away, InvalidData where it is no Sluice,
+/// WouldBlock where it said nothing for as long as `patience`.
+pub(super) fn receive(socket: &UnixStream, patience: Duration) -> io::Result<Greeting> {
+    socket.set_read_timeout(Some(patience))?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut bytes = [0; 1 + REFUSAL_MAX];
@@ -104,11 +118,11 @@ impl Doorbell {
         }
     }
 
-    /// Waits for a bell or for the other side's end.
-    pub(super) fn wait(&self) -> io::Result<()> {
+    /// Waits for a bell or for the other side's end; false if neither came within `patience`.
+    pub(super) fn wait(&self, patience: Duration) -> io::Result<bool> {
         let mut fds = [PollFd::new(&self.0, PollFlags::IN | PollFlags::RDHUP)];
-        retry_on_intr(|| poll(&mut fds, None))?;
-        Ok(())
+        let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
+        Ok(retry_on_intr(|| poll(&mut fds, Some(&timeout)))? > 0)
     }
 
     /// Whether the other side is gone, heard bells or not.
@@ -139,6 +153,7 @@ impl AsFd for Doorbell {
 #[cfg(all(test, not(miri)))]
 mod tests {
     use super::*;
+    use crate::channel::client::PATIENCE;
 
     #[test]
     fn a_bell_is_heard_once_and_an_end_is_noticed_behind_unheard_bells() {
@@ -146,7 +161,7 @@ mod tests {
         let (ours, theirs) = (Doorbell::new(ours), Doorbell::new(theirs));
         assert!(ours.drain());
         theirs.ring();
-        ours.wait().unwrap();
+        assert!(ours.wait(PATIENCE).unwrap());
         assert!(ours.drain() && !ours.is_hung_up());
         theirs.ring();
         drop(theirs);
@@ -172,7 +187,7 @@ mod tests {
             let (ours, theirs) = UnixStream::pair().unwrap();
             greet(&ours);
             drop(ours);
-            receive(&theirs)
+            receive(&theirs, PATIENCE)
         };
         let file = tempfile::tempfile().unwrap();
         assert!(matches!(

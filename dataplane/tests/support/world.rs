@@ -365,11 +365,12 @@ struct Post<'a> {
 }
 
 impl Outbox for Post<'_> {
-    fn send(&mut self, port: NicPortIndex, frame: &[u8]) {
+    fn send(&mut self, port: NicPortIndex, frame: &[u8]) -> bool {
         assert!(
             self.shared.workers[0].post(Purpose::Send, port, frame),
             "worker 0 reads its letters"
         );
+        true
     }
 
     fn release(&mut self, received: NicPortIndex, frame: &[u8]) {

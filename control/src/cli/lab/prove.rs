@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::bail;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{Clock, show};
+use super::print::{Style, paint, table};
+use super::show;
 use crate::api::{self, List};
-use crate::lab::ipc::{Request, Status, ask};
+use crate::lab::ipc::{PodStatus, Request, Status, ask};
 use crate::lab::net::NODE_ADDRESS;
 use crate::lab::state::State;
 
@@ -74,22 +75,31 @@ fn control_lacks(state: &State, ready: &[(&str, &str)]) -> anyhow::Result<Option
     Ok((!connected).then(|| "the dataplane has acknowledged nothing".to_owned()))
 }
 
-/// Sends requests through every frontend that has an endpoint, and prints which pods answered how often.
+/// What came of the requests through one frontend.
+struct Outcome {
+    service: String,
+    frontend: String,
+    from: String,
+    answers: BTreeMap<Option<String>, u32>,
+    error: Option<anyhow::Error>,
+}
+
+/// Sends requests through every frontend that has an endpoint, and prints which pods answered how often. Gives the name
+/// of one that answered.
 ///
 /// # Errors
-/// A frontend that does not answer.
-pub(super) fn prove(state: &State, clock: &Clock) -> anyhow::Result<()> {
+/// A frontend that does not answer, with what was seen and where to look.
+pub(super) fn prove(state: &State) -> anyhow::Result<Option<String>> {
     let status: Status = ask(&state.socket("keeper"), &Request::Status)?;
     let inside = status.pods.iter().find(|pod| pod.name == "debug");
     let inside = inside.map_or_else(
         || "client".to_owned(),
         |pod| format!("{}/{}", pod.namespace, pod.name),
     );
-    println!();
-    let mut failures = Vec::new();
+    let (mut outcomes, mut idle) = (Vec::new(), Vec::new());
     for service in show::services(state)? {
         if show::ready_endpoints(state, &service)? == 0 {
-            clock.say(&format!("{}: no ready endpoint, not tried", service.name));
+            idle.push(service.name);
             continue;
         }
         for port in service.ports.iter().filter(|port| port.protocol != "SCTP") {
@@ -100,72 +110,117 @@ pub(super) fn prove(state: &State, clock: &Clock) -> anyhow::Result<()> {
                     .map(|port| ("client", SocketAddrV4::new(NODE_ADDRESS, port))),
             ];
             for (from, to) in frontends.into_iter().flatten() {
-                let what = format!(
-                    "{}: {to}/{} from {}",
-                    service.name,
-                    port.protocol,
-                    from.rsplit('/').next().unwrap_or(from)
-                );
-                match try_frontend(state, from, to, port.protocol == "UDP") {
-                    Ok(answers) => clock.say(&format!("{what}: {}", counts(&answers))),
-                    Err(error) => {
-                        clock.say(&format!("{what}: FAILED: {error:#}"));
-                        failures.push(to.to_string());
-                    }
-                }
+                let (answers, error) = try_frontend(state, from, to, port.protocol == "UDP");
+                outcomes.push(Outcome {
+                    service: service.name.clone(),
+                    frontend: format!("{to}/{}", port.protocol),
+                    from: from.rsplit('/').next().unwrap_or(from).to_owned(),
+                    answers: by_name(answers, &status.pods),
+                    error,
+                });
             }
         }
     }
-    if !failures.is_empty() {
-        bail!(
-            "no answer through {}; see {} and {}",
-            failures.join(", "),
-            state.log("dataplane").display(),
-            state.log("control").display()
-        );
+    print(&outcomes);
+    if !idle.is_empty() {
+        println!("Not tried, for want of a ready endpoint: {}", idle.join(", "));
     }
-    Ok(())
+    complain(state, &outcomes)?;
+    Ok(outcomes
+        .into_iter()
+        .flat_map(|outcome| outcome.answers.into_keys())
+        .flatten()
+        .next())
+}
+
+/// A server that knows its pod's address only (nginx's `$server_addr`) has told enough.
+fn by_name(answers: BTreeMap<Option<String>, u32>, pods: &[PodStatus]) -> BTreeMap<Option<String>, u32> {
+    let name = |said: String| match pods.iter().find(|pod| pod.ip.to_string() == said) {
+        Some(pod) => pod.name.clone(),
+        None => said,
+    };
+    answers
+        .into_iter()
+        .map(|(said, count)| (said.map(name), count))
+        .collect()
+}
+
+fn print(outcomes: &[Outcome]) {
+    if outcomes.is_empty() {
+        return;
+    }
+    let rows = outcomes.iter().map(|outcome| {
+        let answered: u32 = outcome.answers.values().sum();
+        [
+            outcome.service.clone(),
+            outcome.frontend.clone(),
+            outcome.from.clone(),
+            format!("{answered}/{REQUESTS}"),
+            counts(&outcome.answers),
+        ]
+    });
+    table(
+        ["SERVICE", "FRONTEND", "FROM", "ANSWERED", "BY"],
+        &rows.collect::<Vec<_>>(),
+    );
 }
 
 fn counts(answers: &BTreeMap<Option<String>, u32>) -> String {
     let parts = answers.iter().map(|(pod, count)| match pod {
-        Some(pod) => format!("{count} from {pod}"),
-        None => format!("{count} answered"),
+        Some(pod) => format!("{pod} ({count})"),
+        None => format!("a server that gives no name ({count})"),
     });
     parts.collect::<Vec<_>>().join(", ")
 }
 
+fn complain(state: &State, outcomes: &[Outcome]) -> anyhow::Result<()> {
+    let failed = outcomes
+        .iter()
+        .filter_map(|outcome| Some((outcome, outcome.error.as_ref()?)));
+    let failed: Vec<String> = failed
+        .map(|(outcome, error)| {
+            let Outcome {
+                service,
+                frontend,
+                from,
+                ..
+            } = outcome;
+            format!("{service}: {frontend} from {from}: {error:#}")
+        })
+        .collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    for line in &failed {
+        println!("{}", paint(Style::Red, &format!("FAILED  {line}")));
+    }
+    bail!(
+        "{} of {} frontends do not answer; look at {} and {}",
+        failed.len(),
+        outcomes.len(),
+        state.log("dataplane").display(),
+        state.log("control").display()
+    )
+}
+
+/// Sends requests until one fails: a further failure would tell nothing new, and take its time.
 fn try_frontend(
     state: &State,
     from: &str,
     to: SocketAddrV4,
     udp: bool,
-) -> anyhow::Result<BTreeMap<Option<String>, u32>> {
-    let fetch = || -> anyhow::Result<Option<String>> {
-        ask(
-            &state.socket("keeper"),
-            &Request::Fetch {
-                from: from.to_owned(),
-                to,
-                udp,
-            },
-        )
-    };
+) -> (BTreeMap<Option<String>, u32>, Option<anyhow::Error>) {
     let mut answers = BTreeMap::new();
-    let mut first = fetch();
-    for _ in 1..TRIES {
-        match &first {
-            // Refused at once: not published yet. A silence has been waited for already.
-            Err(error) if format!("{error:#}").contains("refused") => {
-                thread::sleep(PAUSE);
-                first = fetch();
-            }
-            _ => break,
+    for _ in 0..REQUESTS {
+        let request = Request::Fetch {
+            from: from.to_owned(),
+            to,
+            udp,
+        };
+        match ask::<Option<String>>(&state.socket("keeper"), &request) {
+            Ok(pod) => *answers.entry(pod).or_insert(0) += 1,
+            Err(error) => return (answers, Some(error)),
         }
     }
-    *answers.entry(first?).or_insert(0) += 1;
-    for _ in 1..REQUESTS {
-        *answers.entry(fetch()?).or_insert(0) += 1;
-    }
-    Ok(answers)
+    (answers, None)
 }

@@ -1,19 +1,21 @@
 //! What is in a lab, for a person and as JSON.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
-use k8s_openapi::api::core::v1::Service as ServiceObject;
+use k8s_openapi::api::core::v1::{Endpoints, Service as ServiceObject};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::Serialize;
 use serde_json::json;
 
 use super::super::args::LabOutput;
+use super::print::{Style, paint, program, table};
 use crate::api::{self, List};
 use crate::lab;
 use crate::lab::ipc::{PodStatus, Request, Status, ask};
 use crate::lab::namespace::innermost_pid;
-use crate::lab::net::NODE_ADDRESS;
+use crate::lab::net::{CLIENT_ADDRESS, NODE_ADDRESS};
 use crate::lab::state::State;
 
 /// A Service as control works with it.
@@ -43,15 +45,18 @@ pub(super) struct Port {
 pub(super) fn status(state: &State, output: Option<LabOutput>) -> anyhow::Result<()> {
     let record = lab::living(state)?;
     let status: Status = ask(&state.socket("keeper"), &Request::Status)?;
+    let pid = |name: &str| outer_pid(record.pid, *status.processes.get(name)?);
     if output.is_none() {
         println!(
-            "lab {}, driver {}, node {NODE_ADDRESS}",
+            "Lab {}, driver {}, node {NODE_ADDRESS}, client {CLIENT_ADDRESS}",
             state.name(),
             record.driver.name()
         );
-        return tables(state, &status);
+        println!("Manifests: {}\n", state.manifests().display());
+        processes(state, record.pid, &pid);
+        println!();
+        return made(state);
     }
-    let services = services(state)?;
     let pods = status.pods.iter().map(|pod| {
         let PodStatus {
             namespace,
@@ -63,16 +68,13 @@ pub(super) fn status(state: &State, output: Option<LabOutput>) -> anyhow::Result
         } = pod;
         json!({"namespace": namespace, "name": name, "ip": ip, "ready": ready, "labels": labels})
     });
-    let process = |name: &str| {
-        let inner = status.processes.get(name)?;
-        Some(json!({"pid": outer_pid(record.pid, *inner)?}))
-    };
+    let process = |name: &str| Some(json!({"pid": pid(name)?}));
     let whole = json!({
         "name": state.name(),
         "driver": record.driver.name(),
         "node": {"addresses": [NODE_ADDRESS]},
         "pods": pods.collect::<Vec<_>>(),
-        "services": services,
+        "services": services(state)?,
         "processes": {"dataplane": process("dataplane"), "control": process("control")},
         "manifests": state.manifests(),
     });
@@ -80,41 +82,186 @@ pub(super) fn status(state: &State, output: Option<LabOutput>) -> anyhow::Result
     Ok(())
 }
 
-/// What `up` made.
-pub(super) fn made(state: &State) -> anyhow::Result<()> {
-    let status: Status = ask(&state.socket("keeper"), &Request::Status)?;
-    tables(state, &status)
-}
-
-/// Commands to go on with.
-pub(super) fn try_these(state: &State) -> anyhow::Result<()> {
-    let lab = if state.name() == "default" {
-        String::new()
-    } else {
-        format!(" --name {}", state.name())
+fn processes(state: &State, keeper: i32, pid: &dyn Fn(&str) -> Option<i32>) {
+    let row = |name: &str, pid: Option<i32>| {
+        [
+            name.to_owned(),
+            pid.map_or_else(|| "not running".to_owned(), |pid| pid.to_string()),
+            state.log(name).display().to_string(),
+        ]
     };
-    let names = pod_names(state)?;
-    println!("\nTry:");
-    for service in services(state).unwrap_or_default() {
-        let port = service.ports.iter().find(|port| port.protocol == "TCP");
-        let Some(port) = port else { continue };
-        if let Some(node_port) = port.node_port {
-            println!("  sluice lab exec{lab} client -- curl http://{NODE_ADDRESS}:{node_port}/");
-        } else if service.cluster_ip.parse::<std::net::Ipv4Addr>().is_ok()
-            && names.iter().any(|name| name == "debug")
-        {
-            println!(
-                "  sluice lab exec{lab} debug -- curl http://{}:{}/",
-                service.cluster_ip, port.port
-            );
+    let mut rows = vec![row("keeper", Some(keeper))];
+    for name in ["dataplane", "control"] {
+        if state.config(name).exists() {
+            rows.push(row(name, pid(name)));
         }
     }
-    if let Some(pod) = names.iter().find(|name| *name != "debug") {
-        println!("  sluice lab logs{lab} {pod}");
+    table(["PROCESS", "PID", "LOG"], &rows);
+}
+
+/// Tables of the pods and Services of a lab.
+///
+/// # Errors
+/// The keeper does not answer. A control that does not is told of in the table's place.
+pub(super) fn made(state: &State) -> anyhow::Result<()> {
+    let status: Status = ask(&state.socket("keeper"), &Request::Status)?;
+    let rows: Vec<_> = status.pods.iter().map(pod_row).collect();
+    table(["NAMESPACE", "POD", "READY", "STATUS", "RESTARTS", "IP"], &rows);
+    if !state.config("control").exists() {
+        return Ok(());
     }
-    println!("  sluice lab status{lab}");
-    println!("  edit {} and watch", state.manifests().display());
-    println!("  sluice lab down{lab}");
+    println!();
+    match service_rows(state) {
+        Ok(rows) if rows.is_empty() => println!("No Services."),
+        Ok(rows) => table(
+            [
+                "NAMESPACE",
+                "SERVICE",
+                "TYPE",
+                "CLUSTER-IP",
+                "PORT(S)",
+                "ENDPOINTS",
+            ],
+            &rows,
+        ),
+        Err(error) => println!("{}", paint(Style::Red, &format!("Services: {error:#}"))),
+    }
+    Ok(())
+}
+
+fn pod_row(pod: &PodStatus) -> [String; 6] {
+    let (ready, all) = pod.containers;
+    [
+        pod.namespace.clone(),
+        pod.name.clone(),
+        format!("{ready}/{all}"),
+        pod.phase.clone(),
+        pod.restarts.to_string(),
+        pod.ip.to_string(),
+    ]
+}
+
+fn service_rows(state: &State) -> anyhow::Result<Vec<[String; 6]>> {
+    let endpoints: Vec<Endpoints> = api::ask(&state.socket("control"), List::Endpoints)?;
+    let rows = services(state)?.into_iter().map(|service| {
+        let ports = service.ports.iter().map(|port| match port.node_port {
+            Some(node_port) => format!("{}:{node_port}/{}", port.port, port.protocol),
+            None => format!("{}/{}", port.port, port.protocol),
+        });
+        let ports = ports.collect::<Vec<_>>().join(",");
+        let own = endpoints.iter().find(|endpoints| {
+            let metadata = &endpoints.metadata;
+            metadata.name.as_ref() == Some(&service.name)
+                && metadata.namespace.as_ref() == Some(&service.namespace)
+        });
+        [
+            service.namespace,
+            service.name,
+            service.kind,
+            service.cluster_ip,
+            ports,
+            own.map_or_else(|| "<none>".to_owned(), endpoints_cell),
+        ]
+    });
+    Ok(rows.collect())
+}
+
+/// Addresses and ports, three of them and how many more there are, as `kubectl get endpoints` has it.
+fn endpoints_cell(endpoints: &Endpoints) -> String {
+    const MOST: usize = 3;
+    let mut all = Vec::new();
+    for subset in endpoints.subsets.iter().flatten() {
+        for port in subset.ports.iter().flatten() {
+            let addresses = subset.addresses.iter().flatten();
+            all.extend(addresses.map(|address| format!("{}:{}", address.ip, port.port)));
+        }
+    }
+    let more = all.len().saturating_sub(MOST);
+    all.truncate(MOST);
+    match (all.is_empty(), more) {
+        (true, _) => "<none>".to_owned(),
+        (_, 0) => all.join(","),
+        _ => format!("{} + {more} more...", all.join(",")),
+    }
+}
+
+/// Commands to go on with; `answered` is a pod that answered requests, if one did.
+pub(super) fn try_these(state: &State, answered: Option<&str>) -> anyhow::Result<()> {
+    let status: Status = ask(&state.socket("keeper"), &Request::Status)?;
+    let name = match state.name() {
+        "default" => String::new(),
+        name => format!(" --name {name}"),
+    };
+    let (sluice, lab) = (program(), format!("{} lab{name}", program()));
+    let mut commands = Vec::new();
+    let with_services = state.config("control").exists();
+    if with_services {
+        commands.push((format!("{sluice} get services"), "as kubectl prints them"));
+    }
+    let debug = status.pods.iter().find(|pod| pod.name == "debug");
+    let url = |address: &dyn std::fmt::Display, port: u16| match port {
+        80 => format!("http://{address}/"),
+        port => format!("http://{address}:{port}/"),
+    };
+    let services = if with_services {
+        services(state)?
+    } else {
+        Vec::new()
+    };
+    let ports = services.iter().flat_map(|service| {
+        let with_address = |port| (&service.cluster_ip, port);
+        service.ports.iter().map(with_address)
+    });
+    let tcp: Vec<(&String, &Port)> = ports.filter(|(_, port)| port.protocol == "TCP").collect();
+    let inside = tcp
+        .iter()
+        .find(|(address, _)| address.parse::<Ipv4Addr>().is_ok());
+    if let (Some(debug), Some((address, port))) = (debug, inside) {
+        let url = url(address, port.port);
+        commands.push((
+            format!("{lab} exec {} -- curl -s {url}", debug.name),
+            "from a pod",
+        ));
+    }
+    if let Some(port) = tcp.iter().find_map(|(_, port)| port.node_port) {
+        let url = url(&NODE_ADDRESS, port);
+        commands.push((format!("{lab} exec client -- curl -s {url}"), "from outside"));
+    }
+    let pods = || status.pods.iter().filter(|pod| pod.owner.is_some());
+    let pod = pods()
+        .find(|pod| Some(pod.name.as_str()) == answered)
+        .or(pods().next());
+    if let Some(pod) = pod {
+        let namespace = match pod.namespace.as_str() {
+            "default" => String::new(),
+            namespace => format!(" -n {namespace}"),
+        };
+        let PodStatus { name, owner, .. } = pod;
+        commands.push((format!("{lab} logs {name}{namespace}"), "one line a request"));
+        commands.push((
+            format!("{lab} delete pod {name}{namespace}"),
+            "another takes its place",
+        ));
+        let owner = owner.as_deref().unwrap_or_default();
+        commands.push((format!("{lab} scale {owner} 5{namespace}"), ""));
+    }
+    commands.push((format!("{lab} status"), "where everything is"));
+    commands.push((format!("{lab} down"), "removes all of it"));
+    let width = commands
+        .iter()
+        .map(|(command, _)| command.len())
+        .max()
+        .unwrap_or(0);
+    println!("\n{}", paint(Style::Bold, "Try"));
+    for (command, why) in commands {
+        let line = if why.is_empty() {
+            command
+        } else {
+            format!("{command:width$}   # {why}")
+        };
+        println!("  {line}");
+    }
+    println!("\nThe manifests to edit are in {}", state.manifests().display());
     Ok(())
 }
 
@@ -123,51 +270,6 @@ pub(super) fn pod_names(state: &State) -> anyhow::Result<Vec<String>> {
     lab::living(state)?;
     let status: Status = ask(&state.socket("keeper"), &Request::Status)?;
     Ok(status.pods.into_iter().map(|pod| pod.name).collect())
-}
-
-fn tables(state: &State, status: &Status) -> anyhow::Result<()> {
-    let mut rows = vec![["NAMESPACE", "POD", "IP", "READY"].map(str::to_owned)];
-    rows.extend(status.pods.iter().map(|pod| {
-        let ready = if pod.ready { "yes" } else { "no" };
-        [
-            pod.namespace.clone(),
-            pod.name.clone(),
-            pod.ip.to_string(),
-            ready.to_owned(),
-        ]
-    }));
-    print_table(&rows);
-    let services = services(state)?;
-    if !services.is_empty() {
-        let mut rows = vec![["NAMESPACE", "SERVICE", "CLUSTER-IP", "PORTS"].map(str::to_owned)];
-        rows.extend(services.into_iter().map(|service| {
-            let ports = service.ports.iter().map(|port| match port.node_port {
-                Some(node_port) => format!("{}:{node_port}/{}", port.port, port.protocol),
-                None => format!("{}/{}", port.port, port.protocol),
-            });
-            [
-                service.namespace,
-                service.name,
-                service.cluster_ip,
-                ports.collect::<Vec<_>>().join(","),
-            ]
-        }));
-        println!();
-        print_table(&rows);
-    }
-    Ok(())
-}
-
-fn print_table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) {
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..COLUMNS).map(width).collect();
-    for row in rows {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, &width)| format!("{cell:width$}"));
-        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
 }
 
 /// A process's id as the caller sees it: the keeper's PID namespace has its own.

@@ -1,0 +1,212 @@
+//! Which pods there are: made like what the manifests and `scale` ask for, one look at a time.
+//!
+//! Adds pods and marks those that are to go; starting and stopping their processes is the pods' own.
+
+use std::net::Ipv4Addr;
+
+use anyhow::bail;
+use serde_json::Value;
+
+use super::super::net::{FIRST_POD, LAST_POD};
+use super::super::pods::Pod;
+use super::super::workloads::{Key, Set, Template, name_part};
+use super::super::{random, uid};
+use super::{Keeper, join};
+
+impl Keeper {
+    /// Another number of replicas, until the file says a third.
+    pub(super) fn scale(&mut self, deployment: bool, key: &Key, replicas: u32) -> anyhow::Result<Value> {
+        let most = u32::from(LAST_POD - FIRST_POD);
+        if replicas > most {
+            bail!("{replicas} replicas are more than the lab's {most} pod addresses");
+        }
+        let set = self.wanted.sets.iter().find(|(set, spec)| match deployment {
+            true => set.namespace == key.namespace && spec.deployment.as_deref() == Some(&key.name),
+            false => *set == key && spec.deployment.is_none(),
+        });
+        let Some((_, set)) = set else {
+            let kind = if deployment { "Deployment" } else { "ReplicaSet" };
+            let known = self.wanted.sets.iter().map(|(key, set)| match &set.deployment {
+                Some(name) => format!("deployment/{name}"),
+                None => format!("rs/{}", key.name),
+            });
+            bail!("no {kind} {key}; there are: {}", join(known));
+        };
+        self.scaled
+            .insert((deployment, key.clone()), (set.replicas, replicas));
+        Ok(Value::Null)
+    }
+
+    /// Forgets pods whose last process has ended, and takes their links away.
+    pub(super) fn remove_ended_pods(&mut self) {
+        let over: Vec<Key> = self
+            .pods
+            .iter_mut()
+            .filter_map(|(key, pod)| pod.is_over().then(|| key.clone()))
+            .collect();
+        for key in over {
+            let Some(pod) = self.pods.remove(&key) else {
+                continue;
+            };
+            pod.kill_orphans();
+            pod.remove_report(&self.state);
+            pod.remove_scratch(&self.state);
+            if let Err(error) = self.network.remove_pod(pod.address) {
+                log::error!("pod {key}: {error:#}");
+            }
+            log::info!("pod {key} is gone");
+        }
+    }
+
+    /// How many pods a set should have, a command's word included.
+    fn replicas(&mut self, key: &Key) -> u32 {
+        let Some(set) = self.wanted.sets.get(key) else {
+            return 0;
+        };
+        let target = match &set.deployment {
+            Some(name) => (
+                true,
+                Key {
+                    namespace: key.namespace.clone(),
+                    name: name.clone(),
+                },
+            ),
+            None => (false, key.clone()),
+        };
+        match self.scaled.get(&target) {
+            // The last word counts: a file edited after the command overrules it.
+            Some(&(file, replicas)) if file == set.replicas => replicas,
+            Some(_) => {
+                self.scaled.remove(&target);
+                set.replicas
+            }
+            None => set.replicas,
+        }
+    }
+
+    pub(super) fn match_sets(&mut self) {
+        let sets: Vec<(Key, Template, Option<String>)> = self
+            .wanted
+            .sets
+            .iter()
+            .map(|(key, set)| (key.clone(), set.template.clone(), set.deployment.clone()))
+            .collect();
+        let mut replaced = Vec::new();
+        for (key, template, deployment) in sets {
+            let wanted = self.replicas(&key) as usize;
+            let mut owned: Vec<Key> = self.pods_where(|pod| pod.set.as_ref() == Some(&key));
+            // The ones that serve stay longest.
+            owned.sort_by_key(|pod| self.pods.get(pod).is_none_or(|pod| !pod.is_ready()));
+            for pod in owned.iter().skip(wanted) {
+                self.terminate(pod);
+            }
+            for _ in owned.len()..wanted {
+                let name = format!("{}-{}", key.name, name_part(random(), 5));
+                let pod = Key {
+                    namespace: key.namespace.clone(),
+                    name,
+                };
+                if let Err(error) = self.add_pod(pod, Some(key.clone()), deployment.clone(), template.clone())
+                {
+                    log::error!("{key}: {error:#}");
+                    break;
+                }
+            }
+            let ready = self
+                .pods
+                .values()
+                .filter(|pod| pod.set.as_ref() == Some(&key) && pod.is_ready())
+                .count();
+            if ready >= wanted {
+                replaced.extend(deployment.map(|name| (key.namespace, name)));
+            }
+        }
+        // A set that is no longer wanted ends; that of a changed Deployment only when the new one serves.
+        let orphans = self.pods_where(|pod| {
+            let Some(set) = &pod.set else { return false };
+            let waits = pod.deployment.as_ref().is_some_and(|deployment| {
+                let same = |spec: &Set| spec.deployment.as_ref() == Some(deployment);
+                self.wanted
+                    .sets
+                    .iter()
+                    .any(|(key, spec)| key.namespace == set.namespace && same(spec))
+                    && !replaced.contains(&(set.namespace.clone(), deployment.clone()))
+            });
+            !self.wanted.sets.contains_key(set) && !waits
+        });
+        orphans.iter().for_each(|pod| self.terminate(pod));
+    }
+
+    pub(super) fn match_single_pods(&mut self) {
+        let unwanted = self.pods_where(|pod| pod.set.is_none() && !self.wanted.pods.contains_key(&pod.key));
+        unwanted.iter().for_each(|pod| self.terminate(pod));
+        let missing: Vec<_> = self
+            .wanted
+            .pods
+            .iter()
+            .filter(|(key, _)| !self.pods.contains_key(key))
+            .collect();
+        for (key, template) in missing
+            .into_iter()
+            .map(|(k, t)| (k.clone(), t.clone()))
+            .collect::<Vec<_>>()
+        {
+            if let Err(error) = self.add_pod(key.clone(), None, None, template) {
+                log::error!("pod {key}: {error:#}");
+            }
+        }
+    }
+
+    /// Pods that are not being stopped and fit.
+    fn pods_where(&self, fits: impl Fn(&Pod) -> bool) -> Vec<Key> {
+        let fitting = self
+            .pods
+            .values()
+            .filter(|pod| !pod.is_terminating() && fits(pod));
+        fitting.map(|pod| pod.key.clone()).collect()
+    }
+    fn terminate(&mut self, key: &Key) {
+        if let Some(pod) = self.pods.get_mut(key) {
+            pod.terminate(&self.state);
+        }
+    }
+
+    fn add_pod(
+        &mut self,
+        key: Key,
+        set: Option<Key>,
+        deployment: Option<String>,
+        template: Template,
+    ) -> anyhow::Result<()> {
+        let address = self.next_address()?;
+        let namespaces = self.network.create_pod(address)?;
+        log::info!("pod {key} has {address}");
+        let pod = Pod::new(
+            key.clone(),
+            set,
+            deployment,
+            template,
+            address,
+            namespaces,
+            uid(random()),
+        );
+        self.pods.insert(key, pod);
+        Ok(())
+    }
+
+    /// The next free address in a circle, so that one just freed is used last.
+    fn next_address(&mut self) -> anyhow::Result<Ipv4Addr> {
+        for _ in FIRST_POD..=LAST_POD {
+            self.last_address = if self.last_address >= LAST_POD {
+                FIRST_POD
+            } else {
+                self.last_address + 1
+            };
+            let address = Ipv4Addr::new(10, 244, 0, self.last_address);
+            if self.pods.values().all(|pod| pod.address != address) {
+                return Ok(address);
+            }
+        }
+        bail!("all {} pod addresses are taken", LAST_POD - FIRST_POD + 1)
+    }
+}

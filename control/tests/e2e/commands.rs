@@ -21,21 +21,8 @@ fn a_second_dataplane_is_refused_and_the_first_works_on() {
             let start = |config: &str| {
                 let file = lab.stage().join("dataplane.yaml");
                 fs::write(&file, config).unwrap();
-                let program = lab
-                    .sluice(&["lab"])
-                    .get_args()
-                    .map(|word| word.to_owned())
-                    .find(|word| {
-                        std::path::Path::new(word)
-                            .file_name()
-                            .is_some_and(|name| name == "sluice")
-                    });
-                let sluice = program.unwrap_or_else(|| lab.sluice(&["lab"]).get_program().to_owned());
-                let dataplane = std::path::Path::new(&sluice).with_file_name("sluice-dataplane");
-                run(lab.exec(
-                    "node",
-                    &[dataplane.to_str().unwrap(), "--config", file.to_str().unwrap()],
-                ))
+                let dataplane = lab.program("sluice-dataplane");
+                run(lab.exec("node", &[&dataplane, "--config", file.to_str().unwrap()]))
             };
             refused(&start(&own), &format!("{socket} is in use"));
             // The same interfaces under another socket, and one that is not there.
@@ -47,7 +34,10 @@ fn a_second_dataplane_is_refused_and_the_first_works_on() {
                 &start(&elsewhere.replace("interface: client0", "interface: nope0")),
                 "nope0: no such interface",
             );
-            refused(&start(&elsewhere.replace("driver: af_", "driver: of_")), "driver");
+            refused(
+                &start(&elsewhere.replace("driver: af_", "driver: of_")),
+                "unknown variant `of_",
+            );
             assert!(!lab.stage().join("other.sock").exists());
             requests(lab, "debug", &format!("http://{}", lab.cluster_ip("echo")), 50);
             requests(lab, "client", &format!("http://{}:30026", lab.node()), 50);

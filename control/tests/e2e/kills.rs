@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::lab::{Lab, Setup, kill_9, now, wait_until};
+use crate::lab::{Lab, Setup, kill_9, now, run, wait_until};
 use crate::requests::{Load, all_good, by_pod, curl, requests};
 
 /// Requests that must be answered while control is away and comes back.
@@ -72,6 +72,10 @@ in_every_lab! {
         assert!(namespaces.iter().filter(|name| name.starts_with("net:")).count() >= 6, "{namespaces:?}");
         assert!(processes_of(&directory).len() > 3);
         kill_9(keeper);
+        wait_until("its death is known", || {
+            let status = run(lab.sluice(&["lab", "status"]));
+            status.errors.contains("died").then_some(())
+        });
         wait_until("its processes are gone", || processes_of(&directory).is_empty().then_some(()));
         wait_until("its namespaces are gone", || {
             let held = fs::read_dir("/proc").unwrap().flatten().any(|process| {

@@ -178,6 +178,11 @@ impl Lab {
         run(self.sluice(&words))
     }
 
+    /// A program that lies beside the lab's `sluice`.
+    pub(crate) fn program(&self, name: &str) -> String {
+        self.sluice.with_file_name(name).to_str().unwrap().to_owned()
+    }
+
     pub(crate) fn setup(&self) -> Setup {
         self.setup
     }
@@ -265,20 +270,15 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        let logs = if thread::panicking() {
-            run(self.sluice(&["lab", "status"]));
-            self.directory_if_any()
-        } else {
-            None
-        };
-        if let Some(directory) = logs {
+        let failed = thread::panicking();
+        if let Some(directory) = self.directory_if_any().filter(|_| failed) {
             for name in ["keeper.log", "control.log", "dataplane.log"] {
                 let text = fs::read_to_string(directory.join(name)).unwrap_or_default();
                 println!("---- {name}\n{text}");
             }
         }
         let down = run(self.sluice(&["lab", "down"]));
-        if !down.status.success() && !thread::panicking() {
+        if !down.status.success() && !failed {
             panic!("lab down: {}", down.errors);
         }
     }

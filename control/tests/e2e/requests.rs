@@ -153,8 +153,8 @@ impl Load {
         use rustix::process::{Pid, Signal, kill_process};
         let pid = Pid::from_child(&self.child);
         // It may have ended by itself, with its lab.
-        drop(kill_process(pid, Signal::TERM));
-        drop(wait_for(&mut self.child, Duration::from_secs(10)));
+        let _gone = kill_process(pid, Signal::TERM);
+        let _status = wait_for(&mut self.child, Duration::from_secs(10));
     }
 }
 

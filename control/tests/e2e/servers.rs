@@ -76,6 +76,11 @@ in_every_lab! {
     }
 
     fn a_bulk_transfer_neither_stalls_nor_breaks(lab: &Lab, "servers") {
+        // A pod that comes later: the lab's own proof speaks HTTP, which an iperf3 server answers only with delays.
+        fs::copy(lab.stage().join("iperf3.later"), lab.manifests().join("iperf3.yaml")).unwrap();
+        wait_until("iperf3 is an endpoint", || {
+            lab.get(&["endpoints", "iperf3"]).out.contains(":5201").then_some(())
+        });
         wait_until("iperf3 listens", || {
             let listening = run(lab.exec("iperf3", &["grep", "-q", ":1451 .* 0A ", "/proc/net/tcp", "/proc/net/tcp6"]));
             listening.status.success().then_some(())

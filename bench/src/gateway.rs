@@ -6,7 +6,8 @@ use std::sync::atomic::AtomicBool;
 
 use sluice_dataplane::addr::{Mac, Protocol};
 use sluice_dataplane::channel::record::{
-    Algorithm, BackendRecord, FrontendKind, FrontendRecord, NetworkKind, NetworkRecord, Record, ServicePortRecord,
+    Algorithm, BackendRecord, FrontendKind, FrontendRecord, NetworkKind, NetworkRecord, Record,
+    ServicePortRecord,
 };
 use sluice_dataplane::conntrack::ports::{PortPool, PortPoolConfig};
 use sluice_dataplane::conntrack::{FlowConfig, Flows, HashKey, Timeouts};
@@ -75,7 +76,11 @@ impl Gateway {
         let records = records(setup);
         let tables = builder.apply(Generation(1), &[], &records)?;
         for record in &records {
-            if let Record::Backend(BackendRecord { address: std::net::IpAddr::V4(address), .. }) = record {
+            if let Record::Backend(BackendRecord {
+                address: std::net::IpAddr::V4(address),
+                ..
+            }) = record
+            {
                 know(&network, NicPortIndex(1), *address);
             }
         }
@@ -87,7 +92,11 @@ impl Gateway {
             index: WorkerIndex(0),
             memory: FrameMemory::new(FRAMES, 2_048)?,
             drivers: vec![Some(Box::new(client_port)), Some(Box::new(pod_port))],
-            flows: Flows::new(FlowConfig { capacity: setup.flows, timeouts: Timeouts::default(), hash_key })?,
+            flows: Flows::new(FlowConfig {
+                capacity: setup.flows,
+                timeouts: Timeouts::default(),
+                hash_key,
+            })?,
             snat_ports: PortPool::new(PortPoolConfig {
                 ranges,
                 destinations: usize::from(setup.backends) + 1,
@@ -105,10 +114,18 @@ impl Gateway {
             slots: vec![TableSlot::new()],
             steward: Mailbox::new(1)?,
             stop: AtomicBool::new(false),
-            options: LookupOptions { midstream_pickup: true },
+            options: LookupOptions {
+                midstream_pickup: true,
+            },
             sleep: false,
         };
-        Ok(Self { worker, shared, client, pods, counters: reader })
+        Ok(Self {
+            worker,
+            shared,
+            client,
+            pods,
+            counters: reader,
+        })
     }
 
     /// One turn at `tick`; how many packets.
@@ -119,12 +136,23 @@ impl Gateway {
 
 fn network() -> Result<Network, ipnet::AddrParseError> {
     let interface = |name: &str, mac, address: &str| -> Result<Interface, ipnet::AddrParseError> {
-        Ok(Interface { name: name.into(), mac, mtu: 1500, addresses: vec![address.parse()?], peer_mac: None })
+        Ok(Interface {
+            name: name.into(),
+            mac,
+            mtu: 1500,
+            addresses: vec![address.parse()?],
+            peer_mac: None,
+        })
     };
-    let interfaces =
-        vec![interface("client", CLIENT_SIDE, "192.0.2.2/24")?, interface("pods", POD_SIDE, "10.244.0.1/16")?];
-    let default =
-        Route { to: "0.0.0.0/0".parse()?, via: Some(Ipv4Addr::new(192, 0, 2, 1)), port: NicPortIndex(0) };
+    let interfaces = vec![
+        interface("client", CLIENT_SIDE, "192.0.2.2/24")?,
+        interface("pods", POD_SIDE, "10.244.0.1/16")?,
+    ];
+    let default = Route {
+        to: "0.0.0.0/0".parse()?,
+        via: Some(Ipv4Addr::new(192, 0, 2, 1)),
+        port: NicPortIndex(0),
+    };
     Ok(Network::new(interfaces, vec![default], vec![NODE], None, 1 << 17))
 }
 
@@ -157,8 +185,15 @@ fn records(setup: Setup) -> Vec<Record> {
         }),
     ];
     // A range that clients are in or not decides about SNAT (semantics §3.3).
-    let pods = if setup.keep_source { ipnet::Ipv4Net::default() } else { ipnet::Ipv4Net::from(Ipv4Addr::new(10, 244, 0, 2)) };
-    records.push(Record::Network(NetworkRecord { kind: NetworkKind::PodRange, network: pods.into() }));
+    let pods = if setup.keep_source {
+        ipnet::Ipv4Net::default()
+    } else {
+        ipnet::Ipv4Net::from(Ipv4Addr::new(10, 244, 0, 2))
+    };
+    records.push(Record::Network(NetworkRecord {
+        kind: NetworkKind::PodRange,
+        network: pods.into(),
+    }));
     records.extend((0..setup.backends).map(|i| {
         let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 244, 1, 0)) + u32::from(i));
         Record::Backend(BackendRecord {

@@ -47,12 +47,25 @@ enum Mode {
 }
 
 fn main() -> ExitCode {
-    let Verb::Nat { flows, backends, mode, repeats, packets, json } = Arguments::parse().verb;
+    let Verb::Nat {
+        flows,
+        backends,
+        mode,
+        repeats,
+        packets,
+        json,
+    } = Arguments::parse().verb;
     if flows == 0 || backends == 0 || repeats == 0 || packets == 0 {
         eprintln!("sluice-bench: --flows, --backends, --repeats and --packets must be at least 1");
         return ExitCode::FAILURE;
     }
-    let workload = Workload { flows, backends, full_nat: mode == Mode::Full, repeats, packets };
+    let workload = Workload {
+        flows,
+        backends,
+        full_nat: mode == Mode::Full,
+        repeats,
+        packets,
+    };
     let row = match nat::run(workload) {
         Ok(row) => row,
         Err(error) => {
@@ -66,12 +79,22 @@ fn main() -> ExitCode {
     if json {
         println!(
             "{{\"flows\":{flows},\"backends\":{backends},\"packets\":{packets},\"verified\":{},\"ns_per_packet\":{{\"min\":{min:.2},\"p50\":{p50:.2},\"max\":{max:.2}}},\"mpps\":{:.2},\"turn_ns\":{{\"p50\":{},\"p99\":{},\"p99.9\":{}}}}}",
-            row.verified, 1_000.0 / p50, turns[0], turns[1], turns[2]
+            row.verified,
+            1_000.0 / p50,
+            turns[0],
+            turns[1],
+            turns[2]
         );
     } else {
         println!("{} flows opened and verified", row.verified);
-        println!("established: {min:.1} / {p50:.1} / {max:.1} ns a packet (min/median/max of {repeats}), {:.1} Mpps", 1_000.0 / p50);
-        println!("a turn of 64: {} / {} / {} ns (median, 99 %, 99.9 %)", turns[0], turns[1], turns[2]);
+        println!(
+            "established: {min:.1} / {p50:.1} / {max:.1} ns a packet (min/median/max of {repeats}), {:.1} Mpps",
+            1_000.0 / p50
+        );
+        println!(
+            "a turn of 64: {} / {} / {} ns (median, 99 %, 99.9 %)",
+            turns[0], turns[1], turns[2]
+        );
     }
     ExitCode::SUCCESS
 }

@@ -61,7 +61,9 @@ pub fn run(workload: Workload) -> Result<Row, Box<dyn std::error::Error>> {
         let mut spent = 0;
         let mut packets = 0;
         while packets < workload.packets {
-            gateway.client.load((0..ROUND).map(|_| packet(random.below(workload.flows))));
+            gateway
+                .client
+                .load((0..ROUND).map(|_| packet(random.below(workload.flows))));
             gateway.turn(now); // stages the frames
             loop {
                 let start = Instant::now();
@@ -78,7 +80,11 @@ pub fn run(workload: Workload) -> Result<Row, Box<dyn std::error::Error>> {
         repeats.push(spent as f64 / packets as f64);
     }
     repeats.sort_by(f64::total_cmp);
-    Ok(Row { ns_per_packet: repeats, turn_ns, verified })
+    Ok(Row {
+        ns_per_packet: repeats,
+        turn_ns,
+        verified,
+    })
 }
 
 /// Opens every flow by a packet of its own, and checks each as it leaves: an endpoint's address, the Service's port,
@@ -111,8 +117,12 @@ fn open_and_verify(
 fn check(flow: usize, bytes: &[u8], full_nat: bool) -> Result<(), Box<dyn std::error::Error>> {
     let wrong = |what: &str| format!("flow {flow}: {what}");
     let sliced = SlicedPacket::from_ethernet(bytes)?;
-    let Some(etherparse::NetSlice::Ipv4(ip)) = &sliced.net else { return Err(wrong("not IPv4").into()) };
-    let Some(TransportSlice::Udp(udp)) = &sliced.transport else { return Err(wrong("not UDP").into()) };
+    let Some(etherparse::NetSlice::Ipv4(ip)) = &sliced.net else {
+        return Err(wrong("not IPv4").into());
+    };
+    let Some(TransportSlice::Udp(udp)) = &sliced.transport else {
+        return Err(wrong("not UDP").into());
+    };
     let header = ip.header();
     let (client, port) = client(flow);
     let kept = (header.source_addr(), udp.source_port()) == (client, port);
@@ -168,7 +178,13 @@ mod tests {
     #[test]
     fn every_flow_is_opened_verified_and_followed_in_both_modes() {
         for full_nat in [false, true] {
-            let workload = Workload { flows: 5_000, backends: 4, full_nat, repeats: 1, packets: 4_096 };
+            let workload = Workload {
+                flows: 5_000,
+                backends: 4,
+                full_nat,
+                repeats: 1,
+                packets: 4_096,
+            };
             let row = run(workload).unwrap();
             assert_eq!((row.verified, row.ns_per_packet.len()), (5_000, 1));
         }

@@ -62,7 +62,12 @@ impl Treadmill {
             peer_mac: None,
             mtu: 1500,
         };
-        let port = Self { info, stats: DriverStats::default(), handle: handle.clone(), staged: Vec::new() };
+        let port = Self {
+            info,
+            stats: DriverStats::default(),
+            handle: handle.clone(),
+            staged: Vec::new(),
+        };
         (port, handle)
     }
 }
@@ -72,7 +77,8 @@ impl Driver for Treadmill {
         if self.staged.is_empty() {
             let loaded = self.handle.belt(|belt| std::mem::take(&mut belt.loaded));
             // Last first: frames are taken from the end.
-            self.staged.extend(loaded.iter().rev().map_while(|packet| memory.copy_in(packet)));
+            self.staged
+                .extend(loaded.iter().rev().map_while(|packet| memory.copy_in(packet)));
             return;
         }
         let room = frames.remaining_capacity().min(self.staged.len());
@@ -84,7 +90,8 @@ impl Driver for Treadmill {
         self.stats.tx_packets += frames.len() as u64;
         self.handle.belt(|belt| {
             if belt.keep_sent {
-                belt.sent.extend(frames.iter().map(|frame| memory.bytes(frame).to_vec()));
+                belt.sent
+                    .extend(frames.iter().map(|frame| memory.bytes(frame).to_vec()));
             }
         });
         for frame in frames.drain(..) {

@@ -132,7 +132,13 @@ impl FlowKey {
     /// The key of packets going the other way.
     #[must_use]
     pub const fn reversed(self) -> Self {
-        Self { src: self.dst, dst: self.src, src_port: self.dst_port, dst_port: self.src_port, ..self }
+        Self {
+            src: self.dst,
+            dst: self.src,
+            src_port: self.dst_port,
+            dst_port: self.src_port,
+            ..self
+        }
     }
 
     /// Source as a person writes it.

@@ -17,8 +17,8 @@ use crate::index::{NicPortIndex, WorkerIndex};
 use crate::lookup::LookupOptions;
 use crate::mailbox::Mailbox;
 use crate::network::{Interface, Network, Route};
-use crate::nic::xdp_socket::Umem;
 use crate::nic::open::{self, Attach, DriverSpec, PortSpec, ZeroCopy};
+use crate::nic::xdp_socket::Umem;
 use crate::nic::{Driver, DriverInfo, FrameMemory, OpenError};
 use crate::steering::Steering;
 use crate::steward::Steward;
@@ -62,14 +62,20 @@ pub enum StartError {
 }
 
 fn resources(what: &str) -> impl FnOnce(io::Error) -> StartError {
-    move |source| StartError::Resources { what: what.to_owned(), source }
+    move |source| StartError::Resources {
+        what: what.to_owned(),
+        source,
+    }
 }
 
 impl Dataplane {
     /// Opens what `config` describes. What was opened before an error is closed again.
     pub fn open(config: &Config) -> Result<Self, StartError> {
         // The channel first: another dataplane on the same socket must be noticed before a NIC port is touched.
-        let options = ServerOptions { workers: usize::from(config.workers.count), ..ServerOptions::default() };
+        let options = ServerOptions {
+            workers: usize::from(config.workers.count),
+            ..ServerOptions::default()
+        };
         let mut server = Server::bind(&config.channel.socket, options)?;
         let limits = TableLimits {
             service_ports: config.tables.service_ports as u32,
@@ -92,7 +98,10 @@ impl Dataplane {
             let snat_ports = open_snat_ports(config, &steering, index)?;
             account(config, index, &memory, &flows);
             counters.set(CounterId::FLOWS_LIMIT, config.flows.capacity as u64);
-            counters.set(CounterId::SNAT_PORTS_LIMIT, snat_ports.ports_per_destination() as u64);
+            counters.set(
+                CounterId::SNAT_PORTS_LIMIT,
+                snat_ports.ports_per_destination() as u64,
+            );
             // The standard library's own source of unpredictable keys.
             let seed = RandomState::new().build_hasher().finish();
             workers.push(Worker::new(WorkerParts {
@@ -115,11 +124,17 @@ impl Dataplane {
             slots: workers.iter().map(|_| TableSlot::new()).collect(),
             steward: mailbox()?,
             stop: AtomicBool::new(false),
-            options: LookupOptions { midstream_pickup: config.flows.midstream_pickup },
+            options: LookupOptions {
+                midstream_pickup: config.flows.midstream_pickup,
+            },
             sleep: config.workers.idle == Idle::Sleep,
         };
         let steward = Steward::new(server, TablesBuilder::new(limits));
-        Ok(Self { steward, workers, shared: Arc::new(shared) })
+        Ok(Self {
+            steward,
+            workers,
+            shared: Arc::new(shared),
+        })
     }
 }
 
@@ -127,7 +142,8 @@ type Queues = (FrameMemory, Vec<Option<Box<dyn Driver>>>);
 
 /// A worker's frame memory and its queue of every NIC port that has one for it.
 fn open_ports(config: &Config, worker: WorkerIndex) -> Result<Queues, StartError> {
-    let mut memory = FrameMemory::new(config.frames.count, config.frames.size).map_err(resources("frame memory"))?;
+    let mut memory =
+        FrameMemory::new(config.frames.count, config.frames.size).map_err(resources("frame memory"))?;
     let mut umem: Option<Umem> = None;
     let mut drivers = Vec::new();
     for port in &config.ports {
@@ -137,8 +153,19 @@ fn open_ports(config: &Config, worker: WorkerIndex) -> Result<Queues, StartError
             continue;
         }
         let driver = open::open(&spec(config, port, worker), &mut memory, &mut umem)?;
-        let DriverInfo { driver: kind, interface, mode, mac, mtu, .. } = driver.info();
-        log::info!("NIC port {}: {kind} {interface} queue {}: {mode}, {mac}, MTU {mtu}", port.name, worker.0);
+        let DriverInfo {
+            driver: kind,
+            interface,
+            mode,
+            mac,
+            mtu,
+            ..
+        } = driver.info();
+        log::info!(
+            "NIC port {}: {kind} {interface} queue {}: {mode}, {mac}, MTU {mtu}",
+            port.name,
+            worker.0
+        );
         drivers.push(Some(driver));
     }
     Ok((memory, drivers))
@@ -154,9 +181,9 @@ fn spec(config: &Config, port: &config::NicPort, worker: WorkerIndex) -> PortSpe
             },
             zero_copy: ZeroCopy::Auto,
         },
-        DriverKind::AfPacket => {
-            DriverSpec::AfPacket { fanout: (config.workers.count > 1).then(|| fanout_group(config, port)) }
-        }
+        DriverKind::AfPacket => DriverSpec::AfPacket {
+            fanout: (config.workers.count > 1).then(|| fanout_group(config, port)),
+        },
         DriverKind::Tap => DriverSpec::Tap { mtu: 1_500 },
     };
     PortSpec {
@@ -184,7 +211,11 @@ fn open_flows(config: &Config) -> Result<Flows, StartError> {
     Flows::new(flow_config).map_err(resources("the flow table"))
 }
 
-fn open_snat_ports(config: &Config, steering: &Steering, worker: WorkerIndex) -> Result<PortPool, StartError> {
+fn open_snat_ports(
+    config: &Config,
+    steering: &Steering,
+    worker: WorkerIndex,
+) -> Result<PortPool, StartError> {
     let pool_config = PortPoolConfig {
         ranges: steering.slice(worker),
         destinations: config.snat.destinations,
@@ -200,7 +231,11 @@ fn account(config: &Config, worker: WorkerIndex, memory: &FrameMemory, flows: &F
     let frames = (memory.capacity() * memory.chunk_size()) as f64 / MIB;
     let table = flows.bytes() as f64 / MIB;
     let capacity = config.flows.capacity;
-    log::info!("worker {}: {capacity} flows in {table:.1} MiB, {} frames in {frames:.1} MiB", worker.0, memory.capacity());
+    log::info!(
+        "worker {}: {capacity} flows in {table:.1} MiB, {} frames in {frames:.1} MiB",
+        worker.0,
+        memory.capacity()
+    );
 }
 
 fn network(config: &Config, infos: &[DriverInfo]) -> Network {
@@ -214,9 +249,17 @@ fn network(config: &Config, infos: &[DriverInfo]) -> Network {
     let routes = config.routes.iter().filter_map(|route| {
         let on_link = |p: &config::NicPort| p.addresses.iter().any(|a| a.contains(&route.via));
         let port = config.ports.iter().position(on_link)?;
-        Some(Route { to: route.to, via: Some(route.via), port: NicPortIndex(port as u8) })
+        Some(Route {
+            to: route.to,
+            via: Some(route.via),
+            port: NicPortIndex(port as u8),
+        })
     });
-    let host = config.ports.iter().position(|p| p.role == Role::Host).map(|i| NicPortIndex(i as u8));
+    let host = config
+        .ports
+        .iter()
+        .position(|p| p.role == Role::Host)
+        .map(|i| NicPortIndex(i as u8));
     Network::new(
         interfaces.collect(),
         routes.collect(),
@@ -241,7 +284,8 @@ workers: {count: 2}
 channel: {socket: /run/sluice/dataplane.sock}
 ";
         let config = Config::parse(text, std::path::Path::new("gateway.yaml")).unwrap();
-        let group = |port: usize, worker| match spec(&config, &config.ports[port], WorkerIndex(worker)).driver {
+        let group = |port: usize, worker| match spec(&config, &config.ports[port], WorkerIndex(worker)).driver
+        {
             DriverSpec::AfPacket { fanout } => fanout.unwrap(),
             other => panic!("{other:?}"),
         };

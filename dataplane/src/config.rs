@@ -139,7 +139,11 @@ pub struct Workers {
 
 impl Default for Workers {
     fn default() -> Self {
-        Self { count: 1, cores: Vec::new(), idle: Idle::Spin }
+        Self {
+            count: 1,
+            cores: Vec::new(),
+            idle: Idle::Spin,
+        }
     }
 }
 
@@ -165,7 +169,10 @@ pub struct Flows {
 
 impl Default for Flows {
     fn default() -> Self {
-        Self { capacity: 131_072, midstream_pickup: true }
+        Self {
+            capacity: 131_072,
+            midstream_pickup: true,
+        }
     }
 }
 
@@ -183,7 +190,10 @@ pub struct Snat {
 impl Default for Snat {
     fn default() -> Self {
         let ports = vec![PortRange(1_024..=29_999), PortRange(32_768..=65_535)];
-        Self { ports, destinations: 16_384 }
+        Self {
+            ports,
+            destinations: 16_384,
+        }
     }
 }
 
@@ -201,7 +211,9 @@ impl TryFrom<String> for PortRange {
         });
         match parsed {
             Some(range) if *range.start() > 0 && range.start() <= range.end() => Ok(Self(range)),
-            _ => Err(format!("\"{text}\" is not a port range; write for example \"32768-65535\"")),
+            _ => Err(format!(
+                "\"{text}\" is not a port range; write for example \"32768-65535\""
+            )),
         }
     }
 }
@@ -218,7 +230,10 @@ pub struct Frames {
 
 impl Default for Frames {
     fn default() -> Self {
-        Self { count: 16_384, size: 2_048 }
+        Self {
+            count: 16_384,
+            size: 2_048,
+        }
     }
 }
 
@@ -237,7 +252,11 @@ pub struct Tables {
 impl Default for Tables {
     fn default() -> Self {
         // Above the largest cluster Kubernetes is tested with (10,000 Services, 150,000 pods; 5,000 nodes).
-        Self { service_ports: 65_536, frontends: 131_072, backends: 1_048_576 }
+        Self {
+            service_ports: 65_536,
+            frontends: 131_072,
+            backends: 1_048_576,
+        }
     }
 }
 
@@ -305,21 +324,32 @@ pub enum ConfigError {
 impl Config {
     /// Reads and checks a config file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
         Self::parse(&text, path)
     }
 
     /// Reads and checks a config; `path` is for the errors only.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let config: Self = serde_saphyr::from_str(text).map_err(|error| {
-            let place = error.location().map_or_else(String::new, |l| format!("{}:{}: ", l.line(), l.column()));
+            let place = error
+                .location()
+                .map_or_else(String::new, |l| format!("{}:{}: ", l.line(), l.column()));
             let text = error.without_snippet().to_string();
-            ConfigError::Parse { path: path.to_owned(), problem: place + text.lines().next().unwrap_or_default() }
+            ConfigError::Parse {
+                path: path.to_owned(),
+                problem: place + text.lines().next().unwrap_or_default(),
+            }
         })?;
         match config.contradiction() {
             None => Ok(config),
-            Some((field, problem)) => Err(ConfigError::Value { path: path.to_owned(), field, problem }),
+            Some((field, problem)) => Err(ConfigError::Value {
+                path: path.to_owned(),
+                field,
+                problem,
+            }),
         }
     }
 
@@ -334,17 +364,29 @@ impl Config {
         for (i, port) in self.ports.iter().enumerate() {
             let field = |name: &str| format!("ports[{i}].{name}");
             if port.interface.is_empty() || port.interface.len() > 15 {
-                let problem = format!("\"{}\" is not an interface name: 1 to 15 characters", port.interface);
+                let problem = format!(
+                    "\"{}\" is not an interface name: 1 to 15 characters",
+                    port.interface
+                );
                 return Some((field("interface"), problem));
             }
             if !port.ring_size.is_power_of_two() || !(64..=32_768).contains(&port.ring_size) {
                 return Some((field("ringSize"), "must be a power of two, 64 to 32768".into()));
             }
             if port.driver == DriverKind::Tap && port.role != Role::Host {
-                return Some((field("role"), "a tap leads to this host's own stack: its role is host".into()));
+                return Some((
+                    field("role"),
+                    "a tap leads to this host's own stack: its role is host".into(),
+                ));
             }
-            if self.ports[..i].iter().any(|p| p.name == port.name || p.interface == port.interface) {
-                return Some((field("name"), "name and interface must differ from every other port's".into()));
+            if self.ports[..i]
+                .iter()
+                .any(|p| p.name == port.name || p.interface == port.interface)
+            {
+                return Some((
+                    field("name"),
+                    "name and interface must differ from every other port's".into(),
+                ));
             }
         }
         if self.ports.iter().filter(|p| p.role == Role::Host).count() > 1 {
@@ -402,7 +444,9 @@ channel: {socket: /run/sluice/dataplane.sock}
 ";
 
     fn error(text: &str) -> String {
-        Config::parse(text, Path::new("gateway.yaml")).unwrap_err().to_string()
+        Config::parse(text, Path::new("gateway.yaml"))
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
@@ -416,14 +460,26 @@ channel: {socket: /run/sluice/dataplane.sock}
     #[test]
     fn errors_name_the_file_the_place_and_what_is_allowed() {
         let unknown = error(&SMALL.replace("workers: {count", "workers: {number"));
-        assert!(unknown.starts_with("gateway.yaml:6:") && unknown.contains("number"), "{unknown}");
+        assert!(
+            unknown.starts_with("gateway.yaml:6:") && unknown.contains("number"),
+            "{unknown}"
+        );
         assert!(!unknown.contains('\n'));
         let two = error(&SMALL.replace("role: host", "role: link"));
-        assert_eq!(two, "gateway.yaml: ports[1].role: a tap leads to this host's own stack: its role is host");
+        assert_eq!(
+            two,
+            "gateway.yaml: ports[1].role: a tap leads to this host's own stack: its role is host"
+        );
         let route = error(&(SMALL.to_owned() + "routes: [{to: 0.0.0.0/0, via: 10.0.0.1}]\n"));
-        assert_eq!(route, "gateway.yaml: routes[0].via: 10.0.0.1 is on no NIC port's network");
+        assert_eq!(
+            route,
+            "gateway.yaml: routes[0].via: 10.0.0.1 is on no NIC port's network"
+        );
         let capacity = error(&(SMALL.to_owned() + "neighbours: {capacity: 18446744073709551615}\n"));
-        assert_eq!(capacity, "gateway.yaml: neighbours.capacity: must be 1 to 67108864");
+        assert_eq!(
+            capacity,
+            "gateway.yaml: neighbours.capacity: must be 1 to 67108864"
+        );
         let range = error(&(SMALL.to_owned() + "snat: {ports: [9-2]}\n"));
         assert!(range.contains("\"9-2\" is not a port range"), "{range}");
     }

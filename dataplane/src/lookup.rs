@@ -15,7 +15,9 @@ use crate::network::{Hop, Network};
 use crate::nic::BURST;
 use crate::parse::{Fragment, Packet, Parsed};
 use crate::steering::Steering;
-use crate::tables::{AddressKind, BackendState, EndpointSetKind, Frontend, Picker, ServicePort, Tables, client_hash};
+use crate::tables::{
+    AddressKind, BackendState, EndpointSetKind, Frontend, Picker, ServicePort, Tables, client_hash,
+};
 use crate::tick::Tick;
 use crate::verdict::{DropReason, Rejection, Verdict};
 use crate::wire::icmp;
@@ -35,7 +37,10 @@ pub struct Decision {
 
 impl Decision {
     const fn plain(verdict: Verdict) -> Self {
-        Self { verdict, rewrite: None }
+        Self {
+            verdict,
+            rewrite: None,
+        }
     }
 }
 
@@ -81,14 +86,19 @@ impl Lookup<'_> {
             }
         }
         let mut found = [None; BURST];
-        self.flows.find_burst(&keys[..packets.len()], &mut found[..packets.len()]);
+        self.flows
+            .find_burst(&keys[..packets.len()], &mut found[..packets.len()]);
         let mut opened = false;
         for (i, packet) in packets.iter().enumerate() {
             let decision = match packet {
                 Parsed::Ipv4(packet) => {
                     // A flow opened earlier in this burst was not there when the burst was looked up, and one closed
                     // since then must not be followed.
-                    let flow = if opened { self.flows.find(&packet.key) } else { found[i] };
+                    let flow = if opened {
+                        self.flows.find(&packet.key)
+                    } else {
+                        found[i]
+                    };
                     self.packet(packet, flow, &mut opened)
                 }
                 Parsed::Arp => Decision::plain(Verdict::Arp),
@@ -136,7 +146,10 @@ impl Lookup<'_> {
     ) -> Option<Decision> {
         let flow = self.flows.flow(index);
         if packet.key.protocol == Protocol::UDP
-            && self.tables.backend_state(flow.backend(), flow.backend_generation()) != BackendState::Serving
+            && self
+                .tables
+                .backend_state(flow.backend(), flow.backend_generation())
+                != BackendState::Serving
         {
             return match direction {
                 // CT-4, CT-8, CT-9: UDP has no end of its own, so a flow to a gone endpoint would be a black hole.
@@ -178,14 +191,19 @@ impl Lookup<'_> {
         if packet.fragment != Fragment::Whole {
             return Err(Verdict::Drop(DropReason::Fragment));
         }
-        let state = self.opening(packet).ok_or(Verdict::Drop(DropReason::InvalidTcp))?;
+        let state = self
+            .opening(packet)
+            .ok_or(Verdict::Drop(DropReason::InvalidTcp))?;
         // The builder refuses a frontend without its service port, so this is only a type's formality.
         let Some(service_port) = self.tables.service_port(frontend.service_port) else {
             return Err(Verdict::Drop(DropReason::UnallocatedServiceAddress));
         };
         let (set, mut snat) = self.policy(&packet.key, frontend, service_port);
         let client = client_hash(packet.key.src, packet.key.src_port);
-        let Some(backend_index) = self.tables.choose(frontend.service_port, set, client, self.picker) else {
+        let Some(backend_index) = self
+            .tables
+            .choose(frontend.service_port, set, client, self.picker)
+        else {
             return Err(if service_port.has_any {
                 Verdict::Drop(DropReason::NoLocalEndpoint)
             } else {
@@ -202,8 +220,16 @@ impl Lookup<'_> {
         let (backend_address, backend_port, generation) = (backend.address, backend.port, backend.generation);
         let to_backend = self.next_hop(backend_address)?;
         let to_client = self.next_hop(packet.key.src)?;
-        let source = if snat { Some(self.snat_address(to_backend)?) } else { None };
-        let forwarded = FlowKey { dst: backend_address, dst_port: backend_port, ..packet.key };
+        let source = if snat {
+            Some(self.snat_address(to_backend)?)
+        } else {
+            None
+        };
+        let forwarded = FlowKey {
+            dst: backend_address,
+            dst_port: backend_port,
+            ..packet.key
+        };
         let flow = Opening {
             original: packet.key,
             forwarded,
@@ -230,13 +256,22 @@ impl Lookup<'_> {
     }
 
     /// The matrix of semantics §3.3: which endpoint set, and whether the endpoint sees our address.
-    fn policy(&self, key: &FlowKey, frontend: Frontend, service_port: &ServicePort) -> (EndpointSetKind, bool) {
+    fn policy(
+        &self,
+        key: &FlowKey,
+        frontend: Frontend,
+        service_port: &ServicePort,
+    ) -> (EndpointSetKind, bool) {
         // TP-2: without pod ranges nobody counts as "not a pod", and nobody as a pod.
         let pod = self.tables.is_pod(key.src);
         let not_pod = self.tables.has_pod_ranges() && !pod;
         let cluster = EndpointSetKind::Cluster;
         if !frontend.kind.is_external() {
-            let set = if service_port.record.internal_local { EndpointSetKind::Local } else { cluster };
+            let set = if service_port.record.internal_local {
+                EndpointSetKind::Local
+            } else {
+                cluster
+            };
             return (set, not_pod || self.tables.settings().masquerade_all);
         }
         if !service_port.record.external_local {
@@ -264,17 +299,25 @@ impl Lookup<'_> {
 
     fn snat_address(&self, next_hop: NextHopIndex) -> Result<[u8; 4], Verdict> {
         let (port, _) = self.network.next_hops().get(next_hop);
-        self.network.source_address(port).ok_or(Verdict::Drop(DropReason::NoRoute))
+        self.network
+            .source_address(port)
+            .ok_or(Verdict::Drop(DropReason::NoRoute))
     }
 
     /// A flow whose endpoint sees our address and one of our ports.
     fn open_snat(&mut self, flow: Opening, address: [u8; 4]) -> Result<FlowIndex, Verdict> {
-        let forwarded = FlowKey { src: address, ..flow.forwarded };
+        let forwarded = FlowKey {
+            src: address,
+            ..flow.forwarded
+        };
         let destination = Destination::of_reply(&forwarded.reversed());
         let Ok(port) = self.snat_ports.take(destination, self.picker.random() as u32) else {
             return Err(Verdict::Drop(DropReason::SnatPortsExhausted));
         };
-        let forwarded = FlowKey { src_port: port, ..forwarded };
+        let forwarded = FlowKey {
+            src_port: port,
+            ..forwarded
+        };
         self.insert(&flow, forwarded, FlowFlags::SNAT).map_err(|error| {
             self.snat_ports.give(destination, port);
             refusal(error)
@@ -293,7 +336,11 @@ impl Lookup<'_> {
             for _ in 0..CLASH_TRIES * self.steering.workers() {
                 let random = self.picker.random() as u16;
                 forwarded.src_port = Port::new(random.max(1024));
-                if self.steering.client_owner(forwarded.src, forwarded.src_port, self.network) == self.worker {
+                if self
+                    .steering
+                    .client_owner(forwarded.src, forwarded.src_port, self.network)
+                    == self.worker
+                {
                     break;
                 }
             }
@@ -301,7 +348,12 @@ impl Lookup<'_> {
         Err(refusal(OpenError::ReplyTaken))
     }
 
-    fn insert(&mut self, flow: &Opening, forwarded: FlowKey, flags: FlowFlags) -> Result<FlowIndex, OpenError> {
+    fn insert(
+        &mut self,
+        flow: &Opening,
+        forwarded: FlowKey,
+        flags: FlowFlags,
+    ) -> Result<FlowIndex, OpenError> {
         let (l3_delta, l4_delta) = nat::deltas(&flow.original, &forwarded);
         let new = NewFlow {
             original: flow.original,
@@ -351,7 +403,7 @@ impl Lookup<'_> {
                 _ => return Verdict::Drop(DropReason::UnsupportedProtocol),
             },
             AddressKind::Unallocated => return Verdict::Drop(DropReason::UnallocatedServiceAddress), // VD-5
-            AddressKind::External | AddressKind::Other => {} // VD-6
+            AddressKind::External | AddressKind::Other => {}                                         // VD-6
         }
         if packet.ttl <= 1 {
             return Verdict::Reject(Rejection::TimeExceeded);
@@ -363,7 +415,11 @@ impl Lookup<'_> {
     }
 
     fn host_or(&self, reason: DropReason) -> Verdict {
-        if self.network.host().is_some() { Verdict::Punt } else { Verdict::Drop(reason) }
+        if self.network.host().is_some() {
+            Verdict::Punt
+        } else {
+            Verdict::Drop(reason)
+        }
     }
 }
 
@@ -384,7 +440,9 @@ pub fn frontend(key: &FlowKey, tables: &Tables, network: &Network) -> Option<Fro
         return Some(*frontend);
     }
     let frontend = tables.node_port(key.protocol, key.dst_port)?;
-    network.is_node_port_address(key.dst, tables.node_port_addresses()).then_some(*frontend)
+    network
+        .is_node_port_address(key.dst, tables.node_port_addresses())
+        .then_some(*frontend)
 }
 
 /// Gives back what a flow that ended had taken: its SNAT port, its place in its backend's count.
@@ -402,4 +460,3 @@ const fn refusal(error: OpenError) -> Verdict {
         OpenError::OriginalTaken | OpenError::ReplyTaken => DropReason::SnatPortsExhausted,
     })
 }
-

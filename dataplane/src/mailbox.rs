@@ -63,12 +63,21 @@ impl Mailbox {
     pub fn new(capacity: usize) -> io::Result<Self> {
         let envelopes = ArrayQueue::new(capacity.max(1));
         for _ in 0..envelopes.capacity() {
-            let letter = Letter { purpose: Purpose::Send, port: NicPortIndex(0), len: 0, bytes: [0; LETTER_MAX] };
+            let letter = Letter {
+                purpose: Purpose::Send,
+                port: NicPortIndex(0),
+                len: 0,
+                bytes: [0; LETTER_MAX],
+            };
             let pushed = envelopes.push(Box::new(letter));
             debug_assert!(pushed.is_ok(), "the stock fits its queue");
         }
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { waiting: ArrayQueue::new(capacity.max(1)), envelopes, bell })
+        Ok(Self {
+            waiting: ArrayQueue::new(capacity.max(1)),
+            envelopes,
+            bell,
+        })
     }
 
     /// Puts a copy of `packet` into the box; `false` if the box is full or the packet longer than `LETTER_MAX`.
@@ -78,7 +87,9 @@ impl Mailbox {
         if packet.len() > LETTER_MAX {
             return false;
         }
-        let Some(mut letter) = self.envelopes.pop() else { return false };
+        let Some(mut letter) = self.envelopes.pop() else {
+            return false;
+        };
         letter.purpose = purpose;
         letter.port = port;
         letter.len = packet.len();
@@ -133,7 +144,10 @@ mod tests {
         assert!(mailbox.post(Purpose::Receive, NicPortIndex(4), b"two"));
         assert!(!mailbox.post(Purpose::Send, NicPortIndex(0), b"three"));
         let read = |l: &Letter| (l.purpose, l.port, l.packet().to_vec());
-        assert_eq!(mailbox.open(read), Some((Purpose::Send, NicPortIndex(3), b"one".to_vec())));
+        assert_eq!(
+            mailbox.open(read),
+            Some((Purpose::Send, NicPortIndex(3), b"one".to_vec()))
+        );
         assert!(mailbox.post(Purpose::Send, NicPortIndex(0), b"four"));
         assert_eq!(mailbox.open(read).unwrap().2, b"two");
         assert_eq!(mailbox.open(read).unwrap().2, b"four");

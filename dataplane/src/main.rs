@@ -25,7 +25,9 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).format_timestamp_millis().init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+        .format_timestamp_millis()
+        .init();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -47,20 +49,33 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     for number in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::low_level::pipe::register(number, signal.try_clone()?)?;
     }
-    let Dataplane { mut steward, workers, shared } = Dataplane::open(&config)?;
+    let Dataplane {
+        mut steward,
+        workers,
+        shared,
+    } = Dataplane::open(&config)?;
     std::thread::scope(|scope| {
         let serve = || {
             for (i, mut worker) in workers.into_iter().enumerate() {
                 let shared = Arc::clone(&shared);
-                let core = config.workers.cores.get(i).map(|&id| core_affinity::CoreId { id });
-                std::thread::Builder::new().name(format!("worker-{i}")).spawn_scoped(scope, move || {
-                    if let Some(core) = core
-                        && !core_affinity::set_for_current(core)
-                    {
-                        log::warn!("worker {i}: cannot be pinned to CPU {}: not in this process's affinity mask", core.id);
-                    }
-                    worker.run(&shared);
-                })?;
+                let core = config
+                    .workers
+                    .cores
+                    .get(i)
+                    .map(|&id| core_affinity::CoreId { id });
+                std::thread::Builder::new()
+                    .name(format!("worker-{i}"))
+                    .spawn_scoped(scope, move || {
+                        if let Some(core) = core
+                            && !core_affinity::set_for_current(core)
+                        {
+                            log::warn!(
+                                "worker {i}: cannot be pinned to CPU {}: not in this process's affinity mask",
+                                core.id
+                            );
+                        }
+                        worker.run(&shared);
+                    })?;
             }
             log::info!("ready");
             steward.run(&shared, quit.as_fd())

@@ -133,8 +133,12 @@ impl Neighbours {
         now: Tick,
         out: &mut impl Outbox,
     ) {
-        let Some(interface) = network.interfaces().get(port.get()) else { return };
-        let Some(packet) = frame.get(14..).and_then(|p| Arp::new(p).ok()) else { return };
+        let Some(interface) = network.interfaces().get(port.get()) else {
+            return;
+        };
+        let Some(packet) = frame.get(14..).and_then(|p| Arp::new(p).ok()) else {
+            return;
+        };
         let (sender, sender_mac) = (packet.sender_ip().octets(), packet.sender_mac());
         let target = packet.target_ip().octets();
         let from_host = network.host() == Some(port);
@@ -142,7 +146,10 @@ impl Neighbours {
             if self.conflict.is_none_or(|last| now.since(last) >= CONFLICT_LOG) {
                 self.conflict = Some(now);
                 let name = &interface.name;
-                log::warn!("{name}: {sender_mac} uses our address {}: address conflict", packet.sender_ip());
+                log::warn!(
+                    "{name}: {sender_mac} uses our address {}: address conflict",
+                    packet.sender_ip()
+                );
             }
             return;
         }
@@ -150,7 +157,10 @@ impl Neighbours {
         let on_link = if from_host {
             network.is_own(sender)
         } else {
-            interface.addresses.iter().any(|n| n.contains(&packet.sender_ip()))
+            interface
+                .addresses
+                .iter()
+                .any(|n| n.contains(&packet.sender_ip()))
         };
         let for_us = if from_host {
             // The host's own kernel reaches everything through us; only its own addresses are its own business.
@@ -160,14 +170,26 @@ impl Neighbours {
         };
         if on_link && sender != [0; 4] && !sender_mac.is_group() {
             let known = network.next_hops().find(port, sender);
-            if let Some(index) = if for_us { enter(network, port, sender, false) } else { known } {
-                let neighbour = self.known.entry(index).or_insert_with(|| Neighbour::new(port, sender, now));
+            if let Some(index) = if for_us {
+                enter(network, port, sender, false)
+            } else {
+                known
+            } {
+                let neighbour = self
+                    .known
+                    .entry(index)
+                    .or_insert_with(|| Neighbour::new(port, sender, now));
                 self.waiting -= neighbour.waiting.len();
                 neighbour.learn(network, index, sender_mac, now, out);
             }
         }
         if for_us && packet.operation() == Operation::REQUEST {
-            let reply = arp_frame(Operation::REPLY, sender_mac, (interface.mac, target), (sender_mac, sender));
+            let reply = arp_frame(
+                Operation::REPLY,
+                sender_mac,
+                (interface.mac, target),
+                (sender_mac, sender),
+            );
             out.send(port, &reply);
         }
     }
@@ -182,7 +204,9 @@ impl Neighbours {
         let waiting = &mut self.waiting;
         let mut room = true;
         self.known.retain(|&index, neighbour| {
-            let Some(interface) = network.interfaces().get(neighbour.port.get()) else { return true };
+            let Some(interface) = network.interfaces().get(neighbour.port.get()) else {
+                return true;
+            };
             if !room || interface.peer_mac.is_some() {
                 return true;
             }
@@ -206,9 +230,17 @@ impl Neighbours {
                 *waiting -= neighbour.waiting.len();
                 neighbour.waiting = Vec::new();
                 // A scan makes thousands of the others.
-                let level = if neighbour.wanted { log::Level::Warn } else { log::Level::Debug };
+                let level = if neighbour.wanted {
+                    log::Level::Warn
+                } else {
+                    log::Level::Debug
+                };
                 let address = Ipv4Addr::from(neighbour.address);
-                log::log!(level, "{}: neighbour {address} does not answer ARP", interface.name);
+                log::log!(
+                    level,
+                    "{}: neighbour {address} does not answer ARP",
+                    interface.name
+                );
             }
             room = neighbour.ask(network, interface, to, now, out);
             true
@@ -217,7 +249,10 @@ impl Neighbours {
 
     /// Neighbours that answer.
     pub fn reachable(&self) -> usize {
-        self.known.values().filter(|n| matches!(n.state, Reachability::Reachable(_))).count()
+        self.known
+            .values()
+            .filter(|n| matches!(n.state, Reachability::Reachable(_)))
+            .count()
     }
 }
 
@@ -236,8 +271,18 @@ impl Neighbour {
     }
 
     /// Asks; a question that found no room was not one.
-    fn ask(&mut self, network: &Network, interface: &Interface, to: Mac, now: Tick, out: &mut impl Outbox) -> bool {
-        let asked = out.send(self.port, &question(network, interface, self.port, self.address, to));
+    fn ask(
+        &mut self,
+        network: &Network,
+        interface: &Interface,
+        to: Mac,
+        now: Tick,
+        out: &mut impl Outbox,
+    ) -> bool {
+        let asked = out.send(
+            self.port,
+            &question(network, interface, self.port, self.address, to),
+        );
         if asked {
             self.tries = self.tries.saturating_add(1);
             self.since = now;
@@ -270,11 +315,32 @@ fn enter(network: &Network, port: NicPortIndex, address: [u8; 4], wanted: bool) 
 
 /// Asks who has `address`, from our address on that link, else any of ours (a router on an unnumbered port). The host
 /// is asked for its own addresses, which are ours, too, so that question has no sender (a probe, RFC 5227 §2.1.1).
-fn question(network: &Network, interface: &Interface, port: NicPortIndex, address: [u8; 4], to: Mac) -> Vec<u8> {
-    let on_link = interface.addresses.iter().find(|n| n.contains(&Ipv4Addr::from(address))).map(|n| n.addr().octets());
-    let any = || if network.is_own(address) { None } else { network.source_address(port) };
+fn question(
+    network: &Network,
+    interface: &Interface,
+    port: NicPortIndex,
+    address: [u8; 4],
+    to: Mac,
+) -> Vec<u8> {
+    let on_link = interface
+        .addresses
+        .iter()
+        .find(|n| n.contains(&Ipv4Addr::from(address)))
+        .map(|n| n.addr().octets());
+    let any = || {
+        if network.is_own(address) {
+            None
+        } else {
+            network.source_address(port)
+        }
+    };
     let source = on_link.or_else(any).unwrap_or_default();
-    arp_frame(Operation::REQUEST, to, (interface.mac, source), (Mac::default(), address))
+    arp_frame(
+        Operation::REQUEST,
+        to,
+        (interface.mac, source),
+        (Mac::default(), address),
+    )
 }
 
 /// An Ethernet frame to `to` with an ARP packet from `sender` about `target`.
@@ -282,9 +348,10 @@ fn arp_frame(operation: Operation, to: Mac, sender: (Mac, [u8; 4]), target: (Mac
     let mut bytes = vec![0; ethernet::HEADER_LEN + LEN];
     let (header, payload) = bytes.split_at_mut(ethernet::HEADER_LEN);
     // Both buffers are exactly as long as what is built in them.
-    if let (Ok(mut header), Ok(mut arp)) =
-        (Ethernet::blank(header, EtherType::ARP), Arp::blank(payload, operation))
-    {
+    if let (Ok(mut header), Ok(mut arp)) = (
+        Ethernet::blank(header, EtherType::ARP),
+        Arp::blank(payload, operation),
+    ) {
         header.set_dst(to);
         header.set_src(sender.0);
         arp.set_sender(sender.0, sender.1.into());
@@ -296,7 +363,7 @@ fn arp_frame(operation: Operation, to: Mac, sender: (Mac, [u8; 4]), target: (Mac
 #[cfg(test)]
 mod tests {
     use super::*;
-    
+
     const GATEWAY: Mac = Mac([2, 0, 0, 0, 0, 1]);
     const POD: Mac = Mac([2, 0, 0, 0, 0, 7]);
     const PODS: NicPortIndex = NicPortIndex(0);
@@ -329,16 +396,35 @@ mod tests {
             addresses: vec!["10.244.0.1/24".parse().unwrap()],
             peer_mac: None,
         };
-        let host = Interface { name: "host0".into(), addresses: vec![], peer_mac: Some(Mac([2; 6])), ..pods.clone() };
-        Network::new(vec![pods, host], vec![], vec!["172.18.0.2".parse().unwrap()], Some(HOST), 64)
+        let host = Interface {
+            name: "host0".into(),
+            addresses: vec![],
+            peer_mac: Some(Mac([2; 6])),
+            ..pods.clone()
+        };
+        Network::new(
+            vec![pods, host],
+            vec![],
+            vec!["172.18.0.2".parse().unwrap()],
+            Some(HOST),
+            64,
+        )
     }
 
     fn answer(from: Mac) -> Vec<u8> {
-        arp_frame(Operation::REPLY, GATEWAY, (from, [10, 244, 0, 7]), (GATEWAY, [10, 244, 0, 1]))
+        arp_frame(
+            Operation::REPLY,
+            GATEWAY,
+            (from, [10, 244, 0, 7]),
+            (GATEWAY, [10, 244, 0, 1]),
+        )
     }
 
     fn reachability(network: &Network) -> Reachability {
-        network.next_hops().get(network.next_hops().find(PODS, [10, 244, 0, 7]).unwrap()).1
+        network
+            .next_hops()
+            .get(network.next_hops().find(PODS, [10, 244, 0, 7]).unwrap())
+            .1
     }
 
     #[test]
@@ -357,7 +443,16 @@ mod tests {
     fn only_so_many_packets_wait() {
         let (network, mut neighbours, mut out) = (network(), Neighbours::default(), Box_::default());
         let took = (0..100)
-            .filter(|_| neighbours.resolve(&network, PODS, [10, 244, 0, 7], Some((HOST, b"p")), Tick(0), &mut out))
+            .filter(|_| {
+                neighbours.resolve(
+                    &network,
+                    PODS,
+                    [10, 244, 0, 7],
+                    Some((HOST, b"p")),
+                    Tick(0),
+                    &mut out,
+                )
+            })
             .count();
         assert_eq!(took, WAITING);
         assert_eq!(out.sent.len(), 1, "one question, however many wait");
@@ -366,7 +461,14 @@ mod tests {
     #[test]
     fn a_silent_neighbour_becomes_unreachable_and_heals_when_it_answers() {
         let (network, mut neighbours, mut out) = (network(), Neighbours::default(), Box_::default());
-        assert!(neighbours.resolve(&network, PODS, [10, 244, 0, 7], Some((HOST, b"p")), Tick(0), &mut out));
+        assert!(neighbours.resolve(
+            &network,
+            PODS,
+            [10, 244, 0, 7],
+            Some((HOST, b"p")),
+            Tick(0),
+            &mut out
+        ));
         for second in 1..=4 {
             neighbours.tick(&network, Tick(0).plus_seconds(second), &mut out);
         }
@@ -381,7 +483,8 @@ mod tests {
     fn a_scan_leaves_room_for_wanted_neighbours_and_is_forgotten() {
         let (network, mut neighbours, mut out) = (network(), Neighbours::default(), Box_::default());
         let scan = |neighbours: &mut Neighbours, out: &mut Box_, now| {
-            let resolve = |n: &u8| neighbours.resolve(&network, PODS, [10, 244, 0, *n], Some((HOST, b"p")), now, out);
+            let resolve =
+                |n: &u8| neighbours.resolve(&network, PODS, [10, 244, 0, *n], Some((HOST, b"p")), now, out);
             (8..=255).filter(resolve).count()
         };
         let took = scan(&mut neighbours, &mut out, Tick(0));
@@ -392,8 +495,15 @@ mod tests {
         }
         assert_eq!((network.next_hops().used(), neighbours.waiting), (1, 0));
         neighbours.received(&network, PODS, &answer(POD), Tick(0).plus_seconds(10), &mut out);
-        assert_eq!(reachability(&network), Reachability::Reachable(POD), "the wanted one was kept");
-        assert_eq!(scan(&mut neighbours, &mut out, Tick(0).plus_seconds(10)), took - 1);
+        assert_eq!(
+            reachability(&network),
+            Reachability::Reachable(POD),
+            "the wanted one was kept"
+        );
+        assert_eq!(
+            scan(&mut neighbours, &mut out, Tick(0).plus_seconds(10)),
+            took - 1
+        );
     }
 
     #[test]
@@ -445,14 +555,26 @@ mod tests {
     fn we_answer_for_our_addresses_on_links_and_for_all_others_on_the_host_port() {
         let (network, mut neighbours, mut out) = (network(), Neighbours::default(), Box_::default());
         let ask = |target: [u8; 4]| {
-            arp_frame(Operation::REQUEST, Mac::BROADCAST, (POD, [10, 244, 0, 7]), (Mac::default(), target))
+            arp_frame(
+                Operation::REQUEST,
+                Mac::BROADCAST,
+                (POD, [10, 244, 0, 7]),
+                (Mac::default(), target),
+            )
         };
         neighbours.received(&network, PODS, &ask([10, 244, 0, 1]), Tick(0), &mut out);
         neighbours.received(&network, PODS, &ask([10, 244, 0, 8]), Tick(0), &mut out);
         assert_eq!(out.sent.len(), 1);
         let reply = Arp::new(&out.sent[0].1[14..]).unwrap();
-        assert_eq!((reply.operation(), reply.sender_mac()), (Operation::REPLY, GATEWAY));
-        assert_eq!(reachability(&network), Reachability::Reachable(POD), "who asks for us is known at once");
+        assert_eq!(
+            (reply.operation(), reply.sender_mac()),
+            (Operation::REPLY, GATEWAY)
+        );
+        assert_eq!(
+            reachability(&network),
+            Reachability::Reachable(POD),
+            "who asks for us is known at once"
+        );
         neighbours.received(&network, HOST, &ask([10, 96, 0, 10]), Tick(0), &mut out);
         neighbours.received(&network, HOST, &ask([172, 18, 0, 2]), Tick(0), &mut out);
         assert_eq!(out.sent.len(), 2);
@@ -460,8 +582,17 @@ mod tests {
 
     #[test]
     fn a_host_port_without_a_known_peer_is_probed_for_the_nodes_address() {
-        let pods = Interface { name: "pods0".into(), mac: GATEWAY, mtu: 1500, addresses: vec![], peer_mac: None };
-        let host = Interface { name: "host0".into(), ..pods.clone() };
+        let pods = Interface {
+            name: "pods0".into(),
+            mac: GATEWAY,
+            mtu: 1500,
+            addresses: vec![],
+            peer_mac: None,
+        };
+        let host = Interface {
+            name: "host0".into(),
+            ..pods.clone()
+        };
         let node = "172.18.0.2".parse().unwrap();
         let network = Network::new(vec![pods, host], vec![], vec![node], Some(HOST), 64);
         let (mut neighbours, mut out) = (Neighbours::default(), Box_::default());
@@ -470,7 +601,12 @@ mod tests {
         let probe = Arp::new(&out.sent[0].1[14..]).unwrap();
         assert_eq!((probe.sender_ip().octets(), probe.target_ip()), ([0; 4], node));
         let kernel = Mac([2, 0, 0, 0, 0, 99]);
-        let answer = arp_frame(Operation::REPLY, GATEWAY, (kernel, [172, 18, 0, 2]), (GATEWAY, [0; 4]));
+        let answer = arp_frame(
+            Operation::REPLY,
+            GATEWAY,
+            (kernel, [172, 18, 0, 2]),
+            (GATEWAY, [0; 4]),
+        );
         neighbours.received(&network, HOST, &answer, Tick(1), &mut out);
         assert_eq!(network.host_mac(), Some(kernel));
     }
@@ -478,7 +614,14 @@ mod tests {
     #[test]
     fn the_host_needs_no_arp() {
         let (network, mut neighbours, mut out) = (network(), Neighbours::default(), Box_::default());
-        assert!(neighbours.resolve(&network, HOST, [172, 18, 0, 2], Some((PODS, b"p")), Tick(0), &mut out));
+        assert!(neighbours.resolve(
+            &network,
+            HOST,
+            [172, 18, 0, 2],
+            Some((PODS, b"p")),
+            Tick(0),
+            &mut out
+        ));
         assert_eq!((out.sent.len(), out.released.len()), (0, 1));
     }
 }

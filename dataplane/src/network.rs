@@ -75,14 +75,32 @@ impl Network {
         for (i, interface) in interfaces.iter().enumerate() {
             let port = NicPortIndex(i as u8);
             let on_link = interface.addresses.iter().filter(|a| a.prefix_len() < 32);
-            routes.extend(on_link.map(|a| Route { to: a.trunc(), via: None, port }));
+            routes.extend(on_link.map(|a| Route {
+                to: a.trunc(),
+                via: None,
+                port,
+            }));
         }
         routes.sort_by_key(|r| std::cmp::Reverse(r.to.prefix_len()));
-        let on_ports = interfaces.iter().flat_map(|i| i.addresses.iter().map(Ipv4Net::addr));
-        let mut own: Vec<_> = node_addresses.iter().copied().chain(on_ports).map(|a| a.octets()).collect();
+        let on_ports = interfaces
+            .iter()
+            .flat_map(|i| i.addresses.iter().map(Ipv4Net::addr));
+        let mut own: Vec<_> = node_addresses
+            .iter()
+            .copied()
+            .chain(on_ports)
+            .map(|a| a.octets())
+            .collect();
         own.sort_unstable();
         own.dedup();
-        Self { interfaces, routes, node_addresses, own, host, next_hops: NextHops::new(next_hops) }
+        Self {
+            interfaces,
+            routes,
+            node_addresses,
+            own,
+            host,
+            next_hops: NextHops::new(next_hops),
+        }
     }
 
     /// NIC ports as the network sees them, in `NicPortIndex` order.
@@ -133,15 +151,24 @@ impl Network {
             return self.node_addresses.first() == Some(&address);
         }
         // CIDRs of only one family leave the other family at "all"; loopback never (NP-3).
-        let mut of_family = allowed.iter().filter_map(|n| if let IpNet::V4(n) = n { Some(n) } else { None }).peekable();
+        let mut of_family = allowed
+            .iter()
+            .filter_map(|n| if let IpNet::V4(n) = n { Some(n) } else { None })
+            .peekable();
         let listed = of_family.peek().is_none() || of_family.any(|n| n.contains(&address));
         listed && !address.is_loopback() && self.is_own(address.octets())
     }
 
     /// The address we send from through this NIC port (TP-6), for SNAT and for our own ICMP errors.
     pub fn source_address(&self, port: NicPortIndex) -> Option<[u8; 4]> {
-        let on_port = self.interfaces.get(port.get()).and_then(|i| i.addresses.first()).map(Ipv4Net::addr);
-        on_port.or_else(|| self.node_addresses.first().copied()).map(|a| a.octets())
+        let on_port = self
+            .interfaces
+            .get(port.get())
+            .and_then(|i| i.addresses.first())
+            .map(Ipv4Net::addr);
+        on_port
+            .or_else(|| self.node_addresses.first().copied())
+            .map(|a| a.octets())
     }
 
     /// The outgoing NIC port and the neighbour to ask for. All our own addresses are the host's, which answers to the
@@ -181,7 +208,11 @@ mod tests {
             peer_mac: None,
         };
         Network::new(
-            vec![interface("wan", &["192.0.2.2/24"]), interface("pods", &["10.244.0.1/24"]), interface("host", &[])],
+            vec![
+                interface("wan", &["192.0.2.2/24"]),
+                interface("pods", &["10.244.0.1/24"]),
+                interface("host", &[]),
+            ],
             vec![Route {
                 to: "0.0.0.0/0".parse().unwrap(),
                 via: Some(Ipv4Addr::new(192, 0, 2, 1)),
@@ -196,25 +227,48 @@ mod tests {
     #[test]
     fn the_longest_prefix_wins_and_the_rest_goes_to_the_router() {
         let network = network();
-        assert_eq!(network.route([10, 244, 0, 9]), Some((NicPortIndex(1), [10, 244, 0, 9])));
-        assert_eq!(network.route([192, 0, 2, 77]), Some((NicPortIndex(0), [192, 0, 2, 77])));
-        assert_eq!(network.route([8, 8, 8, 8]), Some((NicPortIndex(0), [192, 0, 2, 1])));
+        assert_eq!(
+            network.route([10, 244, 0, 9]),
+            Some((NicPortIndex(1), [10, 244, 0, 9]))
+        );
+        assert_eq!(
+            network.route([192, 0, 2, 77]),
+            Some((NicPortIndex(0), [192, 0, 2, 77]))
+        );
+        assert_eq!(
+            network.route([8, 8, 8, 8]),
+            Some((NicPortIndex(0), [192, 0, 2, 1]))
+        );
     }
 
     #[test]
     fn our_own_addresses_are_the_hosts() {
         let network = network();
-        assert_eq!(network.route([10, 244, 0, 1]), Some((NicPortIndex(2), [192, 0, 2, 2])));
+        assert_eq!(
+            network.route([10, 244, 0, 1]),
+            Some((NicPortIndex(2), [192, 0, 2, 2]))
+        );
         assert!(network.is_own([192, 0, 2, 3]) && !network.is_own([192, 0, 2, 4]));
     }
 
     #[test]
     fn a_neighbour_is_unknown_until_it_has_answered() {
         let network = network();
-        assert_eq!(network.hop([10, 244, 0, 9]), Hop::Unknown(NicPortIndex(1), [10, 244, 0, 9]));
-        let index = network.next_hops().insert(NicPortIndex(1), [10, 244, 0, 9]).unwrap();
-        assert_eq!(network.hop([10, 244, 0, 9]), Hop::Unknown(NicPortIndex(1), [10, 244, 0, 9]));
-        network.next_hops().set(index, Reachability::Reachable(Mac::BROADCAST));
+        assert_eq!(
+            network.hop([10, 244, 0, 9]),
+            Hop::Unknown(NicPortIndex(1), [10, 244, 0, 9])
+        );
+        let index = network
+            .next_hops()
+            .insert(NicPortIndex(1), [10, 244, 0, 9])
+            .unwrap();
+        assert_eq!(
+            network.hop([10, 244, 0, 9]),
+            Hop::Unknown(NicPortIndex(1), [10, 244, 0, 9])
+        );
+        network
+            .next_hops()
+            .set(index, Reachability::Reachable(Mac::BROADCAST));
         assert_eq!(network.hop([10, 244, 0, 9]), Hop::Known(index));
         network.next_hops().set(index, Reachability::Unreachable);
         assert_eq!(network.hop([10, 244, 0, 9]), Hop::Unreachable);

@@ -41,7 +41,11 @@ impl NextHops {
     pub fn new(capacity: usize) -> Self {
         let slots = (capacity.max(PROBES) * 4 / 3).next_power_of_two();
         let words = || (0..slots).map(|_| AtomicU64::new(0)).collect();
-        Self { key: words(), state: words(), used: AtomicU64::new(0) }
+        Self {
+            key: words(),
+            state: words(),
+            used: AtomicU64::new(0),
+        }
     }
 
     /// The neighbour's index, if the steward has heard of it.
@@ -169,7 +173,9 @@ mod tests {
     #[test]
     fn a_forgotten_neighbours_slot_serves_another_and_hides_nobody() {
         let hops = NextHops::new(100);
-        let all: Vec<_> = (0..=u8::MAX).map_while(|n| hops.insert(NicPortIndex(0), [10, 0, 0, n])).collect();
+        let all: Vec<_> = (0..=u8::MAX)
+            .map_while(|n| hops.insert(NicPortIndex(0), [10, 0, 0, n]))
+            .collect();
         assert_eq!(hops.used(), hops.limit());
         hops.forget(all[7]);
         assert_eq!(hops.look_up(NicPortIndex(0), [10, 0, 0, 7]), None);
@@ -191,8 +197,10 @@ mod tests {
     #[test]
     fn a_full_table_refuses_new_neighbours_and_keeps_the_old() {
         let hops = NextHops::new(100);
-        let known: Vec<_> =
-            (0..=u16::MAX).map(|n| [10, 0, (n >> 8) as u8, n as u8]).map_while(|a| hops.insert(NicPortIndex(0), a)).collect();
+        let known: Vec<_> = (0..=u16::MAX)
+            .map(|n| [10, 0, (n >> 8) as u8, n as u8])
+            .map_while(|a| hops.insert(NicPortIndex(0), a))
+            .collect();
         assert!(known.len() >= 100 && known.len() <= hops.limit());
         assert_eq!(hops.insert(NicPortIndex(0), [192, 0, 2, 1]), None);
         assert_eq!(hops.find(NicPortIndex(0), [10, 0, 0, 0]), Some(known[0]));

@@ -57,7 +57,10 @@ impl Region {
         let seals = rustix::fs::fcntl_get_seals(&memfd)?;
         let size = rustix::fs::fstat(&memfd)?.st_size;
         if !seals.contains(SealFlags::SHRINK) || u64::try_from(size).ok() != Some(page_align(len)? as u64) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "shared segment is unsealed or of another size"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "shared segment is unsealed or of another size",
+            ));
         }
         Self::map(memfd, page_align(len)?)
     }
@@ -65,13 +68,13 @@ impl Region {
     fn map(memfd: OwnedFd, len: usize) -> io::Result<Self> {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address the kernel chooses; the file cannot shrink below `len` (sealed).
-        let base =
-            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, &memfd, 0)? };
+        let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, &memfd, 0)? };
         Self::owning(base, len, Some(memfd))
     }
 
     fn owning(base: *mut std::ffi::c_void, len: usize, memfd: Option<OwnedFd>) -> io::Result<Self> {
-        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap returned the null page"))?;
+        let base =
+            NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap returned the null page"))?;
         Ok(Self { base, len, memfd })
     }
 
@@ -120,8 +123,14 @@ pub struct Slab<T> {
 impl<T: AnyBitPattern + NoUninit> Slab<T> {
     /// `count` zeroed items. Errors: ENOMEM.
     pub fn zeroed(count: usize) -> io::Result<Self> {
-        let bytes = count.checked_mul(size_of::<T>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { region: Region::anonymous(bytes)?, count, _items: PhantomData })
+        let bytes = count
+            .checked_mul(size_of::<T>())
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self {
+            region: Region::anonymous(bytes)?,
+            count,
+            _items: PhantomData,
+        })
     }
 
     /// Bytes of address space taken.

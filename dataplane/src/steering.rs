@@ -24,14 +24,19 @@ pub struct Steering {
 impl Steering {
     /// For `workers` workers (at least 1) that share these SNAT port ranges.
     pub fn new(workers: u8, snat_ports: Vec<RangeInclusive<u16>>) -> Self {
-        Self { workers: workers.max(1), snat_ports }
+        Self {
+            workers: workers.max(1),
+            snat_ports,
+        }
     }
 
     /// The ports worker `worker` may use: of each range an equal share, the last worker the remainder, too.
     pub fn slice(&self, worker: WorkerIndex) -> Vec<RangeInclusive<u16>> {
         let mut slice = Vec::new();
         for range in &self.snat_ports {
-            let mut mine = range.clone().filter(|&port| self.port_owner(port) == Some(worker));
+            let mut mine = range
+                .clone()
+                .filter(|&port| self.port_owner(port) == Some(worker));
             if let (Some(first), Some(last)) = (mine.clone().next(), mine.next_back()) {
                 slice.push(first..=last);
             }
@@ -93,7 +98,10 @@ mod tests {
         for workers in [1, 2, 3, 7] {
             let ranges = vec![1024..=29_999, 32_768..=65_535];
             let steering = Steering::new(workers, ranges.clone());
-            let mut owned: Vec<u16> = (0..workers).flat_map(|w| steering.slice(WorkerIndex(w))).flatten().collect();
+            let mut owned: Vec<u16> = (0..workers)
+                .flat_map(|w| steering.slice(WorkerIndex(w)))
+                .flatten()
+                .collect();
             owned.sort_unstable();
             assert_eq!(owned, ranges.into_iter().flatten().collect::<Vec<_>>());
         }

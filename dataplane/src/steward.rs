@@ -22,7 +22,10 @@ use crate::tick::Tick;
 use crate::worker::Shared;
 
 /// How often ARP is looked after: well within its one-second retry.
-const WAKE: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
+const WAKE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 250_000_000,
+};
 
 /// The steward's own.
 pub struct Steward {
@@ -36,7 +39,12 @@ pub struct Steward {
 impl Steward {
     /// A steward that serves control on `server` and builds with `builder`.
     pub fn new(server: Server, builder: TablesBuilder) -> Self {
-        Self { server, builder, neighbours: Neighbours::default(), unacknowledged: None }
+        Self {
+            server,
+            builder,
+            neighbours: Neighbours::default(),
+            unacknowledged: None,
+        }
     }
 
     /// Serves until `quit` is readable. Errors: poll(2) failed, which leaves nothing to serve by.
@@ -48,8 +56,16 @@ impl Steward {
                     PollFd::from_borrowed_fd(quit, PollFlags::IN),
                     PollFd::from_borrowed_fd(shared.steward.bell(), PollFlags::IN),
                 ];
-                fds.extend(self.server.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-                let wait = if self.server.wants_poll() { Timespec::default() } else { WAKE };
+                fds.extend(
+                    self.server
+                        .fds()
+                        .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
+                );
+                let wait = if self.server.wants_poll() {
+                    Timespec::default()
+                } else {
+                    WAKE
+                };
                 match poll(&mut fds, Some(&wait)) {
                     Ok(_) | Err(rustix::io::Errno::INTR) => {}
                     Err(error) => return Err(error.into()),
@@ -64,7 +80,8 @@ impl Steward {
             while let Some(event) = self.server.poll() {
                 self.channel(shared, event);
             }
-            self.neighbours.tick(&shared.network, Tick::now(), &mut Post { shared });
+            self.neighbours
+                .tick(&shared.network, Tick::now(), &mut Post { shared });
         }
     }
 
@@ -79,7 +96,14 @@ impl Steward {
     }
 
     fn resolve(&mut self, shared: &Shared, port: NicPortIndex, address: [u8; 4]) {
-        if !self.neighbours.resolve(&shared.network, port, address, None, Tick::now(), &mut Post { shared }) {
+        if !self.neighbours.resolve(
+            &shared.network,
+            port,
+            address,
+            None,
+            Tick::now(),
+            &mut Post { shared },
+        ) {
             let limit = shared.network.next_hops().limit();
             log::warn!("no room for another neighbour: {limit} are known; raise neighbours.capacity");
         }
@@ -92,12 +116,15 @@ impl Steward {
         for _ in 0..shared.steward.capacity() {
             let read = shared.steward.open(|letter| match letter.purpose {
                 Purpose::Arp => {
-                    self.neighbours.received(&shared.network, letter.port, letter.packet(), now, &mut post);
+                    self.neighbours
+                        .received(&shared.network, letter.port, letter.packet(), now, &mut post);
                 }
                 Purpose::Resolve { port, neighbour } => {
                     let packet = Some((letter.port, letter.packet()));
                     // A packet that finds no room to wait is one of many to a neighbour that is being asked for.
-                    let _ = self.neighbours.resolve(&shared.network, port, neighbour, packet, now, &mut post);
+                    let _ = self
+                        .neighbours
+                        .resolve(&shared.network, port, neighbour, packet, now, &mut post);
                 }
                 Purpose::Send | Purpose::Receive => {}
             });
@@ -109,22 +136,31 @@ impl Steward {
 
     fn channel(&mut self, shared: &Shared, event: Event) {
         match event {
-            Event::Transaction(Transaction { generation, deletes, puts, .. }) => {
-                match self.builder.apply(generation, &deletes, &puts) {
-                    Ok(tables) => {
-                        log::info!("generation {}: {} puts, {} deletes", generation.0, puts.len(), deletes.len());
-                        self.publish(shared, &tables);
-                        self.pre_resolve(shared, &puts);
-                    }
-                    Err(refusal) => {
-                        log::warn!("generation {} refused: {refusal}", generation.0);
-                        self.server.nack(generation, 0, &refusal.to_string());
-                    }
+            Event::Transaction(Transaction {
+                generation,
+                deletes,
+                puts,
+                ..
+            }) => match self.builder.apply(generation, &deletes, &puts) {
+                Ok(tables) => {
+                    log::info!(
+                        "generation {}: {} puts, {} deletes",
+                        generation.0,
+                        puts.len(),
+                        deletes.len()
+                    );
+                    self.publish(shared, &tables);
+                    self.pre_resolve(shared, &puts);
                 }
-            }
+                Err(refusal) => {
+                    log::warn!("generation {} refused: {refusal}", generation.0);
+                    self.server.nack(generation, 0, &refusal.to_string());
+                }
+            },
             Event::DumpRequest => {
                 let generation = self.builder.generation();
-                self.server.dump(generation, self.builder.records().collect::<Vec<_>>());
+                self.server
+                    .dump(generation, self.builder.records().collect::<Vec<_>>());
             }
             Event::Disconnected => log::info!("control has gone; packets go on as the tables stand"),
         }

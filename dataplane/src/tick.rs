@@ -19,7 +19,11 @@ impl Tick {
         let t = clock_gettime(ClockId::MonotonicCoarse);
         let eighths = t.tv_nsec / (1_000_000_000 / i64::from(TICKS_PER_SECOND));
         // Wraps after 17 years of uptime; `since` is wrapping, too.
-        Self((t.tv_sec as u32).wrapping_mul(TICKS_PER_SECOND).wrapping_add(eighths as u32))
+        Self(
+            (t.tv_sec as u32)
+                .wrapping_mul(TICKS_PER_SECOND)
+                .wrapping_add(eighths as u32),
+        )
     }
 
     /// The tick `seconds` after this one.

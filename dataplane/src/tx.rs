@@ -24,12 +24,18 @@ pub struct TxQueue {
 impl TxQueue {
     /// With nothing waiting.
     pub const fn new() -> Self {
-        Self { frames: Burst::new_const() }
+        Self {
+            frames: Burst::new_const(),
+        }
     }
 
     /// Adds a frame, sending first if the burst is full.
     pub fn push(&mut self, frame: Frame, driver: &mut dyn Driver, memory: &mut FrameMemory) -> Flushed {
-        let flushed = if self.frames.is_full() { self.flush(driver, memory) } else { Flushed::default() };
+        let flushed = if self.frames.is_full() {
+            self.flush(driver, memory)
+        } else {
+            Flushed::default()
+        };
         self.frames.push(frame);
         flushed
     }
@@ -42,7 +48,11 @@ impl TxQueue {
         let (packets, bytes) = (self.frames.len(), self.bytes());
         driver.tx_burst(memory, &mut self.frames);
         let refused = self.frames.len();
-        let flushed = Flushed { packets: packets - refused, bytes: bytes - self.bytes(), refused };
+        let flushed = Flushed {
+            packets: packets - refused,
+            bytes: bytes - self.bytes(),
+            refused,
+        };
         for frame in self.frames.drain(..) {
             memory.free(frame);
         }
@@ -75,7 +85,14 @@ mod tests {
             assert_eq!(queue.push(frame, &mut port, &mut memory), Flushed::default());
         }
         let flushed = queue.flush(&mut port, &mut memory);
-        assert_eq!(flushed, Flushed { packets: 2, bytes: 130, refused: 1 });
+        assert_eq!(
+            flushed,
+            Flushed {
+                packets: 2,
+                bytes: 130,
+                refused: 1
+            }
+        );
         assert_eq!(queue.flush(&mut port, &mut memory), Flushed::default());
     }
 }

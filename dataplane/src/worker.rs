@@ -68,7 +68,11 @@ impl TableSlot {
     /// Empty.
     pub fn new() -> Self {
         // One retired table for every one published, plus the first: `publish` collects before it offers.
-        Self { newest: ArrayQueue::new(1), retired: ArrayQueue::new(4), taken: AtomicU64::new(0) }
+        Self {
+            newest: ArrayQueue::new(1),
+            retired: ArrayQueue::new(4),
+            taken: AtomicU64::new(0),
+        }
     }
 
     /// Steward: offers tables; what the worker has retired, and an offer it never took, are freed here.
@@ -88,7 +92,9 @@ impl TableSlot {
         if self.newest.is_empty() {
             return false;
         }
-        let Some(tables) = self.newest.pop() else { return false };
+        let Some(tables) = self.newest.pop() else {
+            return false;
+        };
         let old = std::mem::replace(current, tables);
         // Never full (see `new`); if it were, freeing here would be slow but not wrong.
         drop(self.retired.push(old));
@@ -179,7 +185,10 @@ pub struct WorkerParts {
 impl Worker {
     /// A worker that has not had its first turn.
     pub fn new(parts: WorkerParts) -> Self {
-        let port = |driver: Box<dyn Driver>| NicPort { driver, queue: TxQueue::new() };
+        let port = |driver: Box<dyn Driver>| NicPort {
+            driver,
+            queue: TxQueue::new(),
+        };
         Self {
             index: parts.index,
             memory: parts.memory,
@@ -216,7 +225,9 @@ impl Worker {
         let mut handled = self.letters(shared, tick);
         let mut frames = Burst::new_const();
         for port in 0..self.ports.len() {
-            let Some(nic) = &mut self.ports[port] else { continue };
+            let Some(nic) = &mut self.ports[port] else {
+                continue;
+            };
             let bytes = rx::take(nic.driver.as_mut(), &mut self.memory, &mut frames);
             if frames.is_empty() {
                 continue;
@@ -227,7 +238,14 @@ impl Worker {
             self.burst(shared, NicPortIndex(port as u8), &mut frames, tick);
         }
         self.flush();
-        self.expire(tick, if handled > 0 { EXPIRE_PER_TURN } else { EXPIRE_PER_IDLE_TURN });
+        self.expire(
+            tick,
+            if handled > 0 {
+                EXPIRE_PER_TURN
+            } else {
+                EXPIRE_PER_IDLE_TURN
+            },
+        );
         self.wake(shared);
         handled
     }
@@ -246,7 +264,10 @@ impl Worker {
             parsed => parsed,
         };
         let packets: ArrayVec<Parsed, BURST> = frames.iter().map(parse).collect();
-        let mut decisions = [Decision { verdict: Verdict::Punt, rewrite: None }; BURST];
+        let mut decisions = [Decision {
+            verdict: Verdict::Punt,
+            rewrite: None,
+        }; BURST];
         let mut lookup = Lookup {
             tables: &self.tables,
             network: &shared.network,
@@ -302,12 +323,24 @@ impl Worker {
                 // What the host sent to itself or to a group has nowhere to go.
                 _ => Err(DropReason::NoHostPort),
             },
-            Verdict::Arp => self.post(&shared.steward, Purpose::Arp, port, &frame, DropReason::StewardQueueFull),
+            Verdict::Arp => self.post(
+                &shared.steward,
+                Purpose::Arp,
+                port,
+                &frame,
+                DropReason::StewardQueueFull,
+            ),
             Verdict::Resolve(out, neighbour) => self.ask_steward(shared, out, neighbour, port, &frame),
             Verdict::Handover(owner) => {
                 self.rung |= 1 << owner.0;
                 let mailbox = &shared.workers[owner.get()];
-                self.post(mailbox, Purpose::Receive, port, &frame, DropReason::HandoverQueueFull)
+                self.post(
+                    mailbox,
+                    Purpose::Receive,
+                    port,
+                    &frame,
+                    DropReason::HandoverQueueFull,
+                )
             }
             Verdict::Reject(rejection) => match packet {
                 Parsed::Ipv4(packet) => {
@@ -337,7 +370,9 @@ impl Worker {
     ) -> Result<Frame, DropReason> {
         let from = match rejection {
             // Measured on Linux: an expiry on the way of a Service flow speaks with the frontend's address.
-            Rejection::TimeExceeded if lookup::frontend(&packet.key, &self.tables, &shared.network).is_some() => {
+            Rejection::TimeExceeded
+                if lookup::frontend(&packet.key, &self.tables, &shared.network).is_some() =>
+            {
                 packet.key.dst
             }
             _ => shared.network.source_address(port).ok_or(DropReason::NoRoute)?,
@@ -351,7 +386,13 @@ impl Worker {
         let fits = self.memory.set_len(&mut answer, room);
         debug_assert!(fits, "a fresh frame holds max_packet bytes");
         let original = self.memory.bytes(frame);
-        match reject::icmp_error(original, packet, rejection, from.into(), self.memory.bytes_mut(&mut answer)) {
+        match reject::icmp_error(
+            original,
+            packet,
+            rejection,
+            from.into(),
+            self.memory.bytes_mut(&mut answer),
+        ) {
             Ok(len) => {
                 let fits = self.memory.set_len(&mut answer, len);
                 debug_assert!(fits, "shorter than before");
@@ -384,8 +425,13 @@ impl Worker {
         }
         // Ports with one queue (a tap) belong to worker 0.
         self.rung |= 1;
-        let posted =
-            self.post(&shared.workers[0], Purpose::Send, out, &frame, DropReason::HandoverQueueFull);
+        let posted = self.post(
+            &shared.workers[0],
+            Purpose::Send,
+            out,
+            &frame,
+            DropReason::HandoverQueueFull,
+        );
         match posted {
             Ok(()) => self.memory.free(frame),
             Err(reason) => self.drop_frame(frame, reason),
@@ -405,7 +451,13 @@ impl Worker {
             return Err(DropReason::NeighbourPending);
         }
         let purpose = Purpose::Resolve { port: out, neighbour };
-        self.post(&shared.steward, purpose, received, frame, DropReason::NeighbourPending)
+        self.post(
+            &shared.steward,
+            purpose,
+            received,
+            frame,
+            DropReason::NeighbourPending,
+        )
     }
 
     fn post(
@@ -420,7 +472,11 @@ impl Worker {
             self.ring_steward = true;
             self.counters.add(CounterId::TO_STEWARD, 1);
         }
-        if mailbox.post(purpose, port, self.memory.bytes(frame)) { Ok(()) } else { Err(full) }
+        if mailbox.post(purpose, port, self.memory.bytes(frame)) {
+            Ok(())
+        } else {
+            Err(full)
+        }
     }
 
     fn count_drops(&mut self, reason: DropReason, count: usize) {
@@ -464,7 +520,9 @@ impl Worker {
 
     fn flush(&mut self) {
         for port in 0..self.ports.len() {
-            let Some(nic) = &mut self.ports[port] else { continue };
+            let Some(nic) = &mut self.ports[port] else {
+                continue;
+            };
             let flushed = nic.queue.flush(nic.driver.as_mut(), &mut self.memory);
             self.count_sent(flushed);
         }
@@ -485,15 +543,22 @@ impl Worker {
         }
         let budget = self.sweep.1.min(most);
         self.sweep.1 -= budget;
-        let Self { flows, snat_ports, picker, .. } = self;
+        let Self {
+            flows,
+            snat_ports,
+            picker,
+            ..
+        } = self;
         let mut expired = 0;
         flows.expire(tick, budget, &mut |flow| {
             lookup::ended(flow, snat_ports, picker);
             expired += 1;
         });
         self.counters.add(CounterId::FLOWS_EXPIRED, expired);
-        self.counters.set(CounterId::SNAT_PORTS_USED, self.snat_ports.taken() as u64);
-        self.counters.set(CounterId::FLOWS_USED, self.flows.usage().used as u64);
+        self.counters
+            .set(CounterId::SNAT_PORTS_USED, self.snat_ports.taken() as u64);
+        self.counters
+            .set(CounterId::FLOWS_USED, self.flows.usage().used as u64);
     }
 
     fn wake(&mut self, shared: &Shared) {
@@ -518,7 +583,10 @@ impl Worker {
         for fd in self.ports.iter().flatten().filter_map(|nic| nic.driver.wait_fd()) {
             fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
         }
-        let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: SLEEP.as_nanos() as i64 };
+        let timeout = rustix::time::Timespec {
+            tv_sec: 0,
+            tv_nsec: SLEEP.as_nanos() as i64,
+        };
         // EINTR is a wake-up like any other.
         let _ = poll(&mut fds, Some(&timeout));
         mailbox.quiet();

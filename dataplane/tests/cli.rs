@@ -18,7 +18,11 @@ fn start(folder: &Path, config: &str) -> Output {
     let file = folder.join("dataplane.yaml");
     let socket = folder.join("dataplane.sock");
     std::fs::write(&file, config.replace("SOCKET", &socket.to_string_lossy())).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_sluice-dataplane")).arg("--config").arg(&file).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_sluice-dataplane"))
+        .arg("--config")
+        .arg(&file)
+        .output()
+        .unwrap();
     assert!(!socket.exists(), "a socket was left behind");
     output
 }
@@ -29,9 +33,16 @@ fn refused(folder: &Path, config: &str) -> String {
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(!text.contains("panicked"), "{text}");
-    let errors: Vec<&str> = text.lines().filter(|l| l.starts_with("sluice-dataplane: ")).collect();
+    let errors: Vec<&str> = text
+        .lines()
+        .filter(|l| l.starts_with("sluice-dataplane: "))
+        .collect();
     assert_eq!(errors.len(), 1, "one line: {text}");
-    assert_eq!(text.lines().last(), Some(errors[0]), "the error is the last word: {text}");
+    assert_eq!(
+        text.lines().last(),
+        Some(errors[0]),
+        "the error is the last word: {text}"
+    );
     errors[0].to_owned()
 }
 
@@ -39,7 +50,11 @@ fn refused(folder: &Path, config: &str) -> String {
 fn a_missing_config_file_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("none.yaml");
-    let output = Command::new(env!("CARGO_BIN_EXE_sluice-dataplane")).arg("--config").arg(&file).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_sluice-dataplane"))
+        .arg("--config")
+        .arg(&file)
+        .output()
+        .unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(text.contains("none.yaml: cannot read the config file"), "{text}");
@@ -49,7 +64,10 @@ fn a_missing_config_file_is_named() {
 fn a_mistake_in_the_config_has_its_line_and_column() {
     let folder = tempfile::tempdir().unwrap();
     let error = refused(folder.path(), &CONFIG.replace("af_packet", "af_pocket"));
-    assert!(error.contains("dataplane.yaml:4:27:") && error.contains("af_pocket"), "{error}");
+    assert!(
+        error.contains("dataplane.yaml:4:27:") && error.contains("af_pocket"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -65,8 +83,14 @@ fn an_interface_that_does_not_exist_is_named_with_what_to_do() {
 #[test]
 fn a_socket_in_a_folder_that_does_not_exist_is_refused_before_any_nic_port_is_opened() {
     let folder = tempfile::tempdir().unwrap();
-    let error = refused(folder.path(), &CONFIG.replace("SOCKET", "/nonexistent/folder/dataplane.sock"));
-    assert!(error.contains("/nonexistent/folder") && !error.contains("nowhere0"), "{error}");
+    let error = refused(
+        folder.path(),
+        &CONFIG.replace("SOCKET", "/nonexistent/folder/dataplane.sock"),
+    );
+    assert!(
+        error.contains("/nonexistent/folder") && !error.contains("nowhere0"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -75,9 +99,18 @@ fn check_reads_the_config_and_opens_nothing() {
     let file = folder.path().join("dataplane.yaml");
     std::fs::write(&file, CONFIG).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_sluice-dataplane"));
-    let output = command.arg("--check").arg("--config").arg(&file).output().unwrap();
+    let output = command
+        .arg("--check")
+        .arg("--config")
+        .arg(&file)
+        .output()
+        .unwrap();
     assert!(output.status.success());
-    assert!(String::from_utf8(output.stdout).unwrap().ends_with("dataplane.yaml: ok\n"));
+    assert!(
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .ends_with("dataplane.yaml: ok\n")
+    );
 }
 
 #[test]
@@ -86,7 +119,10 @@ fn every_example_config_is_sound() {
     let mut read = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("dataplane")) {
+        if path
+            .file_name()
+            .is_some_and(|n| n.to_string_lossy().starts_with("dataplane"))
+        {
             sluice_dataplane::config::Config::load(&path).unwrap();
             read += 1;
         }

@@ -147,11 +147,15 @@ impl Connection {
         };
         let socket = match socket::connect(path) {
             // It listens, but its queue of connections is full.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Lost::Silent(patience).into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(Lost::Silent(patience).into());
+            }
             socket => socket.map_err(no_dataplane)?,
         };
         let greeting = match socket::receive(&socket, patience) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Lost::Silent(patience).into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(Lost::Silent(patience).into());
+            }
             greeting => greeting.map_err(no_dataplane)?,
         };
         let segment = match greeting {

@@ -45,19 +45,31 @@ impl FrameMemory {
     pub fn new(count: usize, chunk_size: usize) -> io::Result<Self> {
         let sound = chunk_size.is_power_of_two() && (2048..=32768).contains(&chunk_size);
         if !sound || count == 0 || u32::try_from(count).is_err() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "frame size must be a power of two, 2048 to 32768"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "frame size must be a power of two, 2048 to 32768",
+            ));
         }
         let bytes = count.checked_mul(chunk_size).ok_or(io::ErrorKind::OutOfMemory)?;
         let region = Region::anonymous(bytes)?;
         // Highest first, so that the first frames handed out are the lowest addresses: easier to read in dumps.
         let free = (0..count as u32).rev().collect();
-        Ok(Self { region, chunk_size, count, free })
+        Ok(Self {
+            region,
+            chunk_size,
+            count,
+            free,
+        })
     }
 
     /// A free frame, empty, `HEADROOM` bytes into its chunk; `None` when all are in use.
     pub fn alloc(&mut self) -> Option<Frame> {
         let chunk = self.free.pop()?;
-        Some(Frame { chunk, start: HEADROOM as u16, len: 0 })
+        Some(Frame {
+            chunk,
+            start: HEADROOM as u16,
+            len: 0,
+        })
     }
 
     /// Takes a frame back.
@@ -75,7 +87,10 @@ impl FrameMemory {
     }
 
     /// The packet's bytes, writable by the frame's holder.
-    #[allow(clippy::mut_from_ref, reason = "`frame` is move-only and borrowed mutably: it is the exclusive right")]
+    #[allow(
+        clippy::mut_from_ref,
+        reason = "`frame` is move-only and borrowed mutably: it is the exclusive right"
+    )]
     pub fn bytes_mut(&self, frame: &mut Frame) -> &mut [u8] {
         let at = self.offset(frame.chunk, frame.start);
         // SAFETY: in bounds as in `bytes`. Exclusive because `&mut Frame` of a move-only Frame is the only way to
@@ -127,7 +142,10 @@ impl FrameMemory {
     /// Gives up the frame to a kernel or device ring: its chunk number, and the packet's offset in the whole region.
     /// The chunk comes back by `from_raw`.
     pub fn into_raw(&self, frame: Frame) -> RawFrame {
-        RawFrame { address: self.offset(frame.chunk, frame.start) as u64, len: frame.len as u32 }
+        RawFrame {
+            address: self.offset(frame.chunk, frame.start) as u64,
+            len: frame.len as u32,
+        }
     }
 
     /// Takes back a frame from a ring by the address (anywhere in the chunk) and length that the ring reports. `None`
@@ -141,7 +159,11 @@ impl FrameMemory {
         if chunk >= self.count || start + len > self.chunk_size {
             return None;
         }
-        Some(Frame { chunk: chunk as u32, start: start as u16, len: len as u16 })
+        Some(Frame {
+            chunk: chunk as u32,
+            start: start as u16,
+            len: len as u16,
+        })
     }
 
     /// Start of the arena, for registering it with a driver (XDP_UMEM_REG).
@@ -201,8 +223,22 @@ mod tests {
         let raw = memory.into_raw(frame);
         let frame = memory.from_raw(raw).unwrap();
         assert_eq!(memory.bytes(&frame), b"packet");
-        assert!(memory.from_raw(RawFrame { address: 4096, len: 1 }).is_none());
-        assert!(memory.from_raw(RawFrame { address: 2040, len: 9 }).is_none());
+        assert!(
+            memory
+                .from_raw(RawFrame {
+                    address: 4096,
+                    len: 1
+                })
+                .is_none()
+        );
+        assert!(
+            memory
+                .from_raw(RawFrame {
+                    address: 2040,
+                    len: 9
+                })
+                .is_none()
+        );
         memory.free(frame);
     }
 

@@ -11,10 +11,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::hash::{hash, reduce};
-use crate::prefetch::prefetch;
 use crate::addr::{Port, Protocol};
 use crate::channel::record::FrontendKind;
 use crate::index::ServicePortIndex;
+use crate::prefetch::prefetch;
 
 /// What is behind an (address, protocol, port) that clients address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -56,7 +56,7 @@ fn a_lab_that_is_up_is_not_made_again_and_without_manifests_there_is_none() {
     let missing = lab.stage().join("nothing-here").display().to_string();
     refused(
         &run(lab.sluice(&["lab", "up", &missing])),
-        &format!("no manifests (*.yaml) in {missing}"),
+        &format!("there is no folder {missing}"),
     );
     refused(&run(lab.sluice(&["lab", "status"])), "there is no lab");
 }

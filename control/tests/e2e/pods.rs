@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::lab::{Lab, Setup, run, wait_until};
+use crate::lab::{Lab, Setup, run, text, wait_until};
 use crate::requests::{Load, all_good, by_pod, requests};
 
 in_every_lab! {
@@ -35,6 +35,11 @@ in_every_lab! {
         lab.stdout(&["lab", "scale", "rs/echo-summer", "0"]);
         wait_until("control has no endpoint left", || {
             lab.get(&["endpoints", "echo"]).out.contains("<none>").then_some(())
+        });
+        wait_until("the last pod has ended", || {
+            let status = lab.status();
+            let mut pods = status["pods"].as_array().unwrap().iter();
+            (!pods.any(|pod| text(&pod["name"]).starts_with("echo-summer"))).then_some(())
         });
         for (from, url) in [("debug", url.clone()), ("client", format!("http://{}:30026", lab.node()))] {
             // An ICMP error ends the connection at once; silence would take the two seconds (curl's exit code 28).

@@ -2,7 +2,7 @@
 //!
 //! Takes namespaces and an address; gives yes or no, or a pod's name. Every wait is bounded.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -161,9 +161,12 @@ fn fetch_datagram(to: SocketAddrV4) -> anyhow::Result<Option<String>> {
         .send(b"hello\n")
         .with_context(|| format!("cannot send to {to}"))?;
     let mut buffer = [0; 2048];
-    let length = socket
-        .recv(&mut buffer)
-        .with_context(|| format!("no answer from {to}"))?;
+    let length = match socket.recv(&mut buffer) {
+        Ok(length) => length,
+        // A server of something else need not answer this; a refusal would have come as an error.
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("no answer from {to}")),
+    };
     let answer = String::from_utf8_lossy(&buffer[..length]);
     Ok(answer
         .strip_prefix("POD ")

@@ -253,17 +253,35 @@ pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> anyhow::Result<()> 
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// When a process started, in clock ticks since boot; nothing if there is none, or only its exit status is left.
+/// When a process started, in clock ticks since boot; nothing if there is none, if only its exit status is left, or if it
+/// is on its way there: a killed keeper is still seen while the kernel ends the processes of its PID namespace.
 fn start_time(pid: i32) -> Option<u64> {
+    /// The process is exiting (include/linux/sched.h).
+    const PF_EXITING: u64 = 0x4;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the program's name in parentheses, which may hold anything, even parentheses.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    // Counted from the third, the state: flags are field 9, the start time is field 22 (proc(5)).
+    let flags: u64 = fields.get(6)?.parse().ok()?;
+    let ended = matches!(fields.first(), Some(&("Z" | "X"))) || flags & PF_EXITING != 0;
+    if ended || is_killed(pid) {
         None
     } else {
-        fields.nth(18)?.parse().ok()
+        fields.get(19)?.parse().ok()
     }
+}
+
+/// SIGKILL was sent and not yet acted on.
+fn is_killed(pid: i32) -> bool {
+    const SIGKILL: u64 = 1 << (9 - 1);
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let pending = status.lines().filter_map(|line| {
+        line.strip_prefix("ShdPnd:")
+            .or_else(|| line.strip_prefix("SigPnd:"))
+    });
+    pending
+        .filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .any(|mask| mask & SIGKILL != 0)
 }
 
 /// Makes a directory only its owner may enter; refuses one somebody else made (`/tmp` is everybody's).

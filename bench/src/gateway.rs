@@ -19,9 +19,10 @@ use sluice_dataplane::network::{Interface, Network, Route};
 use sluice_dataplane::next_hop::Reachability;
 use sluice_dataplane::nic::FrameMemory;
 use sluice_dataplane::steering::Steering;
+use sluice_dataplane::table_slot::TableSlot;
 use sluice_dataplane::tables::{Picker, TableLimits, TablesBuilder};
 use sluice_dataplane::tick::Tick;
-use sluice_dataplane::worker::{Shared, TableSlot, Worker, WorkerParts};
+use sluice_dataplane::worker::{Shared, Worker, WorkerParts};
 
 use crate::treadmill::{Handle, Treadmill};
 

@@ -12,7 +12,7 @@ use crate::channel::server::{Server, ServerOptions};
 use crate::config::{self, Config, DriverKind, Idle, Role};
 use crate::conntrack::ports::{PortPool, PortPoolConfig};
 use crate::conntrack::{FlowConfig, Flows, HashKey, Timeouts};
-use crate::counters::CounterId;
+use crate::counters::{CounterId, WorkerCounters};
 use crate::index::{NicPortIndex, WorkerIndex};
 use crate::lookup::LookupOptions;
 use crate::mailbox::Mailbox;
@@ -22,8 +22,9 @@ use crate::nic::xdp_socket::Umem;
 use crate::nic::{Driver, DriverInfo, FrameMemory, OpenError};
 use crate::steering::Steering;
 use crate::steward::Steward;
+use crate::table_slot::TableSlot;
 use crate::tables::{Picker, TableLimits, Tables, TablesBuilder};
-use crate::worker::{Shared, TableSlot, Worker, WorkerParts};
+use crate::worker::{Shared, Worker, WorkerParts};
 
 /// Letters a worker or the steward can have waiting: a few bursts; each place costs 9 KiB.
 const MAILBOX: usize = 256;
@@ -73,7 +74,8 @@ impl Dataplane {
     pub fn open(config: &Config) -> Result<Self, StartError> {
         // The channel first: another dataplane on the same socket must be noticed before a NIC port is touched.
         let options = ServerOptions {
-            workers: usize::from(config.workers.count),
+            // The steward counts, too: its page is the last.
+            workers: usize::from(config.workers.count) + 1,
             ..ServerOptions::default()
         };
         let mut server = Server::bind(&config.channel.socket, options)?;
@@ -88,7 +90,8 @@ impl Dataplane {
         let tables = Arc::new(Tables::empty());
         let mut workers = Vec::new();
         let mut infos: Vec<DriverInfo> = Vec::new();
-        let pages = server.take_counters();
+        let mut pages = server.take_counters();
+        let own_page = pages.pop().unwrap_or_else(WorkerCounters::private);
         for (index, mut counters) in (0..config.workers.count).map(WorkerIndex).zip(pages) {
             let (memory, drivers) = open_ports(config, index)?;
             if index.0 == 0 {
@@ -129,7 +132,7 @@ impl Dataplane {
             },
             sleep: config.workers.idle == Idle::Sleep,
         };
-        let steward = Steward::new(server, TablesBuilder::new(limits));
+        let steward = Steward::new(server, TablesBuilder::new(limits), own_page);
         Ok(Self {
             steward,
             workers,

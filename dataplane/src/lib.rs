@@ -28,6 +28,8 @@ pub mod verdict;
 pub mod conntrack;
 /// Services.
 pub mod tables;
+/// Tables from the steward to a worker.
+pub mod table_slot;
 /// Surroundings.
 pub mod network;
 /// Neighbours as workers see them.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use clap::Parser;
 use sluice_dataplane::assemble::Dataplane;
 use sluice_dataplane::config::Config;
+use sluice_dataplane::worker::Shared;
 
 /// Carries packets for Kubernetes Services between NIC rings.
 #[derive(Debug, Parser)]
@@ -74,6 +75,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
                                 core.id
                             );
                         }
+                        let _end = StopAll(&shared);
                         worker.run(&shared);
                     })?;
             }
@@ -87,4 +89,14 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         result
     })?;
     Ok(())
+}
+
+/// A worker that ends, by a panic, ends the process: a supervisor starts it anew, and a half-working gateway helps nobody.
+struct StopAll<'a>(&'a Shared);
+
+impl Drop for StopAll<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+        self.0.steward.ring();
+    }
 }

@@ -8,17 +8,20 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 
 use crate::channel::record::Record;
 use crate::channel::server::{Event, Server, Transaction};
+use crate::counters::{CounterId, WorkerCounters};
 use crate::index::{Generation, NicPortIndex};
 use crate::mailbox::Purpose;
 use crate::neighbours::{Neighbours, Outbox};
 use crate::tables::{Tables, TablesBuilder};
 use crate::tick::Tick;
+use crate::verdict::DropReason;
 use crate::worker::Shared;
 
 /// How often ARP is looked after: well within its one-second retry.
@@ -32,22 +35,26 @@ pub struct Steward {
     server: Server,
     builder: TablesBuilder,
     neighbours: Neighbours,
+    /// Packets that waited for a neighbour in vain.
+    counters: WorkerCounters,
     /// Published, but not yet taken by every worker.
     unacknowledged: Option<Generation>,
 }
 
 impl Steward {
-    /// A steward that serves control on `server` and builds with `builder`.
-    pub fn new(server: Server, builder: TablesBuilder) -> Self {
+    /// A steward that serves control on `server`, builds with `builder` and counts on a page of its own.
+    pub fn new(server: Server, builder: TablesBuilder, counters: WorkerCounters) -> Self {
         Self {
             server,
             builder,
             neighbours: Neighbours::default(),
+            counters,
             unacknowledged: None,
         }
     }
 
-    /// Serves until `quit` is readable. Errors: poll(2) failed, which leaves nothing to serve by.
+    /// Serves until `quit` is readable. Errors: poll(2) failed, which leaves nothing to serve by; a worker ended, which
+    /// leaves its queues to nobody.
     pub fn run(&mut self, shared: &Shared, quit: BorrowedFd<'_>) -> io::Result<()> {
         self.greet(shared);
         loop {
@@ -74,14 +81,19 @@ impl Steward {
                     return Ok(());
                 }
             }
+            if shared.stop.load(Ordering::Relaxed) {
+                return Err(io::Error::other("a worker ended: see the line before this one"));
+            }
             shared.steward.quiet();
             self.letters(shared);
             self.acknowledge(shared);
             while let Some(event) = self.server.poll() {
                 self.channel(shared, event);
             }
-            self.neighbours
+            let given_up = self
+                .neighbours
                 .tick(&shared.network, Tick::now(), &mut Post { shared });
+            self.count(DropReason::NeighbourUnreachable, given_up);
         }
     }
 
@@ -109,6 +121,13 @@ impl Steward {
         }
     }
 
+    fn count(&mut self, reason: DropReason, packets: usize) {
+        if packets > 0 {
+            self.counters.add(CounterId::dropped(reason), packets as u64);
+            self.counters.add(CounterId::DROPPED, packets as u64);
+        }
+    }
+
     fn letters(&mut self, shared: &Shared) {
         let now = Tick::now();
         let mut post = Post { shared };
@@ -121,10 +140,10 @@ impl Steward {
                 }
                 Purpose::Resolve { port, neighbour } => {
                     let packet = Some((letter.port, letter.packet()));
-                    // A packet that finds no room to wait is one of many to a neighbour that is being asked for.
-                    let _ = self
-                        .neighbours
-                        .resolve(&shared.network, port, neighbour, packet, now, &mut post);
+                    let taken =
+                        self.neighbours
+                            .resolve(&shared.network, port, neighbour, packet, now, &mut post);
+                    self.count(DropReason::NeighbourPending, usize::from(!taken));
                 }
                 Purpose::Send | Purpose::Receive => {}
             });

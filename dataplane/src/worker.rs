@@ -6,12 +6,12 @@
 //! Never  waits while there is work; never locks; never allocates or frees tables.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
-use crossbeam::queue::ArrayQueue;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::sockopt;
 
 use crate::addr::Mac;
 use crate::conntrack::Flows;
@@ -28,6 +28,7 @@ use crate::parse::{self, Parsed};
 use crate::reject::{self, RateLimiter};
 use crate::rx;
 use crate::steering::Steering;
+use crate::table_slot::TableSlot;
 use crate::tables::{Picker, Tables};
 use crate::tick::Tick;
 use crate::tx::{Flushed, TxQueue};
@@ -55,59 +56,6 @@ const SLEEP: Duration = Duration::from_millis(100);
 
 /// Empty turns before a sleeping worker waits: packets come in trains, and a wake-up costs more than a few polls.
 const TURNS_BEFORE_SLEEP: u32 = 32;
-
-/// How the steward hands tables to one worker, and gets the old ones back: a worker never frees any.
-#[derive(Debug)]
-pub struct TableSlot {
-    newest: ArrayQueue<Arc<Tables>>,
-    retired: ArrayQueue<Arc<Tables>>,
-    taken: AtomicU64,
-}
-
-impl TableSlot {
-    /// Empty.
-    pub fn new() -> Self {
-        // One retired table for every one published, plus the first: `publish` collects before it offers.
-        Self {
-            newest: ArrayQueue::new(1),
-            retired: ArrayQueue::new(4),
-            taken: AtomicU64::new(0),
-        }
-    }
-
-    /// Steward: offers tables; what the worker has retired, and an offer it never took, are freed here.
-    pub fn publish(&self, tables: Arc<Tables>) {
-        drop(self.newest.force_push(tables));
-        while self.retired.pop().is_some() {}
-    }
-
-    /// Generation the worker has taken.
-    pub fn taken(&self) -> u64 {
-        // Acquire pairs with the Release in `take`: whoever sees the generation sees the worker's use of it begin.
-        self.taken.load(Ordering::Acquire)
-    }
-
-    /// Worker: swaps `current` for the newest tables, if there are newer ones.
-    fn take(&self, current: &mut Arc<Tables>) -> bool {
-        if self.newest.is_empty() {
-            return false;
-        }
-        let Some(tables) = self.newest.pop() else {
-            return false;
-        };
-        let old = std::mem::replace(current, tables);
-        // Never full (see `new`); if it were, freeing here would be slow but not wrong.
-        drop(self.retired.push(old));
-        self.taken.store(current.generation.0, Ordering::Release);
-        true
-    }
-}
-
-impl Default for TableSlot {
-    fn default() -> Self {
-        Self::new()
-    }
-}
 
 /// What one worker shares with the steward and its fellow workers.
 #[derive(Debug)]
@@ -589,6 +537,15 @@ impl Worker {
         };
         // EINTR is a wake-up like any other.
         let _ = poll(&mut fds, Some(&timeout));
+        let broken = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
+        let mut lost = false;
+        for fd in fds.iter().filter(|fd| fd.revents().intersects(broken)) {
+            // Reading a socket's error clears it (a link that went down); what stays broken would wake us for ever.
+            lost |= sockopt::socket_error(fd).is_err();
+        }
+        if lost {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         mailbox.quiet();
     }
 }

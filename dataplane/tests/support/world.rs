@@ -17,10 +17,11 @@ use sluice_dataplane::next_hop::Reachability;
 use sluice_dataplane::nic::memory::MemoryPeer;
 use sluice_dataplane::nic::{BURST, Driver, FrameMemory};
 use sluice_dataplane::steering::Steering;
+use sluice_dataplane::table_slot::TableSlot;
 use sluice_dataplane::tables::{Picker, TableLimits, TablesBuilder};
 use sluice_dataplane::tick::Tick;
 use sluice_dataplane::verdict::DropReason;
-use sluice_dataplane::worker::{Shared, TableSlot, Worker, WorkerParts};
+use sluice_dataplane::worker::{Shared, Worker, WorkerParts};
 
 use super::nic::Nic;
 use super::random::Random;

@@ -180,8 +180,9 @@ impl Default for Flows {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Snat {
-    /// Ranges `first-last`. The default leaves out well-known ports, Kubernetes's node ports (TP-7) and, with them,
-    /// nothing else: the host's own connections through the host port are translated like everybody's.
+    /// Ranges `first-last`. The default leaves out well-known ports and Kubernetes's node ports (TP-7). Where the host's
+    /// own connections leave with the same address as SNAT does (one interface for everything), leave out the host's
+    /// ephemeral ports (net.ipv4.ip_local_port_range), too: their replies could be taken for a flow's.
     pub ports: Vec<PortRange>,
     /// Endpoints (address, port, protocol) a worker can have SNAT flows to at one time.
     pub destinations: usize,

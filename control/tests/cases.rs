@@ -185,3 +185,24 @@ fn the_same_manifests_give_the_same_records_in_the_same_order() {
         .collect();
     assert_eq!(once(&text), once(&reversed));
 }
+
+#[test]
+fn every_manifest_a_person_may_copy_is_sound() {
+    let labs = folder("../../configs/lab");
+    let labs: Vec<_> = fs::read_dir(labs)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert!(labs.len() >= 2);
+    for lab in labs {
+        let mut model = Model::new(allocator());
+        model.apply(Folders::new(std::slice::from_ref(&lab)).scan());
+        assert!(
+            model.problems().is_empty(),
+            "{}: {:?}",
+            lab.display(),
+            model.problems()
+        );
+        assert!(model.services().count() > 0, "{}: no Service", lab.display());
+    }
+}

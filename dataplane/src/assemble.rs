@@ -12,7 +12,7 @@ use crate::channel::server::{Server, ServerOptions};
 use crate::config::{self, Config, DriverKind, Idle, Role};
 use crate::conntrack::ports::{PortPool, PortPoolConfig};
 use crate::conntrack::{FlowConfig, Flows, HashKey, Timeouts};
-use crate::counters::{CounterId, WorkerCounters};
+use crate::counters::{CounterId, CounterPages, WorkerCounters};
 use crate::index::{NicPortIndex, WorkerIndex};
 use crate::lookup::LookupOptions;
 use crate::mailbox::Mailbox;
@@ -41,6 +41,8 @@ pub struct Dataplane {
     pub workers: Vec<Worker>,
     /// What they share.
     pub shared: Arc<Shared>,
+    /// Everybody's counters.
+    pub counters: CounterPages,
 }
 
 /// Why the dataplane could not start.
@@ -132,11 +134,13 @@ impl Dataplane {
             },
             sleep: config.workers.idle == Idle::Sleep,
         };
+        let counters = server.counter_pages();
         let steward = Steward::new(server, TablesBuilder::new(limits), own_page);
         Ok(Self {
             steward,
             workers,
             shared: Arc::new(shared),
+            counters,
         })
     }
 }

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use clap::Parser;
 use sluice_dataplane::assemble::Dataplane;
 use sluice_dataplane::config::Config;
+use sluice_dataplane::counters::{CounterId, CounterPages};
+use sluice_dataplane::index::WorkerIndex;
 use sluice_dataplane::worker::Shared;
 
 /// Carries packets for Kubernetes Services between NIC rings.
@@ -54,6 +56,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         mut steward,
         workers,
         shared,
+        counters,
     } = Dataplane::open(&config)?;
     std::thread::scope(|scope| {
         let serve = || {
@@ -88,7 +91,19 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         log::info!("stopping");
         result
     })?;
+    say_drops(&counters);
     Ok(())
+}
+
+/// One line for every reason something was dropped for.
+fn say_drops(counters: &CounterPages) {
+    for id in CounterId::all().filter(|id| id.drop_reason().is_some()) {
+        let pages = (0..counters.workers()).map(|page| WorkerIndex(page as u8));
+        let packets: u64 = pages.map(|page| counters.get(page, id)).sum();
+        if packets > 0 {
+            log::info!("{id}: {packets}: {}", id.sentence());
+        }
+    }
 }
 
 /// A worker that ends, by a panic, ends the process: a supervisor starts it anew, and a half-working gateway helps nobody.

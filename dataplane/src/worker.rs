@@ -163,6 +163,26 @@ impl Worker {
                 self.wait(shared);
             }
         }
+        self.farewell(shared);
+    }
+
+    /// One line per NIC port: what came, what went, what was lost.
+    fn farewell(&self, shared: &Shared) {
+        for (interface, port) in shared.network.interfaces().iter().zip(&self.ports) {
+            let Some(stats) = port.as_ref().map(|nic| nic.driver.stats()) else {
+                continue;
+            };
+            log::info!(
+                "worker {}: {}: {} in ({} missed, {} errors), {} out ({} errors)",
+                self.index.0,
+                interface.name,
+                stats.rx_packets,
+                stats.rx_missed,
+                stats.rx_errors,
+                stats.tx_packets,
+                stats.tx_errors
+            );
+        }
     }
 
     /// One turn; how many packets and letters there were. Time is handed in, so that tests move it.

@@ -1,8 +1,8 @@
 //! The lab: a cluster of network namespaces on one machine, to try Services in.
 //!
-//! `up` starts a *keeper* ([`launch`]) that makes the network ([`net`]), runs dataplane and control ([`services`]) and the
-//! pods ([`workloads`], [`pods`]), and lives until `down`. Commands talk to it over a socket ([`ipc`]); what it writes
-//! lies in one directory ([`state`]). Nothing outside the lab's namespaces and that directory is made or changed.
+//! `up` starts a *keeper* (`launch`) that makes the network (`net`), runs dataplane and control (`services`) and the
+//! pods (`workloads`, `pods`), and lives until `down`. Commands talk to it over a socket (`ipc`); what it writes
+//! lies in one directory (`state`). Nothing outside the lab's namespaces and that directory is made or changed.
 
 use std::fs;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};

@@ -3,7 +3,7 @@
 //! Takes ports and the pod's name from its environment; gives answers that say who answered, and one log line per request.
 //! `GET /bytes/N` streams N bytes that are the same every time. Never reads a file, never believes a length it was not
 //! given. On SIGTERM it closes idle connections, finishes what it has begun, and ends when the last is closed, or after
-//! [`DRAIN`].
+//! `DRAIN`.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Read, Write};

@@ -43,6 +43,15 @@ pub struct Row {
 // A benchmark's business is the wall clock; the pipeline under it gets its time as a Tick, as ever.
 #[allow(clippy::disallowed_methods)]
 pub fn run(workload: Workload) -> Result<Row, Box<dyn std::error::Error>> {
+    // The ranges in `gateway`, toward each endpoint; three quarters, since endpoints are picked at random.
+    let room = usize::from(workload.backends) * 61_744 / 4 * 3;
+    if workload.full_nat && workload.flows > room {
+        return Err(format!(
+            "full NAT: {} endpoints have source ports for {room} flows; give more --backends",
+            workload.backends
+        )
+        .into());
+    }
     let setup = Setup {
         flows: workload.flows + workload.flows / 3 + 64,
         backends: workload.backends,
@@ -174,6 +183,18 @@ impl Random {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_full_nat_flows_than_source_ports_are_refused_with_what_to_do() {
+        let workload = Workload {
+            flows: 1_000_000,
+            backends: 4,
+            full_nat: true,
+            repeats: 1,
+            packets: 1,
+        };
+        assert!(run(workload).unwrap_err().to_string().contains("--backends"));
+    }
 
     #[test]
     fn every_flow_is_opened_verified_and_followed_in_both_modes() {

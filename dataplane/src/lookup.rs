@@ -88,18 +88,18 @@ impl Lookup<'_> {
         let mut found = [None; BURST];
         self.flows
             .find_burst(&keys[..packets.len()], &mut found[..packets.len()]);
-        let mut opened = false;
+        let mut changed = false;
         for (i, packet) in packets.iter().enumerate() {
             let decision = match packet {
                 Parsed::Ipv4(packet) => {
                     // A flow opened earlier in this burst was not there when the burst was looked up, and one closed
                     // since then must not be followed.
-                    let flow = if opened {
+                    let flow = if changed {
                         self.flows.find(&packet.key)
                     } else {
                         found[i]
                     };
-                    self.packet(packet, flow, &mut opened)
+                    self.packet(packet, flow, &mut changed)
                 }
                 Parsed::Arp => Decision::plain(Verdict::Arp),
                 Parsed::Other(reason) => Decision::plain(self.host_or(*reason)),

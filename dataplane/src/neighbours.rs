@@ -250,14 +250,6 @@ impl Neighbours {
         });
         given_up
     }
-
-    /// Neighbours that answer.
-    pub fn reachable(&self) -> usize {
-        self.known
-            .values()
-            .filter(|n| matches!(n.state, Reachability::Reachable(_)))
-            .count()
-    }
 }
 
 impl Neighbour {

@@ -33,6 +33,7 @@ use crate::tables::{Picker, Tables};
 use crate::tick::Tick;
 use crate::tx::{Flushed, TxQueue};
 use crate::verdict::{DropReason, Rejection, Verdict};
+use crate::wire::ethernet;
 
 /// Ticks in which all flows are looked at for expiry once: 2 s, the shortest timeout anybody would notice. Looking more
 /// often costs a cache line a flow and finds nothing.
@@ -377,7 +378,7 @@ impl Worker {
     /// Addresses a frame to its next station and sends it.
     fn send(&mut self, shared: &Shared, out: NicPortIndex, to: Mac, mut frame: Frame) {
         let interface = &shared.network.interfaces()[out.get()];
-        if frame.len() > interface.mtu + 14 {
+        if frame.len() > interface.mtu + ethernet::HEADER_LEN {
             return self.drop_frame(frame, DropReason::TooBig);
         }
         nat::set_macs(self.memory.bytes_mut(&mut frame), to, interface.mac);

@@ -335,10 +335,6 @@ impl Flow {
     pub const fn next_hop(&self, direction: Direction) -> NextHopIndex {
         self.next_hops[direction as usize]
     }
-
-    pub(super) fn set_next_hop(&mut self, direction: Direction, next_hop: NextHopIndex) {
-        self.next_hops[direction as usize] = next_hop;
-    }
 }
 
 impl Linked for Flow {

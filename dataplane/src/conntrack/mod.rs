@@ -12,7 +12,7 @@ use std::io;
 use arrayvec::ArrayVec;
 
 use crate::addr::FlowKey;
-use crate::index::{FlowIndex, NextHopIndex};
+use crate::index::FlowIndex;
 use crate::nat::Rewrite;
 use crate::nic::BURST;
 use crate::prefetch::prefetch;
@@ -178,11 +178,6 @@ impl Flows {
     #[inline(always)]
     pub fn touch(&mut self, index: FlowIndex, direction: Direction, tcp_flags: u8, tick: Tick) -> Touched {
         self.flows[index.get()].touch(direction, tcp_flags, tick)
-    }
-
-    /// Sends packets of `direction` elsewhere from now on.
-    pub fn set_next_hop(&mut self, index: FlowIndex, direction: Direction, next_hop: NextHopIndex) {
-        self.flows[index.get()].set_next_hop(direction, next_hop);
     }
 
     /// Forgets flow `index` and gives what it was, so that its source port can be given back. `None` if there was none.

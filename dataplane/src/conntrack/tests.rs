@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::addr::Protocol;
-use crate::index::{BackendIndex, ServicePortIndex};
+use crate::index::{BackendIndex, NextHopIndex, ServicePortIndex};
 use crate::tick::TICKS_PER_SECOND;
 
 fn flows(capacity: usize) -> Flows {
@@ -336,14 +336,15 @@ fn a_sweep_spares_the_flows_in_use_over_the_clocks_wrap() {
 }
 
 #[test]
-fn next_hops_change_one_direction_alone() {
+fn each_direction_has_the_next_hop_it_was_opened_with() {
     let mut flows = flows(10);
-    let index = flows.open(&new(Protocol::UDP, 1), seconds(0)).unwrap();
-    flows.set_next_hop(index, Direction::Reply, NextHopIndex(9));
-    assert_eq!(
-        Direction::BOTH.map(|d| flows.flow(index).next_hop(d)),
-        [NextHopIndex(1), NextHopIndex(9)]
-    );
+    let next_hops = [NextHopIndex(1), NextHopIndex(9)];
+    let opening = NewFlow {
+        next_hops,
+        ..new(Protocol::UDP, 1)
+    };
+    let index = flows.open(&opening, seconds(0)).unwrap();
+    assert_eq!(Direction::BOTH.map(|d| flows.flow(index).next_hop(d)), next_hops);
 }
 
 #[derive(Clone, Debug)]

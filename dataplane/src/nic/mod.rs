@@ -56,7 +56,7 @@ mod interface;
 #[cfg(feature = "nic")]
 mod sys;
 
-/// A waiting worker's frame memory, free frames and rings.
+/// Frames and the memory they are in.
 pub use frame::{Frame, FrameMemory};
 
 /// Most packets one turn of a worker handles from one queue. 64: two prefetch waves fill the core's outstanding-miss

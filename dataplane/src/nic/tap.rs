@@ -36,7 +36,8 @@ pub struct Tap {
 }
 
 /// Calls without a read after an empty one: a read is a system call, and a busy worker would make one every turn for a
-/// port that is mostly silent. Fewer than the empty turns a worker makes before it waits, so nothing is waited past.
+/// port that is mostly silent. Fewer than the empty turns a worker makes before it first waits; woken by the tap itself, it
+/// turns (poll(2) returns at once) until the rest is over, so no packet is slept past.
 const REST: u32 = 15;
 
 impl Tap {

@@ -1,8 +1,105 @@
-//! Addresses as packets carry them: ports and flow keys in network byte order, so that comparing, hashing and
+#![allow(unsafe_code)]
+//! Addresses as packets carry them: addresses, ports and flow keys in network byte order, so that comparing, hashing and
 //! rewriting never swap bytes; only printing does.
+//!
+//! Both families are one code: what is generic over an [`Address`] is compiled once for `V4` and once for `V6`, so that a
+//! packet asks once which it is, in `parse`, and an IPv4 flow pays nothing for IPv6.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+
+/// An IPv4 address (RFC 791 §3.1).
+pub type V4 = [u8; 4];
+
+/// An IPv6 address (RFC 8200 §3).
+pub type V6 = [u8; 16];
+
+mod sealed {
+    /// Only arrays of bytes are addresses: `FlowKey` relies on it.
+    pub trait Bytes {}
+    impl Bytes for super::V4 {}
+    impl Bytes for super::V6 {}
+}
+
+/// An IP address as packets carry it: `V4` or `V6`, and nothing else.
+pub trait Address:
+    sealed::Bytes
+    + Copy
+    + Default
+    + Eq
+    + Ord
+    + Hash
+    + fmt::Debug
+    + Pod
+    + Into<IpAddr>
+    + AsRef<[u8]>
+    + Send
+    + Sync
+    + 'static
+{
+    /// An address and a port as a person writes them.
+    type Socket: Copy + fmt::Display + Into<SocketAddr>;
+
+    /// Bits of an address.
+    const BITS: u8;
+
+    /// The protocol number of the family's ICMP (RFC 792, RFC 4443 §2.1).
+    const ICMP: Protocol;
+
+    /// `address`, if it is of this family.
+    fn of(address: IpAddr) -> Option<Self>;
+
+    /// The two as a person writes them.
+    fn socket(self, port: Port) -> Self::Socket;
+
+    /// The two as packets carry them.
+    fn parts(socket: Self::Socket) -> (Self, Port);
+}
+
+impl Address for V4 {
+    type Socket = SocketAddrV4;
+
+    const BITS: u8 = 32;
+    const ICMP: Protocol = Protocol::ICMP;
+
+    fn of(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(v4) => Some(v4.octets()),
+            IpAddr::V6(_) => None,
+        }
+    }
+
+    fn socket(self, port: Port) -> SocketAddrV4 {
+        SocketAddrV4::new(Ipv4Addr::from(self), port.number())
+    }
+
+    fn parts(socket: SocketAddrV4) -> (Self, Port) {
+        (socket.ip().octets(), Port::new(socket.port()))
+    }
+}
+
+impl Address for V6 {
+    type Socket = SocketAddrV6;
+
+    const BITS: u8 = 128;
+    const ICMP: Protocol = Protocol::ICMPV6;
+
+    fn of(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(v6) => Some(v6.octets()),
+        }
+    }
+
+    fn socket(self, port: Port) -> SocketAddrV6 {
+        SocketAddrV6::new(Ipv6Addr::from(self), port.number(), 0, 0)
+    }
+
+    fn parts(socket: SocketAddrV6) -> (Self, Port) {
+        (socket.ip().octets(), Port::new(socket.port()))
+    }
+}
 
 use bytemuck::{Pod, Zeroable};
 
@@ -75,6 +172,8 @@ impl Protocol {
     pub const TCP: Self = Self(6);
     /// UDP (17).
     pub const UDP: Self = Self(17);
+    /// ICMPv6 (58).
+    pub const ICMPV6: Self = Self(58);
     /// SCTP (132).
     pub const SCTP: Self = Self(132);
 }
@@ -91,21 +190,22 @@ impl fmt::Display for Protocol {
             Self::ICMP => f.write_str("ICMP"),
             Self::TCP => f.write_str("TCP"),
             Self::UDP => f.write_str("UDP"),
+            Self::ICMPV6 => f.write_str("ICMPv6"),
             Self::SCTP => f.write_str("SCTP"),
             Self(number) => write!(f, "protocol {number}"),
         }
     }
 }
 
-/// What names an IPv4 flow in one direction, as its packets carry it: 16 bytes without padding, so a key's bytes
-/// are its identity.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+/// What names a flow in one direction, as its packets carry it: without padding (16 bytes for IPv4, 40 for IPv6), so a
+/// key's bytes are its identity.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
-pub struct FlowKey {
+pub struct FlowKey<A: Address = V4> {
     /// Source address.
-    pub src: [u8; 4],
+    pub src: A,
     /// Destination address.
-    pub dst: [u8; 4],
+    pub dst: A,
     /// Source port.
     pub src_port: Port,
     /// Destination port.
@@ -116,14 +216,23 @@ pub struct FlowKey {
     pub zero: [u8; 3],
 }
 
-impl FlowKey {
+const _: () = assert!(size_of::<FlowKey<V4>>() == 16 && size_of::<FlowKey<V6>>() == 40);
+
+// SAFETY: every field is Zeroable.
+unsafe impl<A: Address> Zeroable for FlowKey<A> {}
+// SAFETY: repr(C), every field is Pod, and there is no padding: an address is an array of bytes (the trait is
+// sealed), as is every other field, so nothing has an alignment to be padded to.
+unsafe impl<A: Address> Pod for FlowKey<A> {}
+
+impl<A: Address> FlowKey<A> {
     /// The key of a packet from `src` to `dst`.
-    pub const fn new(protocol: Protocol, src: SocketAddrV4, dst: SocketAddrV4) -> Self {
+    pub fn new(protocol: Protocol, src: A::Socket, dst: A::Socket) -> Self {
+        let ((src, src_port), (dst, dst_port)) = (A::parts(src), A::parts(dst));
         Self {
-            src: src.ip().octets(),
-            dst: dst.ip().octets(),
-            src_port: Port::new(src.port()),
-            dst_port: Port::new(dst.port()),
+            src,
+            dst,
+            src_port,
+            dst_port,
             protocol,
             zero: [0; 3],
         }
@@ -142,18 +251,49 @@ impl FlowKey {
     }
 
     /// Source as a person writes it.
-    pub fn source(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(Ipv4Addr::from(self.src), self.src_port.number())
+    pub fn source(&self) -> A::Socket {
+        self.src.socket(self.src_port)
     }
 
     /// Destination as a person writes it.
-    pub fn destination(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(Ipv4Addr::from(self.dst), self.dst_port.number())
+    pub fn destination(&self) -> A::Socket {
+        self.dst.socket(self.dst_port)
     }
 }
 
-impl fmt::Debug for FlowKey {
+impl<A: Address> fmt::Debug for FlowKey<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} > {}", self.protocol, self.source(), self.destination())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_either_family_reads_as_a_person_writes_it() {
+        let v4 = FlowKey::<V4>::new(
+            Protocol::UDP,
+            "10.0.0.1:1".parse().unwrap(),
+            "10.0.0.2:53".parse().unwrap(),
+        );
+        assert_eq!(format!("{v4:?}"), "UDP 10.0.0.1:1 > 10.0.0.2:53");
+        let v6 = FlowKey::<V6>::new(
+            Protocol::TCP,
+            "[fd00::1]:1".parse().unwrap(),
+            "[fd00::2]:80".parse().unwrap(),
+        );
+        assert_eq!(format!("{:?}", v6.reversed()), "TCP [fd00::2]:80 > [fd00::1]:1");
+    }
+
+    #[test]
+    fn an_address_is_of_one_family() {
+        assert_eq!(V4::of(IpAddr::from([10, 0, 0, 1])), Some([10, 0, 0, 1]));
+        assert_eq!(V6::of(IpAddr::from([10, 0, 0, 1])), None);
+        assert_eq!(
+            V6::of(Ipv6Addr::LOCALHOST.into()).map(IpAddr::from),
+            Some(Ipv6Addr::LOCALHOST.into())
+        );
     }
 }

@@ -36,7 +36,7 @@ pub struct Destination(FlowKey);
 
 impl Destination {
     /// From the key of the endpoint's replies; its destination port, the port in question, does not matter.
-    pub const fn of_reply(reply: &FlowKey) -> Self {
+    pub fn of_reply(reply: &FlowKey) -> Self {
         Self(FlowKey {
             dst_port: Port([0; 2]),
             ..*reply
@@ -384,7 +384,7 @@ fn key_of(destinations: &[Entry], blocks: &[Block], word: u32) -> FlowKey {
 }
 
 /// A destination's key has no destination port; a block of it is found by its number in that place.
-const fn block_key(destination: &FlowKey, number: usize) -> FlowKey {
+fn block_key(destination: &FlowKey, number: usize) -> FlowKey {
     FlowKey {
         dst_port: Port::new(number as u16 + 1),
         ..*destination

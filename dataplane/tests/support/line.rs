@@ -12,10 +12,12 @@ pub type Variables = BTreeMap<String, String>;
 
 /// Modifiers that take a value, in the order they are printed in.
 pub const MODIFIERS: &[&str] = &[
-    "from", "to", "sha",
-    "tha", // stations and ARP's hardware addresses, where they are not the usual ones
-    "tos", "id", "fragment", "ttl", "options", // of the IP header
-    "seq", "ack", "window", "tcpopts", "echo", "mtu", // of TCP and ICMP
+    "from", "to", "vlan", // stations that are not the usual ones; 802.1Q's tag control information
+    "src", "dst", "sha", "tha",
+    "flags", // of neighbour discovery and ARP: addresses and flags that are not the usual ones
+    "tos", "label", "ext", "id", "fragment", "piece", "ttl", "options", // of the IP header
+    "seq", "ack", "window", "tcpopts", "vtag", "echo", "mtu", "pointer",
+    "rest", // of TCP, SCTP and ICMP
     "badsum", "sum", // checksums: wrong ones (l3, l4, l3+l4), UDP's "none" (0)
     "version", "ihl", "length", "offset", "udplen", // lies of headers
     "hex", "bytes", // payloads, beside text in quotes
@@ -117,6 +119,13 @@ impl Line {
         })
     }
 
+    /// Whether kind and addresses are `got`'s; variables are bound where they are.
+    pub fn head_matches(&self, got: &Self, variables: &mut Variables) -> bool {
+        let same = self.head.len() == got.head.len();
+        let mut words = self.head.iter().zip(&got.head);
+        same && words.all(|(want, got)| unify(want, got, variables))
+    }
+
     /// Whether `got`, which has no variables, is what this line says; if so, its variables are bound.
     pub fn matches(&self, got: &Self, variables: &mut Variables) -> bool {
         let mut bound = variables.clone();
@@ -135,12 +144,7 @@ impl Line {
         };
         quoted
             && self.text == got.text
-            && self.head.len() == got.head.len()
-            && self
-                .head
-                .iter()
-                .zip(&got.head)
-                .all(|(want, got)| unify(want, got, bound))
+            && self.head_matches(got, bound)
             && self.modifiers.keys().eq(got.modifiers.keys())
             && self
                 .modifiers

@@ -1,7 +1,7 @@
 //! Table records as text, one a line, and the changes of a transaction:
 //!
 //! ```text
-//! service echo tcp [random|maglev|round-robin|least-connections] [external-local] [internal-local]
+//! service echo tcp|udp|sctp [random|maglev|round-robin|least-connections] [external-local] [internal-local]
 //! cluster-ip echo 10.96.0.10:80        (external-ip, load-balancer-ip likewise)
 //! node-port echo 30080
 //! backend echo 10.244.0.11:8080 [local] [terminating] [unready] [not-serving]
@@ -153,7 +153,8 @@ impl Records {
             protocol: match protocol {
                 "tcp" => Protocol::TCP,
                 "udp" => Protocol::UDP,
-                _ => return Err(format!("\"{protocol}\" is no protocol: tcp, udp")),
+                "sctp" => Protocol::SCTP,
+                _ => return Err(format!("\"{protocol}\" is no protocol: tcp, udp, sctp")),
             },
             algorithm: Algorithm::Random,
             affinity_seconds: 0,

@@ -1,14 +1,14 @@
 //! The stations around the gateway: who is behind which NIC port, and the MAC addresses by which they are told apart.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The gateway's NIC ports, in `NicPortIndex` order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Port {
-    /// 172.18.0.2/24; the router 172.18.0.1 and, behind it, everybody else.
+    /// 172.18.0.2/24, fd00:18::2/64; the router 172.18.0.1, fd00:18::1 and, behind it, everybody else.
     Client,
-    /// 10.244.0.1/24; the pods.
+    /// 10.244.0.1/24, fd00:244::1/64; the pods.
     Pods,
     /// The node's own network stack.
     Host,
@@ -23,6 +23,8 @@ pub const BROADCAST: Mac = [0xff; 6];
 pub const KERNEL: Mac = [0x02, 0x5e, 0, 0, 1, 2];
 /// The router on the client side.
 pub const ROUTER: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 1);
+/// Its IPv6 address.
+pub const ROUTER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x18, 0, 0, 0, 0, 0, 1);
 
 impl Port {
     /// All of them.
@@ -49,12 +51,20 @@ impl Port {
     }
 
     /// The station that packets from and to `address` pass on this port.
-    pub fn next_station(self, address: Ipv4Addr) -> Mac {
-        match self {
-            Self::Client if address.octets()[..3] == ROUTER.octets()[..3] => station(address),
-            Self::Client => station(ROUTER),
-            Self::Pods => station(address),
-            Self::Host => KERNEL,
+    pub fn next_station(self, address: IpAddr) -> Mac {
+        match (self, address) {
+            (Self::Client, IpAddr::V4(address)) if address.octets()[..3] != ROUTER.octets()[..3] => {
+                station(ROUTER)
+            }
+            (Self::Client, IpAddr::V6(address))
+                if address.octets()[..8] != ROUTER_V6.octets()[..8]
+                    && !address.is_unicast_link_local()
+                    && !address.is_unspecified() =>
+            {
+                station(ROUTER_V6)
+            }
+            (Self::Client | Self::Pods, _) => station(address),
+            (Self::Host, _) => KERNEL,
         }
     }
 }
@@ -65,10 +75,18 @@ impl fmt::Display for Port {
     }
 }
 
-/// The MAC address of the station that has `address`.
-pub const fn station(address: Ipv4Addr) -> Mac {
-    let [a, b, c, d] = address.octets();
-    [0x06, 0, a, b, c, d]
+/// The MAC address of the station that has `address`. IPv6 stations differ in the second and in the last 16 bits.
+pub fn station(address: impl Into<IpAddr>) -> Mac {
+    match address.into() {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            [0x06, 0, a, b, c, d]
+        }
+        IpAddr::V6(address) => {
+            let [_, _, a, b, .., c, d] = address.octets();
+            [0x06, 6, a, b, c, d]
+        }
+    }
 }
 
 /// A MAC address as vectors write it: a NIC port's name, `kernel`, `broadcast`, `@` and a station's IP address, or hex.
@@ -77,6 +95,10 @@ pub fn mac_name(mac: Mac) -> String {
         BROADCAST => "broadcast".to_owned(),
         KERNEL => "kernel".to_owned(),
         [0x06, 0, a, b, c, d] => format!("@{}", Ipv4Addr::new(a, b, c, d)),
+        [0x06, 6, a, b, c, d] => {
+            let [net, host] = [[a, b], [c, d]].map(u16::from_be_bytes);
+            format!("@{}", Ipv6Addr::new(0xfd00, net, 0, 0, 0, 0, 0, host))
+        }
         _ => Port::ALL.into_iter().find(|port| port.mac() == mac).map_or_else(
             || mac.map(|byte| format!("{byte:02x}")).join(":"),
             |port| port.name().to_owned(),
@@ -92,7 +114,7 @@ pub fn mac_named(name: &str) -> Result<Mac, String> {
     if let Some(address) = name.strip_prefix('@') {
         return address
             .parse()
-            .map(station)
+            .map(|address: IpAddr| station(address))
             .map_err(|_| format!("\"{name}\" is no station"));
     }
     match name {
@@ -112,6 +134,7 @@ pub fn mac_named(name: &str) -> Result<Mac, String> {
 #[test]
 fn every_station_has_its_own_mac_address_and_name() {
     let pod = station(Ipv4Addr::new(10, 244, 0, 11));
+    let pod_v6 = station(Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 0x11));
     for mac in [
         BROADCAST,
         KERNEL,
@@ -119,12 +142,17 @@ fn every_station_has_its_own_mac_address_and_name() {
         Port::Pods.mac(),
         Port::Host.mac(),
         pod,
+        pod_v6,
         [1, 2, 3, 4, 5, 6],
     ] {
         assert_eq!(mac_named(&mac_name(mac)).unwrap(), mac);
     }
     assert_eq!(
-        Port::Client.next_station(Ipv4Addr::new(198, 51, 100, 10)),
+        Port::Client.next_station(Ipv4Addr::new(198, 51, 100, 10).into()),
         station(ROUTER)
+    );
+    assert_eq!(
+        Port::Client.next_station("2001:db8::10".parse().unwrap()),
+        station(ROUTER_V6)
     );
 }

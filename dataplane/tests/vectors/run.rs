@@ -6,7 +6,7 @@ use sluice_dataplane::counters::CounterId;
 
 use super::filler::Fillers;
 use crate::support::line::{Line, Variables};
-use crate::support::packet::{Side, build, dissect};
+use crate::support::packet::{Side, build, dissect, matches};
 use crate::support::records::Changes;
 use crate::support::station::{KERNEL, Port};
 use crate::support::vector::{Action, Arrival, Expected, Step, Vector};
@@ -21,7 +21,8 @@ pub enum Way {
     Burst,
     /// Two workers, each packet on a queue of either.
     Two,
-    // A fourth way, once flows outlive the process: saved and restored before every step.
+    /// Four workers, each packet on a queue of any.
+    Four,
 }
 
 impl Way {
@@ -31,6 +32,7 @@ impl Way {
             Self::Single => "single",
             Self::Burst => "burst",
             Self::Two => "two",
+            Self::Four => "four",
         }
     }
 
@@ -39,6 +41,7 @@ impl Way {
         match self {
             Self::Single | Self::Burst => 1,
             Self::Two => 2,
+            Self::Four => 4,
         }
     }
 }
@@ -191,7 +194,7 @@ impl<'a> Run<'a> {
                     self.world.send(0, arrivals[0].port, &filler);
                 }
             }
-            Way::Two => {
+            Way::Two | Way::Four => {
                 for (arrival, frame) in arrivals.iter().zip(&frames) {
                     let any = self.world.any_queue(arrival.port);
                     self.world.send(arrival.queue.unwrap_or(any), arrival.port, frame);
@@ -210,7 +213,7 @@ impl<'a> Run<'a> {
     fn leaves(&mut self, port: Port, line: &Line, left: &mut [Option<Seen>]) -> bool {
         let variables = &mut self.variables;
         take(left, |(seen, frame)| {
-            *seen == port && line.matches(&dissect(frame, port, Side::Out), variables)
+            *seen == port && matches(line, port, frame, variables)
         })
     }
 
@@ -327,7 +330,7 @@ fn whatever_is_not_expected_fails_a_vector_and_is_told_with_its_line() {
         )
         .unwrap();
         let vector = Vector::load(folder.path()).unwrap_or_else(|mistake| panic!("{mistake}"));
-        for way in [Way::Single, Way::Burst, Way::Two] {
+        for way in [Way::Single, Way::Burst, Way::Two, Way::Four] {
             let failure = Run::new(&vector, way, 1).and_then(Run::hold).unwrap_err();
             assert!(failure.contains(told), "{steps}\nin {way:?} is told\n{failure}");
         }

@@ -1,14 +1,17 @@
 //! Lines to frames, with the lies a line asks for.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{
-    ArpHardwareId, ArpOperation, ArpPacket, EtherType, Ethernet2Header, Icmpv4Header, Icmpv4Type,
-    IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, TcpHeader, UdpHeader,
+    ArpHardwareId, ArpOperation, ArpPacket, EtherType, Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header,
+    Ipv4Options, Ipv6FlowLabel, Ipv6FragmentHeader, Ipv6Header, Ipv6RawExtHeader, TcpHeader, UdpHeader,
 };
 
-use super::{ECHO, ICMP, SEQ, Side, WINDOW, arp_stations, counting, ip_stations, usual_ttl};
+use super::{
+    ECHO, EXTENSIONS, ICMP, ICMPV6, Icmp, SEQ, Side, WINDOW, arp_stations, counting, icmp_field, ip_stations,
+    nd, pseudo_header, sctp, usual_ttl,
+};
 use crate::support::line::Line;
 use crate::support::station::{BROADCAST, Port, mac_named};
 
@@ -21,24 +24,33 @@ pub fn build(line: &Line, port: Port, side: Side) -> Result<Vec<u8>, String> {
                 .head
                 .get(1)
                 .and_then(|n| u16::from_str_radix(n.trim_start_matches("0x"), 16).ok());
-            let number = number.ok_or("write the EtherType in hex: ether 0x86dd …")?;
+            let number = number.ok_or("write the EtherType in hex: ether 0x88cc …")?;
             (EtherType(number), payload(line)?, (port.mac(), BROADCAST))
         }
         "arp" => {
             let arp = arp(line, port, side)?;
             let [sender, target] = [arp.sender_protocol_addr(), arp.target_protocol_addr()].map(ip_address);
-            let stations = arp_stations(arp.operation, sender, target, port, side);
+            let request = arp.operation == ArpOperation::REQUEST;
+            let stations = arp_stations(request, sender, target, port, side);
             (EtherType::ARP, arp.to_bytes().to_vec(), stations)
         }
+        "nd" => {
+            let nd = nd::build(line, port, side)?;
+            let (from, to) = (nd.from.into(), nd.to.into());
+            let body = [&[nd.kind, 0, 0, 0][..], &nd.body].concat();
+            let body = icmp_sum(body, from, to, bad(line, "l4"));
+            let packet = ipv6(line, 255, IpNumber::IPV6_ICMP, (nd.from, nd.to), body)?;
+            let (_, destination) = ip_stations(from, to, port, side);
+            (EtherType::IPV6, packet, (nd.station, destination))
+        }
         _ => {
-            let packet = ip(line, usual_ttl(side))?;
-            let stations = ip_stations(
-                ip_address(&packet[12..16]),
-                ip_address(&packet[16..20]),
-                port,
-                side,
-            );
-            (EtherType::IPV4, packet, stations)
+            let (from, to, packet) = ip(line, usual_ttl(side))?;
+            let ether_type = if from.is_ipv4() {
+                EtherType::IPV4
+            } else {
+                EtherType::IPV6
+            };
+            (ether_type, packet, ip_stations(from, to, port, side))
         }
     };
     let named = |modifier, usual| line.get(modifier).map_or(Ok(usual), mac_named);
@@ -50,6 +62,12 @@ pub fn build(line: &Line, port: Port, side: Side) -> Result<Vec<u8>, String> {
     }
     .to_bytes()
     .to_vec();
+    if let Some(tag) = number::<u16>(line, "vlan")? {
+        let inner = frame.split_off(12);
+        frame.extend(EtherType::VLAN_TAGGED_FRAME.0.to_be_bytes());
+        frame.extend(tag.to_be_bytes());
+        frame.extend(inner);
+    }
     frame.extend(payload);
     if let Some(length) = number::<usize>(line, "frame")? {
         frame.resize(length.max(frame.len()), 0);
@@ -57,9 +75,13 @@ pub fn build(line: &Line, port: Port, side: Side) -> Result<Vec<u8>, String> {
     cut(line, frame)
 }
 
-fn cut(line: &Line, mut frame: Vec<u8>) -> Result<Vec<u8>, String> {
-    frame.truncate(number(line, "cut")?.unwrap_or(frame.len()));
-    Ok(frame)
+fn cut(line: &Line, mut bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+    bytes.truncate(number(line, "cut")?.unwrap_or(bytes.len()));
+    Ok(bytes)
+}
+
+fn bad(line: &Line, sum: &str) -> bool {
+    line.get("badsum").is_some_and(|bad| bad.contains(sum))
 }
 
 /// `arp who-has TARGET tell SENDER` or `arp SENDER is-at MAC tell TARGET`.
@@ -74,8 +96,12 @@ fn arp(line: &Line, port: Port, side: Side) -> Result<ArpPacket, String> {
             );
         }
     };
+    let address = |text: &str| {
+        text.parse::<Ipv4Addr>()
+            .map_err(|_| format!("\"{text}\" is no IPv4 address"))
+    };
     let (sender, target) = (address(sender)?, address(target)?);
-    let usual = arp_stations(operation, sender, target, port, side);
+    let usual = arp_stations(is_at.is_none(), sender.into(), target.into(), port, side);
     let named = |modifier, usual| line.get(modifier).map_or(Ok(usual), mac_named);
     let sender_mac = is_at.map_or_else(|| named("sha", named("from", usual.0)?), mac_named)?;
     let target_mac = named(
@@ -100,35 +126,43 @@ fn arp(line: &Line, port: Port, side: Side) -> Result<ArpPacket, String> {
     .map_err(|e| e.to_string())
 }
 
-/// The IP packet that `line` says.
-fn ip(line: &Line, usual_ttl: u8) -> Result<Vec<u8>, String> {
+/// An address, and the port of a packet that has one.
+type End = (IpAddr, Option<u16>);
+
+/// The IP packet that `line` says, and between whom.
+fn ip(line: &Line, usual_ttl: u8) -> Result<(IpAddr, IpAddr, Vec<u8>), String> {
     let words: Vec<&str> = line.head.iter().map(String::as_str).collect();
     let (kind, detail, source, destination) = match words[..] {
-        ["tcp", source, ">", destination, flags] => ("tcp", flags, source, destination),
-        ["tcp" | "udp", source, ">", destination] => (words[0], "", source, destination),
-        ["icmp" | "ip", detail, source, ">", destination] => (words[0], detail, source, destination),
+        [kind @ ("tcp" | "sctp"), source, ">", destination, detail] => (kind, detail, source, destination),
+        [kind @ ("tcp" | "udp" | "sctp"), source, ">", destination] => (kind, "", source, destination),
+        [kind @ ("icmp" | "ip"), detail, source, ">", destination] => (kind, detail, source, destination),
         _ => {
             return Err(format!(
-                "\"{}\" is no packet: tcp|udp A:P > B:Q, icmp|ip KIND A > B, arp …",
+                "\"{}\" is no packet: tcp|udp|sctp A:P > B:Q, icmp|ip KIND A > B, arp …, nd …",
                 words.join(" ")
             ));
         }
     };
-    // Without ports: a later fragment, whose payload is just bytes.
-    let ports = source.contains(':');
-    let (source, destination) = (socket(source)?, socket(destination)?);
-    let (from, to) = (source.ip().octets(), destination.ip().octets());
+    let ends = (end(source)?, end(destination)?);
+    let (protocol, body) = transport(line, kind, detail, ends)?;
+    let packet = match (ends.0.0, ends.1.0) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => ipv4(line, usual_ttl, protocol, (from, to), body)?,
+        (IpAddr::V6(from), IpAddr::V6(to)) => ipv6(line, usual_ttl, protocol, (from, to), body)?,
+        _ => return Err("a packet's addresses are of one family".to_owned()),
+    };
+    Ok((ends.0.0, ends.1.0, packet))
+}
+
+fn transport(line: &Line, kind: &str, detail: &str, ends: (End, End)) -> Result<(IpNumber, Vec<u8>), String> {
+    let ((from, source), (to, destination)) = ends;
     let data = payload(line)?;
-    let bad = line.get("badsum").unwrap_or_default();
-    let (protocol, body) = match kind {
-        "tcp" if ports => {
+    let spoilt = bad(line, "l4");
+    let ports = source.zip(destination);
+    Ok(match (kind, ports) {
+        ("tcp", Some((source, destination))) => {
             let seq = number(line, "seq")?.unwrap_or(SEQ);
-            let mut header = TcpHeader::new(
-                source.port(),
-                destination.port(),
-                seq,
-                number(line, "window")?.unwrap_or(WINDOW),
-            );
+            let window = number(line, "window")?.unwrap_or(WINDOW);
+            let mut header = TcpHeader::new(source, destination, seq, window);
             header.acknowledgment_number = number(line, "ack")?.unwrap_or(0);
             set_flags(&mut header, detail)?;
             if let Some(options) = line.get("tcpopts") {
@@ -136,66 +170,119 @@ fn ip(line: &Line, usual_ttl: u8) -> Result<Vec<u8>, String> {
                     .set_options_raw(&hex(options)?)
                     .map_err(|e| format!("{e:?}"))?;
             }
-            header.checksum = header
-                .calc_checksum_ipv4_raw(from, to, &data)
-                .map_err(|e| e.to_string())?;
-            let mut body = header.to_bytes().to_vec();
+            let mut body = [&header.to_bytes()[..], &data].concat();
             if let Some(offset) = number::<u8>(line, "offset")? {
-                let old = [body[12], body[13]];
                 body[12] = offset << 4 | body[12] & 0x0f;
-                let new = [body[12], body[13]];
-                adjust(&mut body, 16, old, new);
             }
-            spoil(&mut body, 16, bad.contains("l4"));
-            (IpNumber::TCP, [body, data].concat())
+            let sum = pseudo_header(from, to, IpNumber::TCP, body.len()).add_slice(&body);
+            put_sum(&mut body, 16, sum, spoilt);
+            (IpNumber::TCP, body)
         }
-        "udp" if ports => {
-            let mut header = UdpHeader::with_ipv4_checksum(
-                source.port(),
-                destination.port(),
-                &Ipv4Header::new(0, 64, IpNumber::UDP, from, to).map_err(|e| e.to_string())?,
-                &data,
-            )
-            .map_err(|e| e.to_string())?;
-            if let Some(lie) = number(line, "udplen")? {
-                header.length = lie;
-                header.checksum = header
-                    .calc_checksum_ipv4_raw(from, to, &data)
-                    .map_err(|e| e.to_string())?;
+        ("udp", Some((source_port, destination_port))) => {
+            let whole = 8 + data.len();
+            let length = number(line, "udplen")?.unwrap_or(whole as u16);
+            let header = UdpHeader {
+                source_port,
+                destination_port,
+                length,
+                checksum: 0,
+            };
+            let mut body = [&header.to_bytes()[..], &data].concat();
+            if line.get("sum") != Some("0") {
+                let covered = whole.min(usize::from(length));
+                let sum = pseudo_header(from, to, IpNumber::UDP, length.into()).add_slice(&body[..covered]);
+                put_sum(&mut body, 6, sum, false);
+                if body[6..8] == [0, 0] {
+                    body[6..8].fill(0xff); // RFC 768: 0 is "none"
+                }
+                body[6] ^= u8::from(spoilt) << 4;
             }
-            if line.get("sum") == Some("0") {
-                header.checksum = 0;
-            }
-            let mut body = header.to_bytes().to_vec();
-            spoil(&mut body, 6, bad.contains("l4"));
-            (IpNumber::UDP, [body, data].concat())
+            (IpNumber::UDP, body)
         }
-        "tcp" => (IpNumber::TCP, data),
-        "udp" => (IpNumber::UDP, data),
-        "icmp" => (IpNumber::ICMP, icmp(line, detail, data, bad.contains("l4"))?),
-        _ => (
-            IpNumber(
-                detail
-                    .parse()
-                    .map_err(|_| format!("\"{detail}\" is no IP protocol number"))?,
-            ),
-            data,
+        ("sctp", Some((source, destination))) => {
+            let tag = number(line, "vtag")?.unwrap_or_else(|| sctp::usual_tag(detail));
+            let chunks = sctp::build_chunks(detail, &data)?;
+            let mut body = [source.to_be_bytes(), destination.to_be_bytes()].concat();
+            body.extend(tag.to_be_bytes());
+            body.extend([0; 4]);
+            body.extend(chunks);
+            let crc = sctp::crc32c(&body) ^ u32::from(spoilt) << 4;
+            body[8..12].copy_from_slice(&crc.to_le_bytes());
+            (IpNumber::SCTP, body)
+        }
+        // Without ports: a later fragment, whose payload is just bytes.
+        ("tcp", None) => (IpNumber::TCP, data),
+        ("udp", None) => (IpNumber::UDP, data),
+        ("sctp", None) => (IpNumber::SCTP, data),
+        ("icmp", _) if from.is_ipv4() => (
+            IpNumber::ICMP,
+            icmp_sum(icmp(line, detail, data, false)?, from, to, spoilt),
         ),
+        ("icmp", _) => (
+            IpNumber::IPV6_ICMP,
+            icmp_sum(icmp(line, detail, data, true)?, from, to, spoilt),
+        ),
+        _ => {
+            let protocol = detail
+                .parse()
+                .map_err(|_| format!("\"{detail}\" is no IP protocol number"))?;
+            (IpNumber(protocol), data)
+        }
+    })
+}
+
+/// Which bytes of a packet's payload a fragment carries, and whether more follow.
+struct Piece {
+    at: u16,
+    more: bool,
+}
+
+/// `fragment BYTE[+]`, or `piece FROM-TO`, which takes these bytes out of `body`.
+fn piece(line: &Line, body: &mut Vec<u8>) -> Result<Option<Piece>, String> {
+    if let Some(fragment) = line.get("fragment") {
+        let at = fragment
+            .trim_end_matches('+')
+            .parse()
+            .map_err(|_| "write fragment BYTE, with + if more follow")?;
+        return Ok(Some(Piece {
+            at,
+            more: fragment.ends_with('+'),
+        }));
+    }
+    let Some(range) = line.get("piece") else {
+        return Ok(None);
     };
-    let mut header = Ipv4Header::new(0, number(line, "ttl")?.unwrap_or(usual_ttl), protocol, from, to)
-        .map_err(|e| e.to_string())?;
+    let range = range
+        .split_once('-')
+        .and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+    let (from, to): (usize, usize) = range.ok_or("write piece FROM-TO")?;
+    let more = to < body.len();
+    *body = body
+        .get(from..to)
+        .ok_or_else(|| format!("piece {from}-{to} of {} bytes", body.len()))?
+        .to_vec();
+    let at = u16::try_from(from).map_err(|e| e.to_string())?;
+    Ok(Some(Piece { at, more }))
+}
+
+fn ipv4(
+    line: &Line,
+    usual_ttl: u8,
+    protocol: IpNumber,
+    (from, to): (Ipv4Addr, Ipv4Addr),
+    mut body: Vec<u8>,
+) -> Result<Vec<u8>, String> {
+    let ttl = number(line, "ttl")?.unwrap_or(usual_ttl);
+    let mut header =
+        Ipv4Header::new(0, ttl, protocol, from.octets(), to.octets()).map_err(|e| e.to_string())?;
     if let Some(options) = number::<usize>(line, "options")? {
         // No-operations (RFC 791 §3.1), which any router passes on.
         header.options =
             Ipv4Options::try_from(&vec![1; options][..]).map_err(|e| format!("options {options}: {e:?}"))?;
     }
-    if let Some(fragment) = line.get("fragment") {
-        header.more_fragments = fragment.ends_with('+');
-        let at: u16 = fragment
-            .trim_end_matches('+')
-            .parse()
-            .map_err(|_| "write fragment BYTE, with + if more follow")?;
-        header.fragment_offset = IpFragOffset::try_new(at / 8).map_err(|e| e.to_string())?;
+    if let Some(piece) = piece(line, &mut body)? {
+        header.more_fragments = piece.more;
+        header.fragment_offset = IpFragOffset::try_new(piece.at / 8).map_err(|e| e.to_string())?;
     }
     header.dont_fragment = line.get("df").is_some();
     header.identification = number(line, "id")?.unwrap_or(0);
@@ -213,28 +300,73 @@ fn ip(line: &Line, usual_ttl: u8) -> Result<Vec<u8>, String> {
     }
     // Lies do not show in the checksum.
     bytes[10..12].fill(0);
-    let sum = Sum16BitWords::new()
-        .add_slice(&bytes)
-        .ones_complement()
-        .to_be()
-        .to_be_bytes();
-    bytes[10..12].copy_from_slice(&sum);
-    spoil(&mut bytes, 10, bad.contains("l3"));
+    let sum = Sum16BitWords::new().add_slice(&bytes);
+    put_sum(&mut bytes, 10, sum, bad(line, "l3"));
     bytes.extend(body);
     Ok(bytes)
 }
 
-fn icmp(line: &Line, kind: &str, data: Vec<u8>, bad: bool) -> Result<Vec<u8>, String> {
-    let (type_u8, code_u8) = match ICMP.iter().find(|(name, ..)| *name == kind) {
-        Some((_, type_u8, code_u8)) => (*type_u8, *code_u8),
+fn ipv6(
+    line: &Line,
+    usual_ttl: u8,
+    protocol: IpNumber,
+    (from, to): (Ipv6Addr, Ipv6Addr),
+    mut body: Vec<u8>,
+) -> Result<Vec<u8>, String> {
+    let mut next = protocol;
+    if let Some(piece) = piece(line, &mut body)? {
+        let offset = IpFragOffset::try_new(piece.at / 8).map_err(|e| e.to_string())?;
+        let id = number(line, "id")?.unwrap_or(0);
+        let header = Ipv6FragmentHeader::new(next, offset, piece.more, id);
+        body = [&header.to_bytes()[..], &body].concat();
+        next = IpNumber::IPV6_FRAGMENTATION_HEADER;
+    }
+    let extensions = line.get("ext").map(|text| text.split(',')).into_iter().flatten();
+    for extension in extensions.rev() {
+        let (name, digits) = extension
+            .split_once('=')
+            .map_or((extension, None), |(name, digits)| (name, Some(digits)));
+        let (_, number, usual) = EXTENSIONS
+            .iter()
+            .find(|(known, ..)| *known == name)
+            .ok_or_else(|| format!("\"{name}\" is no extension header: hop, routing, dest"))?;
+        let content = digits.map_or_else(|| Ok(usual.to_vec()), hex)?;
+        let header =
+            Ipv6RawExtHeader::new_raw(next, &content).map_err(|e| format!("ext {extension}: {e:?}"))?;
+        body = [&header.to_bytes()[..], &body].concat();
+        next = *number;
+    }
+    let header = Ipv6Header {
+        traffic_class: number(line, "tos")?.unwrap_or(0),
+        flow_label: Ipv6FlowLabel::try_new(number(line, "label")?.unwrap_or(0)).map_err(|e| e.to_string())?,
+        payload_length: number(line, "length")?.unwrap_or(body.len() as u16),
+        next_header: next,
+        hop_limit: number(line, "ttl")?.unwrap_or(usual_ttl),
+        source: from.octets(),
+        destination: to.octets(),
+    };
+    let mut bytes = header.to_bytes().to_vec();
+    if let Some(version) = number::<u8>(line, "version")? {
+        bytes[0] = version << 4 | bytes[0] & 0x0f;
+    }
+    bytes.extend(body);
+    Ok(bytes)
+}
+
+/// An ICMP message of either family without its checksum.
+fn icmp(line: &Line, kind: &str, data: Vec<u8>, v6: bool) -> Result<Vec<u8>, String> {
+    let names = if v6 { ICMPV6 } else { ICMP };
+    let (kind, code) = match names.iter().find(|(name, ..)| *name == kind) {
+        Some((_, kind, code)) => (*kind, *code),
         None => kind
             .strip_prefix("type-")
             .and_then(|numbers| numbers.split_once('-'))
             .and_then(|(kind, code)| Some((kind.parse().ok()?, code.parse().ok()?)))
             .ok_or_else(|| format!("\"{kind}\" is no ICMP message"))?,
     };
-    let bytes5to8 = match type_u8 {
-        0 | 8 => {
+    let field = match (Icmp::of(v6, kind), line.get("rest")) {
+        (_, Some(digits)) => hex(digits)?,
+        (Icmp::Echo, None) => {
             let (id, seq) = line
                 .get("echo")
                 .unwrap_or(ECHO)
@@ -245,46 +377,37 @@ fn icmp(line: &Line, kind: &str, data: Vec<u8>, bad: bool) -> Result<Vec<u8>, St
                     .map(u16::to_be_bytes)
                     .map_err(|_| "write echo ID/SEQ")
             };
-            let ([a, b], [c, d]) = (half(id)?, half(seq)?);
-            [a, b, c, d]
+            [half(id)?, half(seq)?].concat()
         }
-        _ => {
-            let [a, b] = number::<u16>(line, "mtu")?.unwrap_or(0).to_be_bytes();
-            [0, 0, a, b]
-        }
-    };
-    let data = line
-        .quoted
-        .as_ref()
-        .map_or(Ok(data), |quoted| ip(quoted, usual_ttl(Side::In)))?;
-    let header = Icmpv4Header::with_checksum(
-        Icmpv4Type::Unknown {
-            type_u8,
-            code_u8,
-            bytes5to8,
+        _ => match number(line, "pointer")? {
+            Some(pointer) => icmp_field(v6, true, pointer).to_vec(),
+            None => icmp_field(v6, false, number(line, "mtu")?.unwrap_or(0)).to_vec(),
         },
-        &data,
-    );
-    let mut body = header.to_bytes().to_vec();
-    spoil(&mut body, 2, bad);
-    body.extend(data);
-    Ok(body)
+    };
+    let data = match &line.quoted {
+        Some(quoted) => cut(quoted, ip(quoted, usual_ttl(Side::In))?.2)?,
+        None => data,
+    };
+    Ok([&[kind, code, 0, 0][..], &field, &data].concat())
 }
 
-/// Makes the checksum at `at` wrong by one bit.
-fn spoil(bytes: &mut [u8], at: usize, bad: bool) {
+/// The message with its checksum: ICMPv6's covers the addresses, too (RFC 4443 §2.3).
+fn icmp_sum(mut body: Vec<u8>, from: IpAddr, to: IpAddr, bad: bool) -> Vec<u8> {
+    let start = if from.is_ipv4() {
+        Sum16BitWords::new()
+    } else {
+        pseudo_header(from, to, IpNumber::IPV6_ICMP, body.len())
+    };
+    let sum = start.add_slice(&body);
+    put_sum(&mut body, 2, sum, bad);
+    body
+}
+
+/// Puts a checksum at `at`, wrong by one bit if `bad`.
+fn put_sum(bytes: &mut [u8], at: usize, sum: Sum16BitWords, bad: bool) {
+    // etherparse sums words as they lie in memory.
+    bytes[at..at + 2].copy_from_slice(&sum.ones_complement().to_ne_bytes());
     bytes[at] ^= u8::from(bad) << 4;
-}
-
-/// Keeps the checksum at `at` right while a word changes.
-fn adjust(bytes: &mut [u8], at: usize, old: [u8; 2], new: [u8; 2]) {
-    let sum = [!bytes[at], !bytes[at + 1]];
-    let old = [!old[0], !old[1]];
-    let sum = Sum16BitWords::new()
-        .add_2bytes(sum)
-        .add_2bytes(old)
-        .add_2bytes(new);
-    bytes[at..at + 2].copy_from_slice(&sum.ones_complement().to_be().to_be_bytes());
 }
 
 /// The payload: text, hex, or so many bytes that count up.
@@ -297,7 +420,7 @@ fn payload(line: &Line) -> Result<Vec<u8>, String> {
     }
 }
 
-fn hex(digits: &str) -> Result<Vec<u8>, String> {
+pub(super) fn hex(digits: &str) -> Result<Vec<u8>, String> {
     let bytes = digits.as_bytes().chunks(2).map(|pair| {
         let pair = std::str::from_utf8(pair).ok().filter(|p| p.len() == 2)?;
         u8::from_str_radix(pair, 16).ok()
@@ -333,19 +456,17 @@ fn number<N: std::str::FromStr>(line: &Line, modifier: &str) -> Result<Option<N>
     value.transpose()
 }
 
-fn address(text: &str) -> Result<Ipv4Addr, String> {
-    text.parse().map_err(|_| format!("\"{text}\" is no IPv4 address"))
+/// `10.96.0.10:80`, `[fd00:96::10]:80`, or an address alone.
+fn end(text: &str) -> Result<End, String> {
+    let with_port = text
+        .parse::<SocketAddr>()
+        .map(|socket| (socket.ip(), Some(socket.port())));
+    let alone = || text.parse::<IpAddr>().map(|address| (address, None));
+    with_port
+        .or_else(|_| alone())
+        .map_err(|_| format!("\"{text}\" is no IP address, nor one with a port"))
 }
 
-fn socket(text: &str) -> Result<SocketAddrV4, String> {
-    match text.split_once(':') {
-        None => Ok(SocketAddrV4::new(address(text)?, 0)),
-        Some(_) => text
-            .parse()
-            .map_err(|_| format!("\"{text}\" is no IPv4 address and port")),
-    }
-}
-
-fn ip_address(bytes: &[u8]) -> Ipv4Addr {
+fn ip_address(bytes: &[u8]) -> IpAddr {
     <[u8; 4]>::try_from(bytes).unwrap().into()
 }

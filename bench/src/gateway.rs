@@ -178,7 +178,7 @@ fn records(setup: Setup) -> Vec<Record> {
             internal_local: false,
         }),
         Record::Frontend(FrontendRecord {
-            address: Some(CLUSTER_IP.into()),
+            address: CLUSTER_IP.into(),
             protocol: Protocol::UDP,
             port: PORT,
             kind: FrontendKind::ClusterIp,

@@ -145,9 +145,16 @@ impl Table {
         let record = Record::Frontend(record);
         let key = record.key();
         if let (Some(_), Key::Frontend(address, protocol, port)) = (self.records.get(&key), &key) {
-            let address = address.map_or_else(|| "node port".to_owned(), |address| address.to_string());
-            self.conflicts
-                .push((service.name.to_string(), format!("{address} {port}/{protocol}")));
+            let address = if address.is_unspecified() {
+                "node port".to_owned()
+            } else {
+                address.to_string()
+            };
+            let conflict = (service.name.to_string(), format!("{address} {port}/{protocol}"));
+            // A node port is one to its user, in however many families.
+            if self.conflicts.last() != Some(&conflict) {
+                self.conflicts.push(conflict);
+            }
             return;
         }
         self.records.insert(key, record);
@@ -204,12 +211,15 @@ fn service_port(
     let cluster = service
         .cluster_ips
         .iter()
-        .map(|ip| (FrontendKind::ClusterIp, Some(*ip), port.port));
+        .map(|ip| (FrontendKind::ClusterIp, *ip, port.port));
     let external = service.external_ips.iter().filter(|ip| has_family(ip));
-    let external = external.map(|ip| (FrontendKind::ExternalIp, Some(*ip), port.port));
-    let node = port
-        .node_port
-        .map(|number| (FrontendKind::NodePort, None, number));
+    let external = external.map(|ip| (FrontendKind::ExternalIp, *ip, port.port));
+    // In the families the Service has.
+    let every = service.cluster_ips.iter().map(|ip| match ip {
+        IpAddr::V4(_) => IpAddr::from([0; 4]),
+        IpAddr::V6(_) => IpAddr::from([0; 16]),
+    });
+    let node = every.filter_map(|every| Some((FrontendKind::NodePort, every, port.node_port?)));
     for (kind, address, number) in cluster.chain(external).chain(node) {
         let record = FrontendRecord {
             address,

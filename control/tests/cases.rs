@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::net::IpAddr;
 
 use sluice_control::compile::{Numbers, Settings, compile};
 use sluice_control::endpoints::{self, sets::Here};
@@ -45,9 +46,10 @@ fn describe(model: &Model) -> String {
                 r.internal_local
             ),
             Record::Frontend(r) => {
-                let address = r
-                    .address
-                    .map_or_else(|| "*".to_owned(), |address| address.to_string());
+                let address = match r.address {
+                    IpAddr::V4(every) if every.is_unspecified() => "*".to_owned(),
+                    address => address.to_string(),
+                };
                 writeln!(
                     out,
                     "frontend {:?} {address} {}/{} -> {}",

@@ -6,7 +6,7 @@
 //! A packet of a known flow follows its flow whatever the tables now say (VD-7), unless its endpoint is gone (CT-2 to
 //! CT-9). Any other packet asks: which frontend, which endpoints, SNAT or not (semantics §3.3), and opens a flow.
 
-use crate::addr::{FlowKey, Port, Protocol};
+use crate::addr::{FlowKey, Port, Protocol, V4};
 use crate::conntrack::ports::{Destination, PortPool};
 use crate::conntrack::{Direction, Flow, FlowFlags, Flows, NewFlow, OpenError, State, Touched};
 use crate::index::{BackendIndex, FlowIndex, NextHopIndex, ServicePortIndex, WorkerIndex};
@@ -202,9 +202,9 @@ impl Lookup<'_> {
         let client = client_hash(packet.key.src, packet.key.src_port);
         let Some(backend_index) = self
             .tables
-            .choose(frontend.service_port, set, client, self.picker)
+            .choose::<V4>(frontend.service_port, set, client, self.picker)
         else {
-            return Err(if service_port.has_any {
+            return Err(if service_port.endpoints::<V4>().has_any {
                 Verdict::Drop(DropReason::NoLocalEndpoint)
             } else {
                 Verdict::Reject(Rejection::PortUnreachable)
@@ -213,7 +213,7 @@ impl Lookup<'_> {
         if packet.ttl <= 1 {
             return Err(Verdict::Reject(Rejection::TimeExceeded));
         }
-        let Some(backend) = self.tables.backend(backend_index) else {
+        let Some(backend) = self.tables.backend::<V4>(backend_index) else {
             return Err(Verdict::Drop(DropReason::BackendGone));
         };
         snat |= backend.address == packet.key.src; // TP-5: hairpin
@@ -264,7 +264,7 @@ impl Lookup<'_> {
     ) -> (EndpointSetKind, bool) {
         // TP-2: without pod ranges nobody counts as "not a pod", and nobody as a pod.
         let pod = self.tables.is_pod(key.src);
-        let not_pod = self.tables.has_pod_ranges() && !pod;
+        let not_pod = self.tables.has_pod_ranges::<V4>() && !pod;
         let cluster = EndpointSetKind::Cluster;
         if !frontend.kind.is_external() {
             let set = if service_port.record.internal_local {
@@ -403,7 +403,7 @@ impl Lookup<'_> {
                 _ => return Verdict::Drop(DropReason::UnsupportedProtocol),
             },
             AddressKind::Unallocated => return Verdict::Drop(DropReason::UnallocatedServiceAddress), // VD-5
-            AddressKind::External | AddressKind::Other => {}                                         // VD-6
+            AddressKind::External | AddressKind::Former | AddressKind::Other => {}                   // VD-6
         }
         if packet.ttl <= 1 {
             return Verdict::Reject(Rejection::TimeExceeded);
@@ -439,7 +439,7 @@ pub fn frontend(key: &FlowKey, tables: &Tables, network: &Network) -> Option<Fro
     if let Some(frontend) = tables.frontend(key.dst, key.protocol, key.dst_port) {
         return Some(*frontend);
     }
-    let frontend = tables.node_port(key.protocol, key.dst_port)?;
+    let frontend = tables.node_port::<V4>(key.protocol, key.dst_port)?;
     network
         .is_node_port_address(key.dst, tables.node_port_addresses())
         .then_some(*frontend)

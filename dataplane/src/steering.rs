@@ -2,8 +2,7 @@
 //! it, or a fragment, a re-hash or a second queue would open a second flow.
 //!
 //! The owner of a Service flow is named by a hash of the client's address and port, which both directions carry; the
-//! owner of a full-NAT flow's replies by the SNAT port, since every worker has its own slice of the ports. Not yet: a
-//! flow whose external IP or load-balancer IP is gone from the tables may be looked for at the wrong worker.
+//! owner of a full-NAT flow's replies by the SNAT port, since every worker has its own slice of the ports.
 
 use std::ops::RangeInclusive;
 

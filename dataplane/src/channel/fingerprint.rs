@@ -49,10 +49,7 @@ pub(super) fn samples() -> Vec<Slot> {
             internal_local: place == 1,
         }));
     }
-    for (address, &kind) in [None, Some(v4), Some(v6), None]
-        .into_iter()
-        .zip(&row::FRONTEND_KINDS)
-    {
+    for (address, &kind) in [v4, v6, v4, v6].into_iter().zip(&row::FRONTEND_KINDS) {
         records.push(Record::Frontend(FrontendRecord {
             address,
             protocol: Protocol::UDP,

@@ -381,7 +381,7 @@ mod tests {
         assert_eq!(refusal(&nameless, |_| ()), "the Service name is empty");
 
         let frontend = Record::Frontend(FrontendRecord {
-            address: None,
+            address: [0; 4].into(),
             protocol: Protocol::UDP,
             port: 0,
             kind: FrontendKind::NodePort,
@@ -391,12 +391,9 @@ mod tests {
             refusal(&frontend, |_| ()),
             "the frontend port is 0, but ports are 1 to 65535"
         );
+        assert_eq!(refusal(&frontend, |s| s[7] = 2), "2 is no protocol of a Service");
         assert_eq!(
-            refusal(&frontend, |s| s[3..5].fill(2)),
-            "2 is no protocol of a Service"
-        );
-        assert_eq!(
-            refusal(&frontend, |s| s[2..4].copy_from_slice(&[1, 5])),
+            refusal(&frontend, |s| s[2] = 5),
             "5 is no address family (4 or 6)"
         );
 

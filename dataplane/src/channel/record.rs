@@ -35,8 +35,8 @@ pub enum Record {
 pub enum Key {
     /// See `ServicePortRecord::index`.
     ServicePort(ServicePortIndex),
-    /// Address (`None`: every node address, for a node port), protocol, port.
-    Frontend(Option<IpAddr>, Protocol, u16),
+    /// Address as in the record, protocol, port.
+    Frontend(IpAddr, Protocol, u16),
     /// Service port, endpoint address, endpoint port.
     Backend(ServicePortIndex, IpAddr, u16),
     /// Kind and network.
@@ -85,8 +85,8 @@ pub enum Algorithm {
 /// An (address, protocol, port) that clients address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FrontendRecord {
-    /// `None` for a node port: every node-port address of this node.
-    pub address: Option<IpAddr>,
+    /// For a node port, which is on every node-port address of its family, that family's unspecified address.
+    pub address: IpAddr,
     /// Protocol, equal to the service port's.
     pub protocol: Protocol,
     /// Port that clients address.
@@ -164,6 +164,13 @@ pub enum NetworkKind {
 pub struct SettingsRecord {
     /// masqueradeAll (TP-3).
     pub masquerade_all: bool,
+}
+
+impl FrontendRecord {
+    /// Whether it has an address of its own: all but node ports.
+    pub const fn has_own_address(&self) -> bool {
+        !matches!(self.kind, FrontendKind::NodePort)
+    }
 }
 
 impl Record {

@@ -56,7 +56,7 @@ pub(super) fn encode_record(to: &mut Encoder, record: &Record) -> Result<(), Enc
         }
         Record::Frontend(r) => {
             to.u8(FRONTEND);
-            optional_address(to, r.address);
+            to.address(r.address);
             to.u8(r.protocol.0);
             to.u16(r.port);
             to.u8(r.kind as u8);
@@ -98,7 +98,7 @@ pub(super) fn decode_record(from: &mut Decoder<'_>) -> Result<Record, DecodeErro
             port_name: from.text("port name", NAME_MAX)?,
         }),
         FRONTEND => Record::Frontend(FrontendRecord {
-            address: decode_optional_address(from)?,
+            address: from.address("frontend address")?,
             protocol: from.protocol()?,
             port: from.port("frontend port")?,
             kind: from.choice("frontend kind", &FRONTEND_KINDS)?,
@@ -138,7 +138,7 @@ pub(super) fn encode_key(to: &mut Encoder, key: &Key) {
         }
         Key::Frontend(address, protocol, port) => {
             to.u8(FRONTEND);
-            optional_address(to, address);
+            to.address(address);
             to.u8(protocol.0);
             to.u16(port);
         }
@@ -161,7 +161,7 @@ pub(super) fn decode_key(from: &mut Decoder<'_>) -> Result<Key, DecodeError> {
     Ok(match from.u8("key kind")? {
         SERVICE_PORT => Key::ServicePort(ServicePortIndex(from.u32("service port index")?)),
         FRONTEND => Key::Frontend(
-            decode_optional_address(from)?,
+            from.address("frontend address")?,
             from.protocol()?,
             from.port("frontend port")?,
         ),
@@ -178,21 +178,6 @@ pub(super) fn decode_key(from: &mut Decoder<'_>) -> Result<Key, DecodeError> {
                 value,
             });
         }
-    })
-}
-
-fn optional_address(to: &mut Encoder, address: Option<std::net::IpAddr>) {
-    to.bool(address.is_some());
-    if let Some(address) = address {
-        to.address(address);
-    }
-}
-
-fn decode_optional_address(from: &mut Decoder<'_>) -> Result<Option<std::net::IpAddr>, DecodeError> {
-    Ok(if from.bool("presence of a frontend address")? {
-        Some(from.address("frontend address")?)
-    } else {
-        None
     })
 }
 
@@ -251,7 +236,7 @@ pub(super) mod arbitrary {
             any::<(bool, bool)>(),
         );
         let frontend = (
-            any::<Option<IpAddr>>(),
+            any::<IpAddr>(),
             protocol(),
             1u16..,
             select(&FRONTEND_KINDS[..]),

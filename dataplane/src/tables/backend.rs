@@ -1,14 +1,14 @@
 //! A backend's slot: where packets go, and whether a flow that was opened to it may still go there. The second is
 //! asked on every packet of a flow, so it has its own dense array of one word per slot.
 
-use crate::addr::Port;
+use crate::addr::{Address, Port, V4, V6};
 use crate::index::ServicePortIndex;
 
 /// An endpoint of a service port in its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Backend {
+pub struct Backend<A: Address = V4> {
     /// Endpoint address.
-    pub address: [u8; 4],
+    pub address: A,
     /// Endpoint port.
     pub port: Port,
     /// On this node.
@@ -19,7 +19,14 @@ pub struct Backend {
     pub generation: u32,
 }
 
-const _: () = assert!(size_of::<Option<Backend>>() == 16, "four slots to a cache line");
+const _: () = assert!(
+    size_of::<Option<Backend<V4>>>() == 16,
+    "four slots to a cache line"
+);
+const _: () = assert!(
+    size_of::<Option<Backend<V6>>>() <= 32,
+    "two slots to a cache line"
+);
 
 /// What became of the backend a flow was opened to (CT-2 to CT-13).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,10 +5,11 @@
 //! back to take.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Tables;
+use super::addresses::Addresses;
 use super::check::{Changes, check};
 use super::frontends::{Frontend, FrontendKey};
 use super::limits::TableLimits;
@@ -16,11 +17,12 @@ use super::maglev;
 use super::networks::Networks;
 use super::refusal::Refusal;
 use super::rows::{BackendRow, FrontendName, Rows, ServicePortRow, TablesUsed};
-use super::service_port::{EndpointSet, ServicePort};
+use super::service_port::{EndpointSet, Endpoints, ServicePort};
+use super::side::Keyed;
 use super::slots::{self, Slots};
-use crate::addr::Port;
+use crate::addr::{Port, V4, V6};
 use crate::channel::record::{
-    Algorithm, BackendRecord, FrontendKind, FrontendRecord, Key, Record, ServicePortRecord,
+    Algorithm, BackendRecord, FrontendRecord, Key, NetworkKind, Record, ServicePortRecord,
 };
 use crate::index::{BackendIndex, Generation, ServicePortIndex};
 
@@ -28,23 +30,16 @@ use crate::index::{BackendIndex, Generation, ServicePortIndex};
 pub struct TablesBuilder {
     limits: TableLimits,
     rows: Rows,
-    addresses: BTreeMap<Ipv4Addr, AddressUse>,
+    addresses: Addresses,
     slots: Slots,
     tables: Arc<Tables>,
-}
-
-/// How many frontends an address has.
-#[derive(Clone, Copy, Default)]
-struct AddressUse {
-    cluster: u32,
-    external: u32,
 }
 
 /// What a transaction has touched and must be built anew.
 #[derive(Default)]
 struct Touched {
     frontends: BTreeSet<FrontendName>,
-    addresses: BTreeSet<Ipv4Addr>,
+    addresses: BTreeSet<IpAddr>,
     service_ports: BTreeSet<ServicePortIndex>,
     networks: bool,
 }
@@ -55,7 +50,7 @@ impl TablesBuilder {
         Self {
             limits,
             rows: Rows::default(),
-            addresses: BTreeMap::new(),
+            addresses: Addresses::default(),
             slots: Slots::default(),
             tables: Arc::new(Tables::empty()),
         }
@@ -84,17 +79,6 @@ impl TablesBuilder {
     /// How many rows there may be.
     pub const fn limits(&self) -> &TableLimits {
         &self.limits
-    }
-
-    /// The slot of a backend, if there is such an IPv4 backend: how a flow that outlived a restart finds it again.
-    pub fn backend_slot(
-        &self,
-        service_port: ServicePortIndex,
-        address: [u8; 4],
-        port: Port,
-    ) -> Option<BackendIndex> {
-        let row = self.rows.service_ports.get(&service_port)?;
-        row.backends.get(&(IpAddr::from(address), port.number()))?.slot
     }
 
     /// Deletes rows, then puts rows, and gives the tables that are now in force; all of it or, refused, nothing. A row
@@ -185,9 +169,9 @@ impl TablesBuilder {
         if let Some(row) = self.rows.service_ports.get_mut(&record.service_port) {
             row.frontends.insert(name);
         }
-        if let Some(IpAddr::V4(address)) = record.address {
-            touched.addresses.insert(address);
-            *self.addresses.entry(address).or_default().of(record.kind) += 1;
+        if record.has_own_address() {
+            touched.addresses.insert(record.address);
+            self.addresses.gain(record.address, record.kind);
         }
         self.rows.frontends.insert(name, record.clone());
     }
@@ -200,9 +184,9 @@ impl TablesBuilder {
         if let Some(row) = self.rows.service_ports.get_mut(&record.service_port) {
             row.frontends.remove(&name);
         }
-        if let Some(IpAddr::V4(address)) = record.address {
-            touched.addresses.insert(address);
-            *self.addresses.entry(address).or_default().of(record.kind) -= 1;
+        if record.has_own_address() {
+            touched.addresses.insert(record.address);
+            self.addresses.lose(record.address, record.kind);
         }
     }
 
@@ -215,16 +199,11 @@ impl TablesBuilder {
         let name = (record.address, record.port);
         let present = service_port.backends.get(&name);
         self.rows.backends += present.is_none() as usize;
-        let slot = match record.address {
-            IpAddr::V4(address) => {
-                let slot = present
-                    .and_then(|row| row.slot)
-                    .unwrap_or_else(|| self.slots.take());
-                slots::occupy(next, slot, address, record);
-                Some(slot)
-            }
-            IpAddr::V6(_) => None,
-        };
+        let slot = present.map_or_else(|| self.slots.take(), |row| row.slot);
+        match record.address {
+            IpAddr::V4(address) => slots::occupy(next, slot, address.octets(), record),
+            IpAddr::V6(address) => slots::occupy(next, slot, address.octets(), record),
+        }
         service_port.backends.insert(
             name,
             BackendRow {
@@ -247,32 +226,29 @@ impl TablesBuilder {
         };
         touched.service_ports.insert(index);
         self.rows.backends -= 1;
-        if let Some(slot) = row.slot {
-            self.slots.vacate(next, slot);
-        }
+        self.slots.vacate(next, row.slot);
     }
 
     fn build(&mut self, touched: &Touched, next: &mut Tables) {
         next.settings = self.rows.settings.unwrap_or_default();
         if touched.networks {
-            next.networks = Arc::new(Networks::new(self.rows.networks.iter()));
+            self.build_networks::<V4>(next);
+            self.build_networks::<V6>(next);
+            let networks = self.rows.networks.iter();
+            let node_ports = networks.filter(|(kind, _)| *kind == NetworkKind::NodePortAddresses);
+            next.node_port_addresses = node_ports.map(|(_, network)| *network).collect();
         }
         if !touched.frontends.is_empty() {
-            let frontends = touched.frontends.iter().filter_map(|name| self.frontend(name));
-            let addresses = touched.addresses.iter().map(|address| {
-                let row = self.addresses.get(address).and_then(AddressUse::frontend);
-                (FrontendKey::address(address.octets()), row)
-            });
-            next.frontends.edit(frontends.chain(addresses));
-            for address in &touched.addresses {
-                if self
+            let limit = self.limits.former_addresses as usize;
+            let mut addresses = touched.addresses.clone();
+            addresses.extend(
+                touched
                     .addresses
-                    .get(address)
-                    .is_some_and(|uses| uses.frontend().is_none())
-                {
-                    self.addresses.remove(address);
-                }
-            }
+                    .iter()
+                    .filter_map(|&a| self.addresses.settle(a, limit)),
+            );
+            self.build_frontends::<V4>(&touched.frontends, &addresses, next);
+            self.build_frontends::<V6>(&touched.frontends, &addresses, next);
         }
         for index in &touched.service_ports {
             let row = self.rows.service_ports.get(index);
@@ -281,51 +257,71 @@ impl TablesBuilder {
         }
     }
 
-    /// The change that makes the table agree with the rows; `None` for a frontend that is IPv6.
-    fn frontend(&self, name: &FrontendName) -> Option<(FrontendKey, Option<Frontend>)> {
-        let &(address, protocol, port) = name;
-        let key = match address {
-            Some(IpAddr::V4(v4)) => FrontendKey::exact(v4.octets(), protocol, Port::new(port)),
-            Some(IpAddr::V6(_)) => return None,
-            None => FrontendKey::node_port(protocol, Port::new(port)),
-        };
-        let row = self.rows.frontends.get(name);
-        Some((
-            key,
-            row.map(|row| Frontend {
+    fn build_networks<A: Keyed>(&self, next: &mut Tables) {
+        A::side_mut(next).networks = Arc::new(Networks::new(self.rows.networks.iter()));
+    }
+
+    /// Makes the family's frontend table agree with the rows under these names, and with what these addresses are.
+    fn build_frontends<A: Keyed>(
+        &self,
+        names: &BTreeSet<FrontendName>,
+        addresses: &BTreeSet<IpAddr>,
+        next: &mut Tables,
+    ) {
+        let frontends = names.iter().filter_map(|name| {
+            let &(address, protocol, port) = name;
+            let (address, port) = (A::of(address)?, Port::new(port));
+            let key = if address == A::default() {
+                FrontendKey::node_port(protocol, port)
+            } else {
+                FrontendKey::exact(address, protocol, port)
+            };
+            let row = self.rows.frontends.get(name).map(|row| Frontend {
                 service_port: row.service_port,
                 kind: row.kind,
-            }),
-        ))
+            });
+            Some((key, row))
+        });
+        let addresses = addresses.iter().filter_map(|&address| {
+            Some((FrontendKey::address(A::of(address)?), self.addresses.row(address)))
+        });
+        A::side_mut(next).frontends.edit(frontends.chain(addresses));
     }
 
     fn service_port(&self, row: &ServicePortRow, next: &Tables) -> ServicePort {
-        let v4 = || {
-            row.backends
-                .values()
-                .filter_map(|backend| Some((backend, backend.slot?)))
-        };
-        let set = |member: fn(&BackendRecord) -> bool| -> Vec<BackendIndex> {
-            v4().filter(|(backend, _)| member(&backend.record))
-                .map(|(_, slot)| slot)
-                .collect()
-        };
-        let last = self.tables.service_port(row.record.index);
-        let algorithm = row.record.algorithm;
-        let build = |slots, last: Option<&EndpointSet>| self.endpoint_set(algorithm, slots, next, last);
         ServicePort {
             record: row.record.clone(),
-            has_any: v4().any(|(backend, _)| backend.record.usable),
-            cluster: build(
-                set(|record| record.in_cluster_set),
-                last.map(|last| &last.cluster),
-            ),
-            local: build(set(|record| record.in_local_set), last.map(|last| &last.local)),
+            v4: self.endpoints::<V4>(row, next),
+            v6: self.endpoints::<V6>(row, next),
         }
     }
 
+    fn endpoints<A: Keyed>(&self, row: &ServicePortRow, next: &Tables) -> Endpoints {
+        let rows = || {
+            row.backends
+                .values()
+                .filter(|row| A::of(row.record.address).is_some())
+        };
+        let slots = |member: fn(&BackendRecord) -> bool| -> Vec<BackendIndex> {
+            let members = rows().filter(|row| member(&row.record));
+            members.map(|row| row.slot).collect()
+        };
+        let last = self.tables.service_port(row.record.index).map(A::endpoints);
+        let algorithm = row.record.algorithm;
+        let set = |slots, last| self.endpoint_set::<A>(algorithm, slots, next, last);
+        Endpoints::new(
+            rows().any(|row| row.record.usable),
+            set(
+                slots(|record| record.in_cluster_set),
+                last.map(|last| &last.cluster),
+            ),
+            set(slots(|record| record.in_local_set), last.map(|last| &last.local)),
+            slots(|_| true),
+        )
+    }
+
     /// A set of these slots; the last one itself, if it has the same endpoints: a Maglev table is most of the cost.
-    fn endpoint_set(
+    fn endpoint_set<A: Keyed>(
         &self,
         algorithm: Algorithm,
         slots: Vec<BackendIndex>,
@@ -333,9 +329,8 @@ impl TablesBuilder {
         last: Option<&EndpointSet>,
     ) -> EndpointSet {
         let identity = |tables: &Tables, slot| {
-            tables.backend(slot).map_or(0, |backend| {
-                maglev::identity(backend.address, backend.port.number())
-            })
+            let backend = tables.backend::<A>(slot);
+            backend.map_or(0, |backend| maglev::identity(backend.address, backend.port))
         };
         let wanted = if algorithm == Algorithm::Maglev {
             maglev::size(slots.len())
@@ -358,28 +353,5 @@ impl TablesBuilder {
             Vec::new()
         };
         EndpointSet::new(slots, table)
-    }
-}
-
-impl AddressUse {
-    const fn of(&mut self, kind: FrontendKind) -> &mut u32 {
-        if kind.is_external() {
-            &mut self.external
-        } else {
-            &mut self.cluster
-        }
-    }
-
-    /// The row that tells what the address is. A cluster IP is one whatever else it is; the service port means nothing.
-    fn frontend(&self) -> Option<Frontend> {
-        let kind = match (self.cluster, self.external) {
-            (0, 0) => return None,
-            (0, _) => FrontendKind::ExternalIp,
-            _ => FrontendKind::ClusterIp,
-        };
-        Some(Frontend {
-            service_port: ServicePortIndex(0),
-            kind,
-        })
     }
 }

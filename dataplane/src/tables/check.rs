@@ -260,12 +260,13 @@ fn service_port_problem(record: &ServicePortRecord) -> Option<&'static str> {
 }
 
 fn frontend_problem(record: &FrontendRecord) -> Option<&'static str> {
-    match (record.address, record.kind) {
+    match record.kind {
         _ if record.port == 0 => Some("its port is 0"),
-        (Some(_), FrontendKind::NodePort) => Some("a node port has no address of its own"),
-        (None, FrontendKind::NodePort) => None,
-        (None, _) => Some("only a node port has no address"),
-        (Some(address), _) => address_problem(address),
+        FrontendKind::NodePort if record.address.is_unspecified() => None,
+        FrontendKind::NodePort => {
+            Some("a node port has no address of its own: 0.0.0.0 or :: names its family")
+        }
+        _ => address_problem(record.address),
     }
 }
 

@@ -2,20 +2,18 @@
 //! has to remember is in the worker's own `Picker`; nothing here is shared between workers. Affinity is not decided
 //! here: whoever holds it asks only when it has no answer.
 
-use super::hash::{hash, reduce};
+use super::hash::{hash, join, reduce};
 use super::limits::TableLimits;
 use super::service_port::EndpointSet;
+use super::side::Keyed;
 use crate::addr::Port;
 use crate::channel::record::Algorithm;
 use crate::index::{BackendIndex, ServicePortIndex};
 
 /// The hash of a client that `Tables::choose` takes; equal on every gateway, so that Maglev's choice is. With port 0
 /// it names the client's address alone.
-pub const fn client_hash(address: [u8; 4], port: Port) -> u64 {
-    hash(
-        (u32::from_be_bytes(address) as u64) << 16 | port.number() as u64,
-        3,
-    )
+pub fn client_hash<A: Keyed>(address: A, port: Port) -> u64 {
+    hash(join(address.words(port.number().into()).as_ref()), 3)
 }
 
 /// How many endpoints least-connections compares, from a random one on: a new flow costs the same in a set of

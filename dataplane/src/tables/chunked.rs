@@ -1,6 +1,6 @@
 //! A persistent array: a directory of fixed-size chunks, each behind an `Arc`. Cloning it is one reference count;
 //! setting an element copies the directory and one chunk, unless this clone already owns them alone. Reading is two
-//! loads, the first from a directory small enough to stay in cache. It never shrinks.
+//! loads, the first from a directory small enough to stay in cache. It never shrinks. Chunks it grew past are one chunk.
 
 use std::sync::Arc;
 
@@ -33,7 +33,8 @@ impl<T: Clone + Default, const N: usize> Chunked<T, N> {
     pub(super) fn set(&mut self, index: usize, value: T) {
         let chunk = index / N;
         if chunk >= self.chunks.len() {
-            let fresh = (self.chunks.len()..=chunk).map(|_| Arc::new(std::array::from_fn(|_| T::default())));
+            let fresh = Arc::new(std::array::from_fn(|_| T::default()));
+            let fresh = std::iter::repeat_n(fresh, chunk + 1 - self.chunks.len());
             self.chunks = self.chunks.iter().cloned().chain(fresh).collect();
         }
         Arc::make_mut(&mut Arc::make_mut(&mut self.chunks)[chunk])[index % N] = value;
@@ -46,7 +47,12 @@ impl<T: Clone + Default, const N: usize> Chunked<T, N> {
 
     /// Memory held by the directory and the chunks, not by what the elements point to.
     pub(super) fn bytes(&self) -> usize {
-        self.chunks.len() * (size_of::<Arc<[T; N]>>() + 2 * size_of::<usize>() + size_of::<[T; N]>())
+        let again = self
+            .chunks
+            .windows(2)
+            .filter(|pair| Arc::ptr_eq(&pair[0], &pair[1]));
+        let chunks = self.chunks.len() - again.count();
+        size_of_val(&*self.chunks) + chunks * (2 * size_of::<usize>() + size_of::<[T; N]>())
     }
 
     /// How many chunks this array and `other` do not share.
@@ -89,5 +95,17 @@ mod tests {
             (Some(&0), Some(&9), None)
         );
         assert_eq!(array.iter().count(), 12);
+    }
+
+    #[test]
+    fn chunks_that_were_grown_past_take_no_room_and_are_their_own_once_set() {
+        let mut array = Chunked::<u64, 512>::new();
+        array.set(512 * 100, 1);
+        assert!(array.bytes() < 3 * 512 * 8, "{}", array.bytes());
+        array.set(0, 7);
+        assert_eq!(
+            (array.get(0), array.get(512), array.get(512 * 100)),
+            (Some(&7), Some(&0), Some(&1))
+        );
     }
 }

@@ -23,3 +23,9 @@ pub(super) const fn hash(value: u64, stream: u64) -> u64 {
 pub(super) const fn reduce(hash: u64, n: usize) -> usize {
     ((hash as u128 * n as u128) >> 64) as usize
 }
+
+/// Several words as one; a single word as itself.
+pub(super) fn join(words: &[u64]) -> u64 {
+    let joined = words.iter().copied().reduce(|sum, word| hash(sum, 6) ^ word);
+    joined.unwrap_or_default()
+}

@@ -4,7 +4,9 @@
 //! the same one. Losing one of N backends moves the N-th of the slots that was its own and, on average, less than as
 //! many again; a single unlucky loss can move a little more.
 
-use super::hash::hash;
+use super::hash::{hash, join};
+use super::side::Keyed;
+use crate::addr::Port;
 
 /// Slots by the number of backends: primes, so that every step walks the whole table, at least 100 per backend, so
 /// that shares differ by at most 1 %. Sizes are a factor of four apart because flows move when the size changes: that
@@ -31,8 +33,8 @@ pub(super) fn size(backends: usize) -> usize {
 }
 
 /// The identity of a backend on every gateway.
-pub(super) const fn identity(address: [u8; 4], port: u16) -> u64 {
-    (u32::from_be_bytes(address) as u64) << 16 | port as u64
+pub(super) fn identity<A: Keyed>(address: A, port: Port) -> u64 {
+    join(address.words(port.number().into()).as_ref())
 }
 
 /// The table for backends of these identities, at most 65,535: each slot names a position in `backends`.
@@ -77,7 +79,7 @@ mod tests {
 
     fn identities(count: usize) -> Vec<u64> {
         (0..count)
-            .map(|i| identity([10, 1, (i >> 8) as u8, i as u8], 8080))
+            .map(|i| identity([10, 1, (i >> 8) as u8, i as u8], Port::new(8080)))
             .collect()
     }
 

@@ -5,21 +5,23 @@
 //! change, so an endpoint change costs the same at ten Services and at ten thousand. Workers hold an `Arc<Tables>` and
 //! hand the old one back when they take a new one; the memory is freed where it was allocated, by the steward.
 //!
-//! The packet path is IPv4. IPv6 records are accepted, kept and given back, but nothing is built of them: a second
-//! family adds its own frontend table and backend slots beside these.
+//! Frontends, networks and backends are kept by family (`side`), and every question is generic over it, so that an IPv4
+//! packet pays nothing for IPv6. Slots of backends and their generations are one number space of both.
 //!
-//! In reading order: `limits`, then what a packet asks (`frontends`, `networks`, `service_port`, `choose` with
-//! `maglev`, `backend`), then how it comes to be (`rows`, `check`, `slots`, `build`), last what they stand on.
+//! In reading order: `limits`, then what a packet asks (`side`, `frontends`, `networks`, `service_port`, `choose` with
+//! `maglev`, `backend`), then how it comes to be (`rows`, `check`, `slots`, `addresses`, `build`), last what they stand
+//! on.
 
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::addr::{Port, Protocol};
-use crate::channel::record::{FrontendKind, SettingsRecord};
+use crate::addr::{Port, Protocol, V4, V6};
+use crate::channel::record::SettingsRecord;
 use crate::index::{BackendIndex, Generation, ServicePortIndex};
 
 mod limits;
+mod side;
 mod frontends;
 mod networks;
 mod service_port;
@@ -31,6 +33,7 @@ mod rows;
 mod refusal;
 mod check;
 mod slots;
+mod addresses;
 mod build;
 
 mod chunked;
@@ -46,12 +49,13 @@ pub use frontends::Frontend;
 pub use limits::TableLimits;
 pub use refusal::Refusal;
 pub use rows::TablesUsed;
-pub use service_port::{EndpointSet, EndpointSetKind, ServicePort};
+pub use service_port::{EndpointSet, EndpointSetKind, Endpoints, ServicePort};
+pub use side::{Keyed, Side};
 
+use addresses::Addresses;
 use backend::SlotState;
 use chunked::Chunked;
-use frontends::{FrontendKey, FrontendTable};
-use networks::Networks;
+use frontends::FrontendKey;
 
 /// What an address is to Services, whatever protocol and port it is asked with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +66,9 @@ pub enum AddressKind {
     External,
     /// In a Service range, but of no frontend (VD-5).
     Unallocated,
+    /// In no Service range and of no frontend any more. To new flows it is as any `Other`; packets of flows that were
+    /// opened when it was a frontend's still belong to their clients' worker (CT-2).
+    Former,
     /// None of these.
     Other,
 }
@@ -72,12 +79,12 @@ pub struct Tables {
     /// The transaction that made it.
     pub generation: Generation,
     settings: SettingsRecord,
-    networks: Arc<Networks>,
-    frontends: FrontendTable,
+    node_port_addresses: Arc<[IpNet]>,
+    v4: Side<V4>,
+    v6: Side<V6>,
     // Chunk sizes are near the square root of what the limits allow, which makes a change cheapest; service ports'
     // chunks are smaller since copying one touches the reference count of every service port in it.
     service_ports: Chunked<Option<Arc<ServicePort>>, 64>,
-    backends: Chunked<Option<Backend>, 1024>,
     states: Chunked<SlotState, 4096>,
 }
 
@@ -87,56 +94,64 @@ impl Tables {
         Self {
             generation: Generation(0),
             settings: SettingsRecord::default(),
-            networks: Arc::default(),
-            frontends: FrontendTable::new(),
+            node_port_addresses: Arc::default(),
+            v4: Side::new(),
+            v6: Side::new(),
             service_ports: Chunked::new(),
-            backends: Chunked::new(),
             states: Chunked::new(),
         }
     }
 
     /// The frontend with exactly this address, protocol and port.
     #[inline]
-    pub fn frontend(&self, dst: [u8; 4], protocol: Protocol, port: Port) -> Option<&Frontend> {
-        self.frontends.get(FrontendKey::exact(dst, protocol, port))
+    pub fn frontend<A: Keyed>(&self, dst: A, protocol: Protocol, port: Port) -> Option<&Frontend> {
+        A::side(self)
+            .frontends
+            .get(FrontendKey::exact(dst, protocol, port))
     }
 
     /// Starts to load what `frontend` will read.
     #[inline]
-    pub fn prefetch(&self, dst: [u8; 4], protocol: Protocol, port: Port) {
-        self.frontends.prefetch(FrontendKey::exact(dst, protocol, port));
+    pub fn prefetch<A: Keyed>(&self, dst: A, protocol: Protocol, port: Port) {
+        A::side(self)
+            .frontends
+            .prefetch(FrontendKey::exact(dst, protocol, port));
     }
 
-    /// The node port frontend, to be asked after `frontend` (NP-7) and for node-port addresses only (NP-1).
+    /// The family's node port frontend, to be asked after `frontend` (NP-7) and for node-port addresses only (NP-1).
     #[inline]
-    pub fn node_port(&self, protocol: Protocol, port: Port) -> Option<&Frontend> {
-        self.frontends.get(FrontendKey::node_port(protocol, port))
+    pub fn node_port<A: Keyed>(&self, protocol: Protocol, port: Port) -> Option<&Frontend> {
+        A::side(self)
+            .frontends
+            .get(FrontendKey::node_port(protocol, port))
     }
 
     /// What this address is.
-    pub fn address(&self, dst: [u8; 4]) -> AddressKind {
-        match self.frontends.get(FrontendKey::address(dst)) {
-            Some(row) if row.kind == FrontendKind::ClusterIp => AddressKind::ClusterIp,
-            Some(_) => AddressKind::External,
-            None if self.networks.in_service_range(dst) => AddressKind::Unallocated,
-            None => AddressKind::Other,
+    pub fn address<A: Keyed>(&self, dst: A) -> AddressKind {
+        let side = A::side(self);
+        let row = side.frontends.get(FrontendKey::address(dst));
+        match row.map(Addresses::kind_of) {
+            None | Some(AddressKind::Former) if side.networks.services.contains(dst) => {
+                AddressKind::Unallocated
+            }
+            kind => kind.unwrap_or(AddressKind::Other),
         }
     }
 
-    /// The source is a pod. False for all if there are no IPv4 pod ranges; what that means is TP-2's to say, see
+    /// The source is a pod. False for all if the family has no pod ranges; what that means is TP-2's to say, see
     /// `has_pod_ranges`.
-    pub fn is_pod(&self, src: [u8; 4]) -> bool {
-        self.networks.is_pod(src)
+    pub fn is_pod<A: Keyed>(&self, src: A) -> bool {
+        A::side(self).networks.pods.contains(src)
     }
 
-    /// There are IPv4 pod ranges (TP-2).
-    pub fn has_pod_ranges(&self) -> bool {
-        self.networks.has_pod_ranges()
+    /// There are pod ranges of this family (TP-2).
+    pub fn has_pod_ranges<A: Keyed>(&self) -> bool {
+        !A::side(self).networks.pods.is_empty()
     }
 
     /// Networks whose node addresses accept node ports (NP-2), of both families; none at all means `primary`.
     pub fn node_port_addresses(&self) -> &[IpNet] {
-        self.networks.node_port_addresses()
+        &self.node_port_addresses
     }
 
     /// Switches for all Services.
@@ -155,10 +170,27 @@ impl Tables {
         self.service_ports.iter().filter_map(|slot| slot.as_deref())
     }
 
-    /// The backend in this slot.
+    /// The backend in this slot, if it is of this family.
     #[inline]
-    pub fn backend(&self, index: BackendIndex) -> Option<&Backend> {
-        self.backends.get(index.get())?.as_ref()
+    pub fn backend<A: Keyed>(&self, index: BackendIndex) -> Option<&Backend<A>> {
+        A::side(self).backends.get(index.get())?.as_ref()
+    }
+
+    /// The slot and generation of the service port's backend with this address and port, be it in a set or in none:
+    /// how a flow that outlived a restart is bound to its endpoint again (CT-12).
+    pub fn find_backend<A: Keyed>(
+        &self,
+        service_port: ServicePortIndex,
+        address: A,
+        port: Port,
+    ) -> Option<(BackendIndex, u32)> {
+        let all = &*self.service_port(service_port)?.endpoints::<A>().all;
+        let backend = |slot: BackendIndex| self.backend::<A>(slot);
+        let before =
+            |slot: &BackendIndex| backend(*slot).is_some_and(|b| (b.address, b.port) < (address, port));
+        let slot = *all.get(all.partition_point(before))?;
+        let found = backend(slot).filter(|b| (b.address, b.port) == (address, port))?;
+        Some((slot, found.generation))
     }
 
     /// What became of the backend that had this slot in this generation of the slot: one word read.
@@ -171,7 +203,7 @@ impl Tables {
 
     /// The backend for a new flow to this service port, by its algorithm; `client` is `client_hash`, `pick` the
     /// worker's own. `None` if there is no such service port or the set is empty.
-    pub fn choose(
+    pub fn choose<A: Keyed>(
         &self,
         service_port: ServicePortIndex,
         set: EndpointSetKind,
@@ -184,7 +216,7 @@ impl Tables {
         pick.choose(
             row.record.algorithm,
             service_port,
-            row.set(set),
+            row.endpoints::<A>().set(set),
             client,
             generation,
         )
@@ -199,11 +231,11 @@ impl Tables {
             .map(|row| arc + size_of::<ServicePort>() + row.bytes())
             .sum();
         size_of::<Self>()
-            + self.networks.bytes()
-            + self.frontends.bytes()
+            + size_of_val(&*self.node_port_addresses)
+            + self.v4.bytes()
+            + self.v6.bytes()
             + self.service_ports.bytes()
             + service_ports
-            + self.backends.bytes()
             + self.states.bytes()
     }
 }

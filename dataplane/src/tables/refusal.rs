@@ -89,10 +89,13 @@ impl fmt::Display for Named<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Key::ServicePort(index) => write!(f, "service port {}", index.0),
-            Key::Frontend(Some(address), protocol, port) => {
+            Key::Frontend(address, protocol, port) if address.is_unspecified() => {
+                let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+                write!(f, "{family} node port {port} {protocol}")
+            }
+            Key::Frontend(address, protocol, port) => {
                 write!(f, "frontend {address} port {port} {protocol}")
             }
-            Key::Frontend(None, protocol, port) => write!(f, "node port {port} {protocol}"),
             Key::Backend(index, address, port) => {
                 write!(f, "backend {address} port {port} of service port {}", index.0)
             }

@@ -26,12 +26,12 @@ pub struct TablesUsed {
 }
 
 /// Address, protocol and port of a frontend, as in `Key::Frontend`.
-pub(super) type FrontendName = (Option<IpAddr>, Protocol, u16);
+pub(super) type FrontendName = (IpAddr, Protocol, u16);
 
-/// A backend and its slot; IPv6 backends have none.
+/// A backend and its slot.
 pub(super) struct BackendRow {
     pub(super) record: BackendRecord,
-    pub(super) slot: Option<BackendIndex>,
+    pub(super) slot: BackendIndex,
 }
 
 /// A service port and what refers to it.

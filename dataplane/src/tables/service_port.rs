@@ -1,7 +1,8 @@
-//! A service port as workers see it: its record, and its endpoints as two sets ready to be chosen from.
+//! A service port as workers see it: its record, and for each family its endpoints as two sets ready to be chosen from.
 
 use std::sync::Arc;
 
+use super::side::Keyed;
 use crate::channel::record::ServicePortRecord;
 use crate::index::BackendIndex;
 
@@ -10,16 +11,61 @@ use crate::index::BackendIndex;
 pub struct ServicePort {
     /// Names, protocol, algorithm, affinity and traffic policies, as control put them.
     pub record: ServicePortRecord,
+    pub(super) v4: Endpoints,
+    pub(super) v6: Endpoints,
+}
+
+impl ServicePort {
+    /// Its endpoints of one family (SVC-2).
+    #[inline]
+    pub fn endpoints<A: Keyed>(&self) -> &Endpoints {
+        A::endpoints(self)
+    }
+
+    /// Memory held beyond the struct itself.
+    pub(super) fn bytes(&self) -> usize {
+        let names = &self.record;
+        let names = names.namespace.len() + names.name.len() + names.port_name.len();
+        names + self.v4.bytes() + self.v6.bytes()
+    }
+}
+
+/// The endpoints of a service port in one family.
+#[derive(Clone, Debug)]
+pub struct Endpoints {
     /// At least one usable endpoint anywhere (CAT-7): decides between reject and drop when the chosen set is empty.
     pub has_any: bool,
     /// The Cluster set (CAT-1).
     pub cluster: EndpointSet,
     /// The Local set (CAT-2).
     pub local: EndpointSet,
+    /// Everyone, also those in no set, in the order of the sets.
+    pub(super) all: Arc<[BackendIndex]>,
 }
 
-impl ServicePort {
+impl Endpoints {
+    pub(super) fn new(
+        has_any: bool,
+        cluster: EndpointSet,
+        local: EndpointSet,
+        all: Vec<BackendIndex>,
+    ) -> Self {
+        let shared = *all == *cluster.backends;
+        let all = if shared {
+            Arc::clone(&cluster.backends)
+        } else {
+            slice(all)
+        };
+        Self {
+            has_any,
+            cluster,
+            local,
+            all,
+        }
+    }
+
     /// The set of that kind.
+    #[inline]
     pub const fn set(&self, kind: EndpointSetKind) -> &EndpointSet {
         match kind {
             EndpointSetKind::Cluster => &self.cluster,
@@ -28,10 +74,10 @@ impl ServicePort {
     }
 
     /// Memory held beyond the struct itself.
-    pub(super) fn bytes(&self) -> usize {
-        let names = &self.record;
-        let names = names.namespace.len() + names.name.len() + names.port_name.len();
-        names + self.cluster.bytes() + self.local.bytes()
+    fn bytes(&self) -> usize {
+        let own = !Arc::ptr_eq(&self.all, &self.cluster.backends);
+        let all = if own { bytes(&self.all) } else { 0 };
+        self.cluster.bytes() + self.local.bytes() + all
     }
 }
 
@@ -55,8 +101,8 @@ pub struct EndpointSet {
 impl EndpointSet {
     pub(super) fn new(backends: Vec<BackendIndex>, maglev: Vec<u16>) -> Self {
         Self {
-            backends: backends.into(),
-            maglev: maglev.into(),
+            backends: slice(backends),
+            maglev: slice(maglev),
         }
     }
 
@@ -81,7 +127,25 @@ impl EndpointSet {
     }
 
     fn bytes(&self) -> usize {
-        // Two reference counts before each of the two slices.
-        4 * size_of::<usize>() + size_of_val(&*self.backends) + size_of_val(&*self.maglev)
+        bytes(&self.backends) + bytes(&self.maglev)
     }
+}
+
+/// All empty slices are one: most Services are of one family and have no Local set.
+fn slice<T>(items: Vec<T>) -> Arc<[T]> {
+    if items.is_empty() {
+        Arc::default()
+    } else {
+        items.into()
+    }
+}
+
+fn bytes<T>(items: &[T]) -> usize {
+    // Two reference counts before a slice.
+    let counts = if items.is_empty() {
+        0
+    } else {
+        2 * size_of::<usize>()
+    };
+    counts + size_of_val(items)
 }

@@ -1,11 +1,10 @@
 //! Which slot a backend has. A backend keeps its slot and generation for as long as it is there; when it leaves, the
 //! slot's generation goes up in the same tables, so that every flow to it finds it gone with one read.
 
-use std::net::Ipv4Addr;
-
 use super::Tables;
 use super::backend::{Backend, SlotState};
-use crate::addr::Port;
+use super::side::Keyed;
+use crate::addr::{Port, V4, V6};
 use crate::channel::record::BackendRecord;
 use crate::index::BackendIndex;
 
@@ -31,7 +30,8 @@ impl Slots {
     /// The backend of this slot is no more.
     pub(super) fn vacate(&mut self, next: &mut Tables, slot: BackendIndex) {
         let generation = generation(next, slot) + 1;
-        next.backends.set(slot.get(), None);
+        empty::<V4>(next, slot);
+        empty::<V6>(next, slot);
         next.states.set(slot.get(), SlotState::new(generation, false));
         // A slot whose generations are used up is never taken again, so no flow can mistake its occupant.
         if generation < SlotState::LAST_GENERATION {
@@ -40,19 +40,26 @@ impl Slots {
     }
 }
 
+/// Only the family of its occupant has anything in a slot.
+fn empty<A: Keyed>(next: &mut Tables, slot: BackendIndex) {
+    if next.backend::<A>(slot).is_some() {
+        A::side_mut(next).backends.set(slot.get(), None);
+    }
+}
+
 /// Writes a backend into its slot, be it new there or changed.
-pub(super) fn occupy(next: &mut Tables, slot: BackendIndex, address: Ipv4Addr, record: &BackendRecord) {
+pub(super) fn occupy<A: Keyed>(next: &mut Tables, slot: BackendIndex, address: A, record: &BackendRecord) {
     let generation = generation(next, slot);
     next.states
         .set(slot.get(), SlotState::new(generation, record.serving));
     let backend = Backend {
-        address: address.octets(),
+        address,
         port: Port::new(record.port),
         local: record.local,
         service_port: record.service_port,
         generation,
     };
-    next.backends.set(slot.get(), Some(backend));
+    A::side_mut(next).backends.set(slot.get(), Some(backend));
 }
 
 fn generation(tables: &Tables, slot: BackendIndex) -> u32 {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::channel::record::*;
 
+mod families;
 mod oracle;
 mod refusals;
 
@@ -25,7 +26,7 @@ fn service_port(index: u32, algorithm: Algorithm) -> Record {
 
 fn frontend(service_port: u32, address: &str, port: u16) -> Record {
     Record::Frontend(FrontendRecord {
-        address: Some(address.parse().unwrap()),
+        address: address.parse().unwrap(),
         protocol: Protocol::TCP,
         port,
         kind: FrontendKind::ClusterIp,
@@ -83,6 +84,18 @@ fn many_services(count: u32, endpoints: u32) -> TablesBuilder {
 
 const SP: ServicePortIndex = ServicePortIndex(0);
 
+/// The slot of `pod(0, number, 8080)`.
+fn slot_of(builder: &TablesBuilder, number: u8) -> Option<BackendIndex> {
+    let found = builder
+        .tables()
+        .find_backend(SP, [10, 1, 0, number], Port::new(8080));
+    found.map(|(slot, _)| slot)
+}
+
+fn cluster<A: Keyed>(tables: &Tables) -> EndpointSet {
+    tables.service_port(SP).unwrap().endpoints::<A>().cluster.clone()
+}
+
 #[test]
 fn tables_may_be_read_by_every_worker() {
     fn shared<T: Send + Sync>() {}
@@ -97,11 +110,11 @@ fn an_endpoint_change_leaves_all_other_shards_shared() {
     let new = builder
         .apply(Generation(2), &[gone], &[pod(7, 60_000, 8080)])
         .unwrap();
-    assert_eq!(new.frontends.unshared(&old.frontends), 0);
+    assert_eq!(new.v4.frontends.unshared(&old.v4.frontends), 0);
     assert_eq!(new.service_ports.unshared(&old.service_ports), 1);
-    assert_eq!(new.backends.unshared(&old.backends), 1);
+    assert_eq!(new.v4.backends.unshared(&old.v4.backends), 1);
     assert_eq!(new.states.unshared(&old.states), 1);
-    assert!(Arc::ptr_eq(&new.networks, &old.networks));
+    assert!(Arc::ptr_eq(&new.v4.networks, &old.v4.networks));
     let changed = |index| !Arc::ptr_eq(row(&old, index), row(&new, index));
     assert_eq!(
         (0..2_000).filter(|&index| changed(index)).collect::<Vec<_>>(),
@@ -121,7 +134,7 @@ fn a_frontend_change_rebuilds_its_own_shards_and_nothing_else() {
         .apply(Generation(2), &[], &[frontend(3, "192.0.2.1", 443)])
         .unwrap();
     // One for the frontend, one for its address.
-    assert!((1..=2).contains(&new.frontends.unshared(&old.frontends)));
+    assert!((1..=2).contains(&new.v4.frontends.unshared(&old.v4.frontends)));
     assert_eq!(new.service_ports.unshared(&old.service_ports), 0);
     assert_eq!(new.states.unshared(&old.states), 0);
 }
@@ -129,9 +142,9 @@ fn a_frontend_change_rebuilds_its_own_shards_and_nothing_else() {
 #[test]
 fn a_removed_backend_is_gone_and_the_same_endpoint_back_is_another() {
     let mut builder = one_service(Algorithm::Random, 2);
-    let find = |builder: &TablesBuilder| builder.backend_slot(SP, [10, 1, 0, 1], Port::new(8080));
+    let find = |builder: &TablesBuilder| slot_of(builder, 1);
     let slot = find(&builder).unwrap();
-    let old = *builder.tables().backend(slot).unwrap();
+    let old = *builder.tables().backend::<V4>(slot).unwrap();
     assert_eq!(
         builder.tables().backend_state(slot, old.generation),
         BackendState::Serving
@@ -141,11 +154,11 @@ fn a_removed_backend_is_gone_and_the_same_endpoint_back_is_another() {
         .apply(Generation(2), &[pod(0, 1, 8080).key()], &[])
         .unwrap();
     assert_eq!(without.backend_state(slot, old.generation), BackendState::Gone);
-    assert_eq!((without.backend(slot), find(&builder)), (None, None));
+    assert_eq!((without.backend::<V4>(slot), find(&builder)), (None, None));
 
     let back = builder.apply(Generation(3), &[], &[pod(0, 1, 8080)]).unwrap();
     let slot_now = find(&builder).unwrap();
-    let now = *back.backend(slot_now).unwrap();
+    let now = *back.backend::<V4>(slot_now).unwrap();
     assert!(slot_now != slot || now.generation != old.generation);
     assert_eq!(back.backend_state(slot, old.generation), BackendState::Gone);
     assert_eq!(
@@ -157,35 +170,28 @@ fn a_removed_backend_is_gone_and_the_same_endpoint_back_is_another() {
 #[test]
 fn a_backend_deleted_and_put_in_one_transaction_is_another() {
     let mut builder = one_service(Algorithm::Maglev, 2);
-    let slot = builder.backend_slot(SP, [10, 1, 0, 1], Port::new(8080)).unwrap();
-    let old = *builder.tables().backend(slot).unwrap();
+    let slot = slot_of(&builder, 1).unwrap();
+    let old = *builder.tables().backend::<V4>(slot).unwrap();
     let tables = builder
         .apply(Generation(2), &[pod(0, 1, 8080).key()], &[pod(0, 1, 8080)])
         .unwrap();
     assert_eq!(tables.backend_state(slot, old.generation), BackendState::Gone);
-    assert_eq!(tables.service_port(SP).unwrap().cluster.backends().len(), 2);
+    assert_eq!(cluster::<V4>(&tables).backends().len(), 2);
 }
 
 #[test]
 fn a_backend_that_is_put_again_keeps_its_flows() {
     // CT-5: leaving all sets, or no longer serving, removes nobody.
     let mut builder = one_service(Algorithm::Maglev, 2);
-    let slot = builder.backend_slot(SP, [10, 1, 0, 1], Port::new(8080)).unwrap();
-    let generation = builder.tables().backend(slot).unwrap().generation;
+    let slot = slot_of(&builder, 1).unwrap();
+    let generation = builder.tables().backend::<V4>(slot).unwrap().generation;
     let mut record = backend(0, [10, 1, 0, 1].into(), 8080);
     (record.in_cluster_set, record.usable) = (false, false);
     let tables = builder
         .apply(Generation(2), &[], &[Record::Backend(record.clone())])
         .unwrap();
     assert_eq!(tables.backend_state(slot, generation), BackendState::Serving);
-    assert!(
-        !tables
-            .service_port(SP)
-            .unwrap()
-            .cluster
-            .backends()
-            .contains(&slot)
-    );
+    assert!(!cluster::<V4>(&tables).backends().contains(&slot));
     record.serving = false;
     let tables = builder
         .apply(Generation(3), &[], &[Record::Backend(record)])
@@ -215,7 +221,7 @@ fn a_set_that_did_not_change_keeps_its_maglev_table() {
     let new = builder
         .apply(Generation(2), &[], &[Record::Backend(record)])
         .unwrap();
-    let table = |tables: &Tables| tables.service_port(SP).unwrap().cluster.maglev().as_ptr();
+    let table = |tables: &Tables| cluster::<V4>(tables).maglev().as_ptr();
     assert_eq!(table(&old), table(&new));
 }
 
@@ -232,7 +238,7 @@ fn another_endpoint_in_the_same_slot_gets_its_own_maglev_table() {
         pod(0, 3, 8080),
     ];
     let afresh = builder_of(&records);
-    let set = |tables: &Tables| tables.service_port(SP).unwrap().cluster.clone();
+    let set = |tables: &Tables| cluster::<V4>(tables);
     assert_eq!(set(&tables).maglev(), set(afresh.tables()).maglev());
 }
 
@@ -255,9 +261,9 @@ fn maglev_picks_the_same_endpoint_whatever_slots_the_endpoints_have() {
         let of = |builder: &TablesBuilder, pick: &mut Picker| {
             let slot = builder
                 .tables()
-                .choose(SP, EndpointSetKind::Cluster, client, pick)
+                .choose::<V4>(SP, EndpointSetKind::Cluster, client, pick)
                 .unwrap();
-            (slot, builder.tables().backend(slot).unwrap().address)
+            (slot, builder.tables().backend::<V4>(slot).unwrap().address)
         };
         let (left, right) = (of(&one, &mut a), of(&other, &mut b));
         assert_eq!(left.1, right.1);
@@ -281,9 +287,9 @@ fn shares(algorithm: Algorithm, endpoints: u32, flows: u32) -> Vec<u32> {
         );
         let slot = builder
             .tables()
-            .choose(SP, EndpointSetKind::Cluster, client, &mut pick)
+            .choose::<V4>(SP, EndpointSetKind::Cluster, client, &mut pick)
             .unwrap();
-        let generation = builder.tables().backend(slot).unwrap().generation;
+        let generation = builder.tables().backend::<V4>(slot).unwrap().generation;
         pick.opened(slot, generation);
         shares[slot.get()] += 1;
     }
@@ -328,7 +334,7 @@ fn least_connections_prefers_whoever_lost_flows_and_forgets_former_occupants() {
     let choose = |builder: &TablesBuilder, pick: &mut Picker| {
         builder
             .tables()
-            .choose(SP, EndpointSetKind::Cluster, 0, pick)
+            .choose::<V4>(SP, EndpointSetKind::Cluster, 0, pick)
             .unwrap()
     };
     assert!((0..50).all(|_| choose(&builder, &mut pick) == slots[1]));
@@ -336,7 +342,7 @@ fn least_connections_prefers_whoever_lost_flows_and_forgets_former_occupants() {
     builder
         .apply(Generation(2), &[pod(0, 3, 8080).key()], &[pod(0, 4, 8080)])
         .unwrap();
-    let successor = builder.backend_slot(SP, [10, 1, 0, 4], Port::new(8080)).unwrap();
+    let successor = slot_of(&builder, 4).unwrap();
     assert_eq!(successor, slots[2]);
     assert!((0..50).all(|_| choose(&builder, &mut pick) == successor));
 }
@@ -372,7 +378,7 @@ fn an_address_is_what_its_frontends_and_ranges_say() {
     assert_eq!(tables.address([10, 96, 0, 2]), AddressKind::Unallocated);
     assert_eq!(tables.address([10, 97, 0, 1]), AddressKind::Other);
     assert_eq!(tables.address([0, 0, 0, 0]), AddressKind::Other);
-    assert!(tables.is_pod([10, 1, 2, 3]) && !tables.is_pod([10, 2, 0, 1]) && tables.has_pod_ranges());
+    assert!(tables.is_pod([10, 1, 2, 3]) && !tables.is_pod([10, 2, 0, 1]) && tables.has_pod_ranges::<V4>());
     assert_eq!(tables.node_port_addresses().len(), 1);
     // The last frontend of an address takes the address with it.
     let tables = builder
@@ -383,31 +389,6 @@ fn an_address_is_what_its_frontends_and_ranges_say() {
         .apply(Generation(3), &[frontend(0, "10.96.0.1", 443).key()], &[])
         .unwrap();
     assert_eq!(tables.address([10, 96, 0, 1]), AddressKind::Unallocated);
-}
-
-#[test]
-fn ipv6_records_are_kept_and_given_back_but_build_nothing() {
-    let records = [
-        service_port(0, Algorithm::Maglev),
-        frontend(0, "fd00::1", 80),
-        Record::Backend(backend(0, "fd00::2".parse().unwrap(), 8080)),
-    ];
-    let mut builder = builder_of(&records);
-    assert_eq!(builder.records().collect::<Vec<_>>(), records);
-    assert_eq!(
-        builder.used(),
-        TablesUsed {
-            service_ports: 1,
-            frontends: 1,
-            backends: 1,
-            networks: 0
-        }
-    );
-    let row = builder.tables().service_port(SP).unwrap();
-    assert!(row.cluster.is_empty() && !row.has_any);
-    let keys: Vec<_> = records.iter().map(Record::key).collect();
-    builder.apply(Generation(2), &keys, &[]).unwrap();
-    assert_eq!(builder.used(), TablesUsed::default());
 }
 
 #[test]

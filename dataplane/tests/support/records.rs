@@ -115,11 +115,15 @@ impl Records {
                     _ => FrontendKind::LoadBalancerIp,
                 };
                 let address = socket(address)?;
-                self.frontend(name, kind, Some(address.ip()), address.port())?
+                self.frontend(name, kind, address.ip(), address.port())?
             }
             ["node-port", name, port] => {
-                let port = port.parse().map_err(|_| format!("\"{port}\" is no port"))?;
-                self.frontend(name, FrontendKind::NodePort, None, port)?
+                // "30080" on the IPv4 addresses, "[::]:30080" on the IPv6 ones.
+                let every = match port.parse() {
+                    Ok(port) => SocketAddr::from(([0; 4], port)),
+                    Err(_) => socket(port)?,
+                };
+                self.frontend(name, FrontendKind::NodePort, every.ip(), every.port())?
             }
             ["backend", name, address, ref rest @ ..] => self.backend(name, socket(address)?, rest)?,
             ["network", kind, network] => Record::Network(NetworkRecord {
@@ -175,13 +179,7 @@ impl Records {
         Ok(Record::ServicePort(record))
     }
 
-    fn frontend(
-        &self,
-        name: &str,
-        kind: FrontendKind,
-        address: Option<IpAddr>,
-        port: u16,
-    ) -> Result<Record, String> {
+    fn frontend(&self, name: &str, kind: FrontendKind, address: IpAddr, port: u16) -> Result<Record, String> {
         let service = self.service(name)?;
         let (protocol, service_port) = (service.protocol, service.index);
         Ok(Record::Frontend(FrontendRecord {

@@ -23,6 +23,24 @@ const KINDS: [FrontendKind; 3] = [
     FrontendKind::LoadBalancerIp,
 ];
 
+/// 0.0.0.0, 10.96.0.1 to 4; ::, fd00:96::1 to 4.
+fn service_address(host: u8) -> IpAddr {
+    match (host / 5, host % 5) {
+        (0, 0) => IpAddr::from([0; 4]),
+        (0, host) => IpAddr::from([10, 96, 0, host]),
+        (_, 0) => IpAddr::from([0; 16]),
+        (_, host) => IpAddr::from([0xfd00, 0x96, 0, 0, 0, 0, 0, host.into()]),
+    }
+}
+
+/// 10.1.0.1 to 4, fd00:1::5 to 8.
+fn pod_address(host: u8) -> IpAddr {
+    match host {
+        0..5 => IpAddr::from([10, 1, 0, host]),
+        _ => IpAddr::from([0xfd00, 1, 0, 0, 0, 0, 0, host.into()]),
+    }
+}
+
 fn record() -> impl Strategy<Value = Record> {
     let index = || (0..SERVICE_PORTS).prop_map(ServicePortIndex);
     let protocol = || prop::sample::select(&PROTOCOLS[..]);
@@ -37,13 +55,17 @@ fn record() -> impl Strategy<Value = Record> {
     let frontends = (
         index(),
         protocol(),
-        0..5u8,
+        0..10u8,
         1..4u16,
         prop::sample::select(&KINDS[..]),
     )
         .prop_map(|(service_port, protocol, host, port, kind)| {
-            let address = (host > 0).then(|| IpAddr::from([10, 96, 0, host]));
-            let kind = if host > 0 { kind } else { FrontendKind::NodePort };
+            let kind = if host % 5 > 0 {
+                kind
+            } else {
+                FrontendKind::NodePort
+            };
+            let address = service_address(host);
             Record::Frontend(FrontendRecord {
                 address,
                 protocol,
@@ -52,12 +74,8 @@ fn record() -> impl Strategy<Value = Record> {
                 service_port,
             })
         });
-    let backends = (index(), 1..6u8, 1..3u16, any::<[bool; 5]>()).prop_map(|(index, host, port, flags)| {
-        let address = if host == 5 {
-            "fd00::5".parse().unwrap()
-        } else {
-            IpAddr::from([10, 1, 0, host])
-        };
+    let backends = (index(), 1..9u8, 1..3u16, any::<[bool; 5]>()).prop_map(|(index, host, port, flags)| {
+        let address = pod_address(host);
         let [in_cluster_set, in_local_set, usable, serving, local] = flags;
         let record = backend(index.0, address, port);
         Record::Backend(BackendRecord {
@@ -71,7 +89,14 @@ fn record() -> impl Strategy<Value = Record> {
     });
     let networks = (
         0..2usize,
-        prop::sample::select(vec!["10.96.0.0/30", "10.1.0.0/31", "10.0.0.0/8"]),
+        prop::sample::select(vec![
+            "10.96.0.0/30",
+            "10.1.0.0/31",
+            "10.0.0.0/8",
+            "fd00:96::/126",
+            "fd00:1::4/127",
+            "::/0",
+        ]),
     )
         .prop_map(|(kind, network)| {
             let kind = [NetworkKind::PodRange, NetworkKind::ServiceRange][kind];
@@ -117,17 +142,36 @@ fn frontends(model: &Model) -> impl Iterator<Item = &FrontendRecord> {
     })
 }
 
-fn in_range(model: &Model, kind: NetworkKind, address: [u8; 4]) -> bool {
+fn in_range<A: Keyed>(model: &Model, kind: NetworkKind, address: A) -> bool {
     model
         .keys()
-        .any(|key| matches!(key, Key::Network(k, net) if *k == kind && net.contains(&IpAddr::from(address))))
+        .any(|key| matches!(key, Key::Network(k, net) if *k == kind && net.contains(&address.into())))
 }
 
-fn expect_equal(tables: &Tables, model: &Model) {
-    for host in 0..6u8 {
-        let address = [10, 96, 0, host];
+/// `once`: addresses that have or had a frontend.
+fn expect_equal(tables: &Tables, model: &Model, once: &BTreeSet<IpAddr>) {
+    expect_equal_addresses::<V4>(tables, model, once);
+    expect_equal_addresses::<V6>(tables, model, once);
+    let masquerade_all =
+        matches!(model.get(&Key::Settings), Some(Record::Settings(settings)) if settings.masquerade_all);
+    assert_eq!(tables.settings().masquerade_all, masquerade_all);
+    for index in (0..SERVICE_PORTS + 1).map(ServicePortIndex) {
+        let record = match model.get(&Key::ServicePort(index)) {
+            Some(Record::ServicePort(record)) => Some(record),
+            _ => None,
+        };
+        assert_eq!(tables.service_port(index).map(|row| &row.record), record);
+        expect_equal_endpoints::<V4>(tables, model, index);
+        expect_equal_endpoints::<V6>(tables, model, index);
+    }
+}
+
+fn expect_equal_addresses<A: Keyed>(tables: &Tables, model: &Model, once: &BTreeSet<IpAddr>) {
+    for ip in (0..10).map(service_address) {
+        let Some(address) = A::of(ip) else { continue };
+        let unspecified = address == A::default();
         let kinds: Vec<_> = frontends(model)
-            .filter(|f| f.address == Some(address.into()))
+            .filter(|f| f.address == ip && !unspecified)
             .map(|f| f.kind)
             .collect();
         let expected = if kinds.contains(&FrontendKind::ClusterIp) {
@@ -136,6 +180,8 @@ fn expect_equal(tables: &Tables, model: &Model) {
             AddressKind::External
         } else if in_range(model, NetworkKind::ServiceRange, address) {
             AddressKind::Unallocated
+        } else if once.contains(&ip) && !unspecified {
+            AddressKind::Former
         } else {
             AddressKind::Other
         };
@@ -144,42 +190,33 @@ fn expect_equal(tables: &Tables, model: &Model) {
             .into_iter()
             .flat_map(|protocol| (0..5).map(move |port| (protocol, port)))
         {
-            let expected = |address| match model.get(&Key::Frontend(address, protocol, port)) {
+            let found = match model.get(&Key::Frontend(ip, protocol, port)) {
                 Some(Record::Frontend(f)) => Some(Frontend {
                     service_port: f.service_port,
                     kind: f.kind,
                 }),
                 _ => None,
             };
-            let (exact, node_port) = (expected(Some(address.into())), expected(None));
-            assert_eq!(
-                tables.frontend(address, protocol, Port::new(port)),
-                exact.as_ref()
-            );
-            assert_eq!(tables.node_port(protocol, Port::new(port)), node_port.as_ref());
-            tables.prefetch(address, protocol, Port::new(port));
+            let port = Port::new(port);
+            let exact = tables.frontend(address, protocol, port).copied();
+            assert_eq!(exact, found.filter(|_| !unspecified));
+            if unspecified {
+                assert_eq!(tables.node_port::<A>(protocol, port).copied(), found);
+            }
+            tables.prefetch(address, protocol, port);
         }
-        let pod = [10, 1, 0, host];
+    }
+    for pod in (1..9).filter_map(|host| A::of(pod_address(host))) {
         assert_eq!(tables.is_pod(pod), in_range(model, NetworkKind::PodRange, pod));
     }
-    let masquerade_all =
-        matches!(model.get(&Key::Settings), Some(Record::Settings(settings)) if settings.masquerade_all);
-    assert_eq!(tables.settings().masquerade_all, masquerade_all);
-    (0..SERVICE_PORTS + 1)
-        .for_each(|index| expect_equal_service_port(tables, model, ServicePortIndex(index)));
 }
 
-fn expect_equal_service_port(tables: &Tables, model: &Model, index: ServicePortIndex) {
-    let record = match model.get(&Key::ServicePort(index)) {
-        Some(Record::ServicePort(record)) => Some(record),
-        _ => None,
-    };
-    let row = tables.service_port(index);
-    assert_eq!(row.map(|row| &row.record), record);
+fn expect_equal_endpoints<A: Keyed>(tables: &Tables, model: &Model, index: ServicePortIndex) {
+    let row = tables.service_port(index).map(ServicePort::endpoints::<A>);
     let backends: Vec<_> = model
         .values()
         .filter_map(|record| match record {
-            Record::Backend(b) if b.service_port == index && b.address.is_ipv4() => Some(b),
+            Record::Backend(b) if b.service_port == index && A::of(b.address).is_some() => Some(b),
             _ => None,
         })
         .collect();
@@ -201,7 +238,7 @@ fn expect_equal_service_port(tables: &Tables, model: &Model, index: ServicePortI
             .map(|b| (b.address, b.port, b.local, b.serving))
             .collect();
         let seen = |slot: BackendIndex| {
-            let backend = tables.backend(slot).unwrap();
+            let backend = tables.backend::<A>(slot).unwrap();
             assert_eq!(backend.service_port, index);
             let serving = match tables.backend_state(slot, backend.generation) {
                 BackendState::Serving => true,
@@ -209,7 +246,7 @@ fn expect_equal_service_port(tables: &Tables, model: &Model, index: ServicePortI
                 BackendState::Gone => panic!("a backend of a set is gone"),
             };
             (
-                IpAddr::from(backend.address),
+                backend.address.into(),
                 backend.port.number(),
                 backend.local,
                 serving,
@@ -219,7 +256,7 @@ fn expect_equal_service_port(tables: &Tables, model: &Model, index: ServicePortI
         assert_eq!(slots.iter().map(|&slot| seen(slot)).collect::<Vec<_>>(), expected);
         // Forty choices: of the right endpoints, and none only where there is none.
         for client in 0..40u64 {
-            let chosen = tables.choose(index, kind, client, &mut pick);
+            let chosen = tables.choose::<A>(index, kind, client, &mut pick);
             assert_eq!(chosen.is_none(), expected.is_empty());
             assert!(chosen.is_none_or(|slot| slots.contains(&slot)));
         }
@@ -231,12 +268,13 @@ fn expect_equal_service_port(tables: &Tables, model: &Model, index: ServicePortI
 }
 
 /// Everything workers can see, with endpoints in place of slots.
-fn same_tables(left: &Tables, right: &Tables) {
+fn same_tables<A: Keyed>(left: &Tables, right: &Tables) {
     for index in 0..SERVICE_PORTS {
         for kind in [EndpointSetKind::Cluster, EndpointSetKind::Local] {
             let seen = |tables: &Tables| {
-                let set = tables.service_port(ServicePortIndex(index))?.set(kind).clone();
-                let address = |&slot| tables.backend(slot).map(|b| (b.address, b.port));
+                let row = tables.service_port(ServicePortIndex(index))?;
+                let set = row.endpoints::<A>().set(kind);
+                let address = |&slot| tables.backend::<A>(slot).map(|b| (b.address, b.port));
                 Some((
                     set.backends().iter().map(address).collect::<Vec<_>>(),
                     set.maglev().to_vec(),
@@ -255,6 +293,7 @@ proptest! {
         // Every (slot, generation) an endpoint has, and those whose endpoint was removed.
         let mut given = BTreeMap::<(BackendIndex, u32), Key>::new();
         let mut dead = BTreeSet::new();
+        let mut once = BTreeSet::new();
         for (number, (deletes, puts)) in transactions.iter().enumerate() {
             let present: Vec<_> = model.keys().cloned().collect();
             let deletes: BTreeSet<_> =
@@ -278,7 +317,8 @@ proptest! {
                     model = after;
                 }
             }
-            expect_equal(builder.tables(), &model);
+            once.extend(frontends(&model).map(|f| f.address));
+            expect_equal(builder.tables(), &model, &once);
             let records: Model = builder.records().map(|record| (record.key(), record)).collect();
             prop_assert_eq!(&records, &model);
             for (slot, generation, key) in occupants(&builder, &model) {
@@ -293,25 +333,24 @@ proptest! {
         // D31: what grew step by step equals what is built at once, and what is built of its own dump.
         let records: Vec<_> = builder.records().collect();
         let afresh = builder_of(&records);
-        expect_equal(afresh.tables(), &model);
-        same_tables(builder.tables(), afresh.tables());
+        let now = frontends(&model).map(|f| f.address).collect();
+        expect_equal(afresh.tables(), &model, &now);
+        same_tables::<V4>(builder.tables(), afresh.tables());
+        same_tables::<V6>(builder.tables(), afresh.tables());
         prop_assert_eq!(afresh.used(), builder.used());
     }
 }
 
 fn occupants(builder: &TablesBuilder, model: &Model) -> Vec<(BackendIndex, u32, Key)> {
-    let find = |key: &Key| match *key {
-        Key::Backend(index, IpAddr::V4(address), port) => {
-            let slot = builder
-                .backend_slot(index, address.octets(), Port::new(port))
-                .unwrap();
-            Some((
-                slot,
-                builder.tables().backend(slot).unwrap().generation,
-                key.clone(),
-            ))
-        }
-        _ => None,
-    };
-    model.keys().filter_map(find).collect()
+    fn find<A: Keyed>(builder: &TablesBuilder, key: &Key) -> Option<(BackendIndex, u32, Key)> {
+        let &Key::Backend(index, address, port) = key else {
+            return None;
+        };
+        let address = A::of(address)?;
+        let found = builder.tables().find_backend(index, address, Port::new(port));
+        let (slot, generation) = found.expect("every backend is found");
+        Some((slot, generation, key.clone()))
+    }
+    let either = |key| find::<V4>(builder, key).or_else(|| find::<V6>(builder, key));
+    model.keys().filter_map(either).collect()
 }

@@ -138,6 +138,7 @@ fn every_limit_is_held_and_named() {
         backends: 2,
         backends_per_service_port: 2,
         networks: 0,
+        ..TableLimits::default()
     };
     let range = NetworkRecord {
         kind: NetworkKind::PodRange,
@@ -215,10 +216,7 @@ fn fields_out_of_bounds_are_refused() {
         frontend(0, "127.0.0.1", 80),
         frontend(0, "0.0.0.0", 80),
         pod(0, 3, 0),
-        Record::Frontend(FrontendRecord {
-            address: None,
-            ..front.clone()
-        }),
+        frontend(0, "::", 80),
         Record::Frontend(FrontendRecord {
             kind: FrontendKind::NodePort,
             ..front

@@ -3,17 +3,17 @@
 //! Never  reads a clock, a table or a counter; never recomputes a checksum (a wrong one stays wrong).
 //! Next   `tx`.
 
-use crate::addr::{FlowKey, Mac, Protocol};
+use crate::addr::{Address, FlowKey, Mac, Port, Protocol, V4};
 use crate::parse::{Fragment, Packet};
 use crate::wire::{Ethernet, checksum, ipv4, tcp, udp};
 
 /// What a flow does to a packet in one direction: the key the packet leaves with, and the checksum deltas from the key
 /// it came with (RFC 1624, ones-complement sums to add).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rewrite {
+pub struct Rewrite<A: Address = V4> {
     /// Addresses and ports of the packet that leaves.
-    pub to: FlowKey,
-    /// Delta of the addresses: for the IPv4 header checksum.
+    pub to: FlowKey<A>,
+    /// Delta of the addresses: for the IPv4 header checksum, and for ICMPv6, which has no ports (RFC 4443 §2.3).
     pub l3_delta: u16,
     /// Delta of addresses and ports: for the TCP or UDP checksum.
     pub l4_delta: u16,
@@ -23,12 +23,14 @@ pub struct Rewrite {
 pub use crate::wire::checksum::negate;
 
 /// `l3_delta` and `l4_delta` of a rewrite from one key to another.
-pub fn deltas(from: &FlowKey, to: &FlowKey) -> (u16, u16) {
+pub fn deltas<A: Address>(from: &FlowKey<A>, to: &FlowKey<A>) -> (u16, u16) {
     let (from, to): (&[u8], &[u8]) = (bytemuck::bytes_of(from), bytemuck::bytes_of(to));
     // A key starts with what both headers carry: two addresses, then two ports, in the order of the packet.
+    let l3 = 2 * size_of::<A>();
+    let l4 = l3 + 2 * size_of::<Port>();
     (
-        checksum::delta(&from[..8], &to[..8]),
-        checksum::delta(&from[..12], &to[..12]),
+        checksum::delta(&from[..l3], &to[..l3]),
+        checksum::delta(&from[..l4], &to[..l4]),
     )
 }
 

@@ -10,7 +10,7 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
-use bytemuck::{AnyBitPattern, NoUninit};
+use bytemuck::AnyBitPattern;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
@@ -120,7 +120,7 @@ pub struct Slab<T> {
     _items: PhantomData<T>,
 }
 
-impl<T: AnyBitPattern + NoUninit> Slab<T> {
+impl<T: AnyBitPattern> Slab<T> {
     /// `count` zeroed items. Errors: ENOMEM.
     pub fn zeroed(count: usize) -> io::Result<Self> {
         let bytes = count
@@ -139,17 +139,18 @@ impl<T: AnyBitPattern + NoUninit> Slab<T> {
     }
 }
 
-impl<T: AnyBitPattern + NoUninit> Deref for Slab<T> {
+impl<T: AnyBitPattern> Deref for Slab<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
         // SAFETY: the region holds count * size_of::<T>() bytes at a page-aligned address (alignment of every T that
-        // is plain data is below a page), any bit pattern is a T, and `&self` allows shared reads only.
+        // is plain data is below a page), any bit pattern is a T, and `&self` allows shared reads only. What padding a T
+        // may have is written and never read.
         unsafe { std::slice::from_raw_parts(self.region.base.cast().as_ptr(), self.count) }
     }
 }
 
-impl<T: AnyBitPattern + NoUninit> DerefMut for Slab<T> {
+impl<T: AnyBitPattern> DerefMut for Slab<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as in `deref`; `&mut self` is the only access, since the region is private to this Slab.
         unsafe { std::slice::from_raw_parts_mut(self.region.base.cast().as_ptr(), self.count) }

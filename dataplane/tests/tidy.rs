@@ -13,6 +13,7 @@ const UNSAFE: &[&str] = &[
     "dataplane/src/channel/cursor_loom.rs",
     "dataplane/src/channel/layout.rs",
     "dataplane/src/channel/peer.rs",
+    "dataplane/src/conntrack/flow.rs",
     "dataplane/src/conntrack/group.rs",
     "dataplane/src/nic/frame.rs",
     "dataplane/src/nic/packet_ring.rs",

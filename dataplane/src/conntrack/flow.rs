@@ -1,5 +1,6 @@
-//! A flow's entry: one cache line that holds all a known packet needs, so that forwarding it costs one miss after the
-//! bucket's.
+#![allow(unsafe_code)]
+//! A flow's entry: one cache line (IPv6: two) that holds all a known packet needs, so that forwarding it costs one miss
+//! after the bucket's. For IPv4:
 //!
 //! ```text
 //!  0          12         24        25     26     27   28         32      36        38
@@ -11,13 +12,14 @@
 //! Each tuple is as the packets of that direction arrive (CT-1): the original one addressed to the frontend, the reply
 //! one coming from the endpoint. What leaves in one direction is therefore the other tuple reversed.
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::{AnyBitPattern, Pod, Zeroable};
 
 use super::pool::Linked;
 use super::tcp::{self, TcpVerdict};
-use crate::addr::{FlowKey, Port, Protocol};
+use crate::addr::{Address, FlowKey, Port, Protocol, V4, V6};
 use crate::index::{BackendIndex, NextHopIndex, ServicePortIndex};
 use crate::nat::Rewrite;
+use crate::prefetch::prefetch;
 use crate::tick::Tick;
 
 /// Which of its two tuples a packet of a flow carries.
@@ -94,11 +96,11 @@ impl State {
     ];
 
     /// State of a flow that a packet of `protocol` opens; `None` for a TCP packet that cannot (`InvalidTcp`).
-    pub fn opening(protocol: Protocol, tcp_flags: u8) -> Option<Self> {
+    pub fn opening(protocol: Protocol, signals: u8) -> Option<Self> {
         if protocol != Protocol::TCP {
             return Some(Self::Unreplied);
         }
-        match tcp::advance(Self::Free, Direction::Original, tcp_flags) {
+        match tcp::advance(Self::Free, Direction::Original, signals) {
             TcpVerdict::Next(state) => Some(state),
             TcpVerdict::Reopen | TcpVerdict::Invalid => None,
         }
@@ -122,11 +124,11 @@ impl FlowFlags {
 
 /// What `Flows::open` needs to know.
 #[derive(Clone, Copy, Debug)]
-pub struct NewFlow {
+pub struct NewFlow<A: Address = V4> {
     /// Key of the packet that opens the flow.
-    pub original: FlowKey,
+    pub original: FlowKey<A>,
     /// Key the endpoint's packets will arrive with.
-    pub reply: FlowKey,
+    pub reply: FlowKey<A>,
     /// From `State::opening`.
     pub state: State,
     /// The endpoint.
@@ -146,17 +148,23 @@ pub struct NewFlow {
 }
 
 /// Addresses and ports of one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-struct Tuple {
-    src: [u8; 4],
-    dst: [u8; 4],
+struct Tuple<A: Address> {
+    src: A,
+    dst: A,
     src_port: Port,
     dst_port: Port,
 }
 
-impl From<FlowKey> for Tuple {
-    fn from(key: FlowKey) -> Self {
+// SAFETY: every field is Zeroable.
+unsafe impl<A: Address> Zeroable for Tuple<A> {}
+// SAFETY: repr(C), every field is an array of bytes (as in `FlowKey`): any bytes are one, and nothing is padded.
+unsafe impl<A: Address> Pod for Tuple<A> {}
+
+impl<A: Address> From<FlowKey<A>> for Tuple<A> {
+    #[inline(always)]
+    fn from(key: FlowKey<A>) -> Self {
         Self {
             src: key.src,
             dst: key.dst,
@@ -167,10 +175,10 @@ impl From<FlowKey> for Tuple {
 }
 
 /// One tracked connection.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, AnyBitPattern)]
 #[repr(C, align(64))]
-pub struct Flow {
-    tuples: [Tuple; 2],
+pub struct Flow<A: Address = V4> {
+    tuples: [Tuple<A>; 2],
     protocol: Protocol,
     state: u8,
     flags: FlowFlags,
@@ -186,7 +194,7 @@ pub struct Flow {
     link: u32,
 }
 
-const _: () = assert!(size_of::<Flow>() == 64 && align_of::<Flow>() == 64);
+const _: () = assert!(size_of::<Flow<V4>>() == 64 && size_of::<Flow<V6>>() == 128);
 
 /// What a packet means for the flow it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,9 +207,9 @@ pub enum Touched {
     Reopens,
 }
 
-impl Flow {
+impl<A: Address> Flow<A> {
     /// The entry of a flow just opened.
-    pub(super) fn new(new: &NewFlow, tick: Tick) -> Self {
+    pub(super) fn new(new: &NewFlow<A>, tick: Tick) -> Self {
         Self {
             tuples: [new.original.into(), new.reply.into()],
             protocol: new.original.protocol,
@@ -220,9 +228,18 @@ impl Flow {
         }
     }
 
+    /// Brings all of it in.
+    #[inline(always)]
+    pub(super) fn prefetch(&self) {
+        prefetch(self);
+        if size_of::<Self>() > 64 {
+            prefetch(&self.link);
+        }
+    }
+
     /// Key that packets of `direction` arrive with.
     #[inline(always)]
-    pub fn key(&self, direction: Direction) -> FlowKey {
+    pub fn key(&self, direction: Direction) -> FlowKey<A> {
         let Tuple {
             src,
             dst,
@@ -241,15 +258,17 @@ impl Flow {
 
     /// Whether packets of `direction` arrive with `key`. Compared without branches: hits and near misses mix.
     #[inline(always)]
-    pub(super) fn has_key(&self, direction: Direction, key: &FlowKey) -> bool {
-        let [a, b, c]: [u32; 3] = bytemuck::cast(self.tuples[direction as usize]);
-        let [x, y, z, _]: [u32; 4] = bytemuck::cast(*key);
-        (a ^ x) | (b ^ y) | (c ^ z) | u32::from(self.protocol.0 ^ key.protocol.0) == 0
+    pub(super) fn has_key(&self, direction: Direction, key: &FlowKey<A>) -> bool {
+        let tuple = &self.tuples[direction as usize];
+        (tuple.src == key.src)
+            & (tuple.dst == key.dst)
+            & (both(tuple.src_port, tuple.dst_port) == both(key.src_port, key.dst_port))
+            & (self.protocol == key.protocol)
     }
 
     /// What happens to packets of `direction`.
     #[inline(always)]
-    pub fn rewrite(&self, direction: Direction) -> Rewrite {
+    pub fn rewrite(&self, direction: Direction) -> Rewrite<A> {
         // In ones-complement arithmetic the complement is the negation (RFC 1624 §2): it takes back what was added.
         let sign = match direction {
             Direction::Original => 0,
@@ -264,7 +283,7 @@ impl Flow {
 
     /// Follows one packet: the state, and when the flow was last seen.
     #[inline(always)]
-    pub(super) fn touch(&mut self, direction: Direction, tcp_flags: u8, tick: Tick) -> Touched {
+    pub(super) fn touch(&mut self, direction: Direction, signals: u8, tick: Tick) -> Touched {
         let state = self.state();
         let next = if self.protocol != Protocol::TCP {
             if direction == Direction::Reply {
@@ -273,7 +292,7 @@ impl Flow {
                 state
             }
         } else {
-            match tcp::advance(state, direction, tcp_flags) {
+            match tcp::advance(state, direction, signals) {
                 TcpVerdict::Next(next) => next,
                 TcpVerdict::Reopen => return Touched::Reopens,
                 // Never dropped, never remembered (CT-14).
@@ -337,7 +356,13 @@ impl Flow {
     }
 }
 
-impl Linked for Flow {
+/// Two ports in one register.
+#[inline(always)]
+const fn both(Port([a, b]): Port, Port([c, d]): Port) -> u32 {
+    u32::from_ne_bytes([a, b, c, d])
+}
+
+impl<A: Address> Linked for Flow<A> {
     fn link(&self) -> u32 {
         self.link
     }
@@ -358,7 +383,7 @@ mod tests {
             assert_eq!(
                 Flow {
                     state: stored as u8,
-                    ..Flow::zeroed()
+                    ..Flow::<V4>::zeroed()
                 }
                 .state(),
                 state
@@ -367,30 +392,32 @@ mod tests {
         assert_eq!(
             Flow {
                 state: 200,
-                ..Flow::zeroed()
+                ..Flow::<V4>::zeroed()
             }
             .state(),
             State::Free
         );
     }
 
-    #[test]
-    fn a_key_that_differs_in_one_bit_is_another_flows() {
-        let key: FlowKey = bytemuck::cast(*b"srcIdstISPDP\x11\0\0\0");
+    fn differs_in_one_bit<A: Address>(key: FlowKey<A>) {
         let mut flow = Flow {
             protocol: Protocol::UDP,
             ..Flow::zeroed()
         };
         flow.tuples[1] = key.into();
         assert!(flow.has_key(Direction::Reply, &key) && !flow.has_key(Direction::Original, &key));
-        for bit in 0..13 * 8 {
-            let mut bytes: [u8; 16] = bytemuck::cast(key);
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(
-                !flow.has_key(Direction::Reply, &bytemuck::cast(bytes)),
-                "bit {bit}"
-            );
+        // All but the three bytes that are always zero.
+        for bit in 0..(size_of::<FlowKey<A>>() - 3) * 8 {
+            let mut other = key;
+            bytemuck::bytes_of_mut(&mut other)[bit / 8] ^= 1 << (bit % 8);
+            assert!(!flow.has_key(Direction::Reply, &other), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn a_key_that_differs_in_one_bit_is_another_flows() {
+        differs_in_one_bit::<V4>(bytemuck::cast(*b"srcIdstISPDP\x11\0\0\0"));
+        differs_in_one_bit::<V6>(bytemuck::cast(*b"sixteen source...sixteen dest...SPDP\x11\0\0\0"));
     }
 
     #[test]

@@ -11,11 +11,10 @@ use std::io;
 
 use arrayvec::ArrayVec;
 
-use crate::addr::FlowKey;
+use crate::addr::{Address, FlowKey, V4};
 use crate::index::FlowIndex;
 use crate::nat::Rewrite;
 use crate::nic::BURST;
-use crate::prefetch::prefetch;
 use crate::tick::Tick;
 
 /// A flow's entry.
@@ -48,7 +47,7 @@ pub const MAX_CAPACITY: usize = 1 << 31;
 /// How a worker's flow table is made.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowConfig {
-    /// Most flows at once, 1 to `MAX_CAPACITY` (CT-19). Each costs 84 bytes.
+    /// Most flows at once, 1 to `MAX_CAPACITY` (CT-19). Each costs 84 bytes, of IPv6 148.
     pub capacity: usize,
     /// Idle timeouts.
     pub timeouts: Timeouts,
@@ -57,8 +56,8 @@ pub struct FlowConfig {
 }
 
 /// One worker's flows.
-pub struct Flows {
-    flows: Pool<Flow>,
+pub struct Flows<A: Address = V4> {
+    flows: Pool<Flow<A>>,
     table: Table,
     timeouts: Timeouts,
     hash_key: HashKey,
@@ -83,7 +82,7 @@ pub enum OpenError {
     ReplyTaken,
 }
 
-impl Flows {
+impl<A: Address> Flows<A> {
     /// An empty table. Errors: InvalidInput for a capacity out of range; ENOMEM.
     pub fn new(config: FlowConfig) -> io::Result<Self> {
         let FlowConfig {
@@ -105,14 +104,14 @@ impl Flows {
     }
 
     /// The flow that a packet with `key` belongs to, and which way it goes.
-    pub fn find(&self, key: &FlowKey) -> Option<(FlowIndex, Direction)> {
+    pub fn find(&self, key: &FlowKey<A>) -> Option<(FlowIndex, Direction)> {
         self.find_hashed(self.hash_key.hash(key), key)
     }
 
     /// `find` for each of `keys` into the same place of `found`; the shorter of the two counts.
     ///
     /// The answers hold until a flow is opened or closed: a burst's later packets ask `find` then, whose lines are near.
-    pub fn find_burst(&self, keys: &[FlowKey], found: &mut [Option<(FlowIndex, Direction)>]) {
+    pub fn find_burst(&self, keys: &[FlowKey<A>], found: &mut [Option<(FlowIndex, Direction)>]) {
         for (keys, found) in keys.chunks(BURST).zip(found.chunks_mut(BURST)) {
             let mut hashes = [Hash::default(); BURST];
             for (hash, key) in hashes.iter_mut().zip(keys) {
@@ -123,7 +122,7 @@ impl Flows {
             for (first, &hash) in firsts.iter_mut().zip(&hashes).take(keys.len()) {
                 *first = self.table.first(hash);
                 if let Some(word) = *first {
-                    prefetch(&self.flows[at(word)]);
+                    self.flows[at(word)].prefetch();
                 }
             }
             for (((found, key), &first), &hash) in found.iter_mut().zip(keys).zip(&firsts).zip(&hashes) {
@@ -136,7 +135,7 @@ impl Flows {
     }
 
     /// Opens a flow, its first packet having come at `tick`.
-    pub fn open(&mut self, new: &NewFlow, tick: Tick) -> Result<FlowIndex, OpenError> {
+    pub fn open(&mut self, new: &NewFlow<A>, tick: Tick) -> Result<FlowIndex, OpenError> {
         debug_assert!(new.state != State::Free && new.original.protocol == new.reply.protocol);
         let original = self.hash_key.hash(&new.original);
         let reply = self.hash_key.hash(&new.reply);
@@ -164,24 +163,24 @@ impl Flows {
 
     /// Flow `index`.
     #[inline(always)]
-    pub fn flow(&self, index: FlowIndex) -> &Flow {
+    pub fn flow(&self, index: FlowIndex) -> &Flow<A> {
         &self.flows[index.get()]
     }
 
     /// What to do to a packet of flow `index`.
     #[inline(always)]
-    pub fn rewrite(&self, index: FlowIndex, direction: Direction) -> Rewrite {
+    pub fn rewrite(&self, index: FlowIndex, direction: Direction) -> Rewrite<A> {
         self.flow(index).rewrite(direction)
     }
 
-    /// Follows a packet of flow `index`; `tcp_flags` is not looked at for other protocols.
+    /// Follows a packet of flow `index`; `signals` is not looked at for other protocols.
     #[inline(always)]
-    pub fn touch(&mut self, index: FlowIndex, direction: Direction, tcp_flags: u8, tick: Tick) -> Touched {
-        self.flows[index.get()].touch(direction, tcp_flags, tick)
+    pub fn touch(&mut self, index: FlowIndex, direction: Direction, signals: u8, tick: Tick) -> Touched {
+        self.flows[index.get()].touch(direction, signals, tick)
     }
 
     /// Forgets flow `index` and gives what it was, so that its source port can be given back. `None` if there was none.
-    pub fn close(&mut self, index: FlowIndex) -> Option<Flow> {
+    pub fn close(&mut self, index: FlowIndex) -> Option<Flow<A>> {
         let flow = self.flows[index.get()];
         if flow.state() == State::Free {
             return None;
@@ -198,7 +197,7 @@ impl Flows {
     ///
     /// In memory order and only as far as entries were ever used, so the lines come in by themselves; the table's are
     /// asked for together.
-    pub fn expire(&mut self, tick: Tick, budget: usize, gone: &mut impl FnMut(&Flow)) {
+    pub fn expire(&mut self, tick: Tick, budget: usize, gone: &mut impl FnMut(&Flow<A>)) {
         let end = self.flows.touched().len();
         let mut budget = budget.min(end);
         while budget > 0 {
@@ -227,7 +226,7 @@ impl Flows {
     }
 
     /// Every flow, in no order that means anything.
-    pub fn iter(&self) -> impl Iterator<Item = (FlowIndex, &Flow)> {
+    pub fn iter(&self) -> impl Iterator<Item = (FlowIndex, &Flow<A>)> {
         let used = self.flows.touched().iter().enumerate();
         used.filter(|(_, flow)| flow.state() != State::Free)
             .map(|(at, flow)| (FlowIndex(at as u32), flow))
@@ -244,12 +243,12 @@ impl Flows {
     }
 
     #[inline(always)]
-    fn find_hashed(&self, hash: Hash, key: &FlowKey) -> Option<(FlowIndex, Direction)> {
+    fn find_hashed(&self, hash: Hash, key: &FlowKey<A>) -> Option<(FlowIndex, Direction)> {
         self.table.find(hash, |word| self.is(word, key)).map(parts)
     }
 
     #[inline(always)]
-    fn is(&self, word: u32, key: &FlowKey) -> bool {
+    fn is(&self, word: u32, key: &FlowKey<A>) -> bool {
         let (index, direction) = parts(word);
         self.flow(index).has_key(direction, key)
     }

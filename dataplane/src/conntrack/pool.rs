@@ -6,13 +6,13 @@
 use std::io;
 use std::ops::{Deref, DerefMut};
 
-use bytemuck::{AnyBitPattern, NoUninit};
+use bytemuck::AnyBitPattern;
 
 use crate::segment::Slab;
 
 /// An entry with room for the chain of free entries: number of the next free one plus one, 0 at the end. The room may
 /// serve for something else while the entry is in use.
-pub(super) trait Linked: AnyBitPattern + NoUninit {
+pub(super) trait Linked: AnyBitPattern {
     /// What `set_link` stored; 0 in a zeroed entry.
     fn link(&self) -> u32;
     /// Called only on a zeroed entry.

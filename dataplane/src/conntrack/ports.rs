@@ -14,14 +14,14 @@
 use std::io;
 use std::ops::RangeInclusive;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::{AnyBitPattern, Pod, Zeroable};
 
 use super::MAX_CAPACITY;
 use super::bits::{clear, first_from, has, ones, scaled, set};
 use super::hash::HashKey;
 use super::pool::{Linked, Pool, Usage};
 use super::table::{NoRoom, Table};
-use crate::addr::{FlowKey, Port};
+use crate::addr::{Address, FlowKey, Port, V4, V6};
 
 /// Words of a block's bitmap: with eight bytes of identity they fill a cache line.
 const BLOCK_WORDS: usize = 7;
@@ -32,11 +32,11 @@ const SUMMARY_WORDS: usize = 3;
 
 /// What a source port is taken for: our address, endpoint address and port, protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Destination(FlowKey);
+pub struct Destination<A: Address = V4>(FlowKey<A>);
 
-impl Destination {
+impl<A: Address> Destination<A> {
     /// From the key of the endpoint's replies; its destination port, the port in question, does not matter.
-    pub fn of_reply(reply: &FlowKey) -> Self {
+    pub fn of_reply(reply: &FlowKey<A>) -> Self {
         Self(FlowKey {
             dst_port: Port([0; 2]),
             ..*reply
@@ -50,7 +50,7 @@ pub struct PortPoolConfig {
     /// Ports that this worker owns: no other worker, no socket and no node port uses them (TP-7). 1 to 65535, in any
     /// order, no port twice.
     pub ranges: Vec<RangeInclusive<u16>>,
-    /// Most destinations with ports in use at once, at most `MAX_CAPACITY`. Each costs 74 bytes.
+    /// Most destinations with ports in use at once, at most `MAX_CAPACITY`. Each costs 74 bytes, of IPv6 138.
     pub destinations: usize,
     /// Most blocks of 448 ports in use at once, at most `MAX_CAPACITY`; a destination has at least one. Each
     /// costs 74 bytes.
@@ -74,23 +74,23 @@ pub enum PortError {
 }
 
 /// One worker's source ports.
-pub struct PortPool {
+pub struct PortPool<A: Address = V4> {
     ranges: Vec<RangeInclusive<u16>>,
     /// Ports in all ranges.
     ports: usize,
     /// Finds destinations and blocks: a word is the entry's number and one bit for which of the two.
     table: Table,
-    destinations: Pool<Entry>,
+    destinations: Pool<Entry<A>>,
     blocks: Pool<Block>,
     hash_key: HashKey,
     taken: usize,
 }
 
 /// A destination with ports in use.
-#[derive(Clone, Copy, Pod, Zeroable)]
+#[derive(Clone, Copy, AnyBitPattern)]
 #[repr(C, align(64))]
-struct Entry {
-    key: FlowKey,
+struct Entry<A: Address> {
+    key: FlowKey<A>,
     /// Blocks that exist. While the entry is free, the chain's link.
     present: [u64; SUMMARY_WORDS],
     /// Blocks that exist and have a free port.
@@ -111,9 +111,10 @@ struct Block {
     used: u16,
 }
 
-const _: () = assert!(size_of::<Entry>() == 64 && size_of::<Block>() == 64);
+const _: () =
+    assert!(size_of::<Entry<V4>>() == 64 && size_of::<Entry<V6>>() == 128 && size_of::<Block>() == 64);
 
-impl PortPool {
+impl<A: Address> PortPool<A> {
     /// A pool with every port free. Errors: InvalidInput for ranges or numbers out of range; ENOMEM.
     pub fn new(config: PortPoolConfig) -> io::Result<Self> {
         let PortPoolConfig {
@@ -158,7 +159,7 @@ impl PortPool {
     }
 
     /// A free port toward `destination`; `random` is any number an outsider cannot know.
-    pub fn take(&mut self, destination: Destination, random: u32) -> Result<Port, PortError> {
+    pub fn take(&mut self, destination: Destination<A>, random: u32) -> Result<Port, PortError> {
         if let Some(at) = self.find(&destination.0) {
             return self.take_at(at, random);
         }
@@ -171,7 +172,7 @@ impl PortPool {
     }
 
     /// Frees `port` toward `destination`. Whether it was taken.
-    pub fn give(&mut self, destination: Destination, port: Port) -> bool {
+    pub fn give(&mut self, destination: Destination<A>, port: Port) -> bool {
         let Some((number, bit)) = self.place_of(port) else {
             return false;
         };
@@ -209,7 +210,7 @@ impl PortPool {
     }
 
     /// Ports in use toward `destination`, of `ports_per_destination`.
-    pub fn taken_toward(&self, destination: Destination) -> usize {
+    pub fn taken_toward(&self, destination: Destination<A>) -> usize {
         let Some(at) = self.find(&destination.0) else {
             return 0;
         };
@@ -267,7 +268,7 @@ impl PortPool {
         Ok(self.port_at(number, bit))
     }
 
-    fn add_destination(&mut self, Destination(key): Destination) -> Result<u32, PortError> {
+    fn add_destination(&mut self, Destination(key): Destination<A>) -> Result<u32, PortError> {
         let entry = Entry {
             key,
             present: [0; SUMMARY_WORDS],
@@ -315,7 +316,7 @@ impl PortPool {
     }
 
     /// Number of the destination or block with `key`.
-    fn find(&self, key: &FlowKey) -> Option<u32> {
+    fn find(&self, key: &FlowKey<A>) -> Option<u32> {
         self.table
             .find(self.hash_key.hash(key), |word| self.key_of(word) == *key)
             .map(|word| word >> 1)
@@ -334,7 +335,7 @@ impl PortPool {
         debug_assert!(removed, "destinations and blocks in use are in the table");
     }
 
-    fn key_of(&self, word: u32) -> FlowKey {
+    fn key_of(&self, word: u32) -> FlowKey<A> {
         key_of(&self.destinations, &self.blocks, word)
     }
 
@@ -372,7 +373,7 @@ const fn block_word(at: u32) -> u32 {
     at << 1 | 1
 }
 
-fn key_of(destinations: &[Entry], blocks: &[Block], word: u32) -> FlowKey {
+fn key_of<A: Address>(destinations: &[Entry<A>], blocks: &[Block], word: u32) -> FlowKey<A> {
     let at = (word >> 1) as usize;
     if word & 1 == 0 {
         return destinations[at].key;
@@ -384,14 +385,14 @@ fn key_of(destinations: &[Entry], blocks: &[Block], word: u32) -> FlowKey {
 }
 
 /// A destination's key has no destination port; a block of it is found by its number in that place.
-fn block_key(destination: &FlowKey, number: usize) -> FlowKey {
+fn block_key<A: Address>(destination: &FlowKey<A>, number: usize) -> FlowKey<A> {
     FlowKey {
         dst_port: Port::new(number as u16 + 1),
         ..*destination
     }
 }
 
-impl Linked for Entry {
+impl<A: Address> Linked for Entry<A> {
     fn link(&self) -> u32 {
         self.present[0] as u32
     }

@@ -2,7 +2,7 @@
 //! included). A packet in either direction starts the time anew (CT-20).
 
 use super::flow::{Flow, State};
-use crate::addr::Protocol;
+use crate::addr::{Address, Protocol};
 use crate::tick::TICKS_PER_SECOND;
 
 /// A replied UDP flow younger than this still has the short timeout: a query and its answer are no stream.
@@ -35,7 +35,7 @@ pub struct Timeouts {
     pub sctp_unreplied: u32,
     /// SCTP with a reply.
     pub sctp_established: u32,
-    /// ICMP.
+    /// ICMP and ICMPv6.
     pub icmp: u32,
     /// Any other protocol.
     pub other: u32,
@@ -65,7 +65,7 @@ impl Default for Timeouts {
 
 impl Timeouts {
     /// Ticks that `flow` may be idle.
-    pub fn idle(&self, flow: &Flow) -> u32 {
+    pub fn idle<A: Address>(&self, flow: &Flow<A>) -> u32 {
         match flow.state() {
             State::Free => 0,
             State::SynSent | State::SynSent2 => self.tcp_syn_sent,
@@ -83,7 +83,7 @@ impl Timeouts {
                 (Protocol::UDP, _) => self.udp,
                 (Protocol::SCTP, State::Replied) => self.sctp_established,
                 (Protocol::SCTP, _) => self.sctp_unreplied,
-                (Protocol::ICMP, _) => self.icmp,
+                (Protocol::ICMP | Protocol::ICMPV6, _) => self.icmp,
                 _ => self.other,
             },
         }

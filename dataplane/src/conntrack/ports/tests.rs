@@ -123,7 +123,7 @@ fn ranges_that_make_no_sense_are_refused() {
             blocks: 1,
             hash_key,
         };
-        PortPool::new(config).err().map(|error| error.to_string())
+        PortPool::<V4>::new(config).err().map(|error| error.to_string())
     };
     #[allow(clippy::reversed_empty_ranges, reason = "the point of the test")]
     let backwards = 9..=3;

@@ -151,14 +151,20 @@ fn network() -> Result<Network, ipnet::AddrParseError> {
     ];
     let default = Route {
         to: "0.0.0.0/0".parse()?,
-        via: Some(Ipv4Addr::new(192, 0, 2, 1)),
+        via: Some(Ipv4Addr::new(192, 0, 2, 1).into()),
         port: NicPortIndex(0),
     };
-    Ok(Network::new(interfaces, vec![default], vec![NODE], None, 1 << 17))
+    Ok(Network::new(
+        interfaces,
+        vec![default],
+        vec![NODE.into()],
+        None,
+        1 << 17,
+    ))
 }
 
 fn know(network: &Network, port: NicPortIndex, address: Ipv4Addr) {
-    if let Some(index) = network.next_hops().insert(port, address.octets()) {
+    if let Some(index) = network.next_hops().insert(port, address) {
         network.next_hops().set(index, Reachability::Reachable(NEIGHBOUR));
     }
 }

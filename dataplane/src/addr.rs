@@ -55,6 +55,21 @@ pub trait Address:
 
     /// The two as packets carry them.
     fn parts(socket: Self::Socket) -> (Self, Port);
+
+    /// The part of `of` that is this family's.
+    fn part<F: Families>(of: &F) -> &F::Part<Self>;
+}
+
+/// What has a part for each family, so that code generic over an `Address` finds its own.
+pub trait Families {
+    /// A family's part.
+    type Part<A: Address>;
+
+    /// IPv4's.
+    fn v4(&self) -> &Self::Part<V4>;
+
+    /// IPv6's.
+    fn v6(&self) -> &Self::Part<V6>;
 }
 
 impl Address for V4 {
@@ -77,6 +92,10 @@ impl Address for V4 {
     fn parts(socket: SocketAddrV4) -> (Self, Port) {
         (socket.ip().octets(), Port::new(socket.port()))
     }
+
+    fn part<F: Families>(of: &F) -> &F::Part<Self> {
+        of.v4()
+    }
 }
 
 impl Address for V6 {
@@ -98,6 +117,10 @@ impl Address for V6 {
 
     fn parts(socket: SocketAddrV6) -> (Self, Port) {
         (socket.ip().octets(), Port::new(socket.port()))
+    }
+
+    fn part<F: Families>(of: &F) -> &F::Part<Self> {
+        of.v6()
     }
 }
 

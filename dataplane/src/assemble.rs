@@ -254,8 +254,7 @@ fn network(config: &Config, infos: &[DriverInfo]) -> Network {
         peer_mac: info.peer_mac,
     });
     let routes = config.routes.iter().filter_map(|route| {
-        let on_link = |p: &config::NicPort| p.addresses.iter().any(|a| a.contains(&route.via));
-        let port = config.ports.iter().position(on_link)?;
+        let port = config.port_of(route)?;
         Some(Route {
             to: route.to,
             via: Some(route.via),

@@ -3,11 +3,11 @@
 //!
 //! Every capacity is here with its default and the reason for it; `memory_bytes` accounts for all of them at start.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::Deserialize;
 
 /// The whole file.
@@ -47,8 +47,8 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Node {
-    /// The node's addresses, primary first (NP-2).
-    pub addresses: Vec<Ipv4Addr>,
+    /// The node's addresses, the primary of each family before its others (NP-2).
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A NIC port.
@@ -61,9 +61,9 @@ pub struct NicPort {
     pub driver: DriverKind,
     /// The interface it opens; the name of the tap it makes.
     pub interface: String,
-    /// Our addresses on it.
+    /// Our addresses on it. It has an IPv6 link-local one even if none is given, made of its MAC address.
     #[serde(default)]
-    pub addresses: Vec<Ipv4Net>,
+    pub addresses: Vec<IpNet>,
     /// What it is to the gateway.
     #[serde(default)]
     pub role: Role,
@@ -116,13 +116,16 @@ pub enum Attach {
 }
 
 /// A static route.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StaticRoute {
     /// Destinations.
-    pub to: Ipv4Net,
-    /// The router, on one of the ports' networks.
-    pub via: Ipv4Addr,
+    pub to: IpNet,
+    /// The router, on one of the ports' networks; or link-local on `port`.
+    pub via: IpAddr,
+    /// The NIC port it is on: needed for a link-local router, which could be on any.
+    #[serde(default)]
+    pub port: Option<String>,
 }
 
 /// Packet threads.
@@ -283,6 +286,14 @@ pub struct Channel {
     pub socket: PathBuf,
 }
 
+const fn can_be_ours(address: IpAddr) -> bool {
+    !(address.is_unspecified() || address.is_loopback() || address.is_multicast())
+}
+
+const fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
 const fn ring_size() -> u32 {
     1_024
 }
@@ -354,10 +365,46 @@ impl Config {
         }
     }
 
+    /// The NIC port that a route's router is on.
+    pub fn port_of(&self, route: &StaticRoute) -> Option<usize> {
+        if let Some(name) = &route.port {
+            return self.ports.iter().position(|p| p.name == *name);
+        }
+        let on_link = |p: &NicPort| p.addresses.iter().any(|a| a.contains(&route.via));
+        self.ports
+            .iter()
+            .position(|p| on_link(p) && !is_link_local(route.via))
+    }
+
+    fn bad_route(&self, route: &StaticRoute) -> Option<(&'static str, String)> {
+        let via = route.via;
+        if route.to.addr().is_ipv4() != via.is_ipv4() {
+            return Some(("via", format!("{via} is not of the family of {}", route.to)));
+        }
+        match (&route.port, self.port_of(route)) {
+            (Some(name), None) => Some(("port", format!("there is no NIC port \"{name}\""))),
+            (None, None) if is_link_local(via) => Some((
+                "port",
+                format!("say which NIC port {via} is on: it is link-local"),
+            )),
+            (None, None) => Some(("via", format!("{via} is on no NIC port's network"))),
+            _ => None,
+        }
+    }
+
     fn contradiction(&self) -> Option<(String, String)> {
         let found = |field: &str, problem: &str| Some((field.to_owned(), problem.to_owned()));
         if self.node.addresses.is_empty() {
             return found("node.addresses", "give at least one address, the primary first");
+        }
+        if let Some(address) = self
+            .node
+            .addresses
+            .iter()
+            .find(|&&a| !can_be_ours(a) || is_link_local(a))
+        {
+            let problem = format!("{address} is no address that others can reach this node at");
+            return Some(("node.addresses".into(), problem));
         }
         if self.ports.is_empty() || self.ports.len() > 255 {
             return found("ports", "give 1 to 255 NIC ports");
@@ -370,6 +417,10 @@ impl Config {
                     port.interface
                 );
                 return Some((field("interface"), problem));
+            }
+            if let Some(address) = port.addresses.iter().find(|a| !can_be_ours(a.addr())) {
+                let problem = format!("{} is no address a station can have", address.addr());
+                return Some((field("addresses"), problem));
             }
             if !port.ring_size.is_power_of_two() || !(64..=32_768).contains(&port.ring_size) {
                 return Some((field("ringSize"), "must be a power of two, 64 to 32768".into()));
@@ -400,10 +451,8 @@ impl Config {
             return found("workers.cores", "give one CPU for each worker, or none at all");
         }
         for (i, route) in self.routes.iter().enumerate() {
-            let on_link = |p: &NicPort| p.addresses.iter().any(|a| a.contains(&route.via));
-            if !self.ports.iter().any(on_link) {
-                let problem = format!("{} is on no NIC port's network", route.via);
-                return Some((format!("routes[{i}].via"), problem));
+            if let Some((field, problem)) = self.bad_route(route) {
+                return Some((format!("routes[{i}].{field}"), problem));
             }
         }
         if self.flows.capacity == 0 || self.flows.capacity > 1 << 30 {
@@ -459,6 +508,15 @@ channel: {socket: /run/sluice/dataplane.sock}
     }
 
     #[test]
+    fn addresses_and_routes_are_of_either_family_and_a_link_local_router_is_on_the_port_it_names() {
+        let text = SMALL.replace("[172.18.0.2/24]", "[172.18.0.2/24, \"fd00::2/64\"]")
+            + "routes: [{to: \"::/0\", via: \"fe80::1\", port: host0}, {to: \"fd01::/64\", via: \"fd00::1\"}]\n";
+        let config = Config::parse(&text, Path::new("x")).unwrap();
+        let ports: Vec<_> = config.routes.iter().map(|r| config.port_of(r)).collect();
+        assert_eq!(ports, [Some(1), Some(0)]);
+    }
+
+    #[test]
     fn errors_name_the_file_the_place_and_what_is_allowed() {
         let unknown = error(&SMALL.replace("workers: {count", "workers: {number"));
         assert!(
@@ -475,6 +533,21 @@ channel: {socket: /run/sluice/dataplane.sock}
         assert_eq!(
             route,
             "gateway.yaml: routes[0].via: 10.0.0.1 is on no NIC port's network"
+        );
+        let family = error(&(SMALL.to_owned() + "routes: [{to: \"::/0\", via: 172.18.0.1}]\n"));
+        assert_eq!(
+            family,
+            "gateway.yaml: routes[0].via: 172.18.0.1 is not of the family of ::/0"
+        );
+        let unscoped = error(&(SMALL.to_owned() + "routes: [{to: \"::/0\", via: \"fe80::1\"}]\n"));
+        assert_eq!(
+            unscoped,
+            "gateway.yaml: routes[0].port: say which NIC port fe80::1 is on: it is link-local"
+        );
+        let node = error(&SMALL.replace("[172.18.0.2]", "[\"::1\"]"));
+        assert_eq!(
+            node,
+            "gateway.yaml: node.addresses: ::1 is no address that others can reach this node at"
         );
         let capacity = error(&(SMALL.to_owned() + "neighbours: {capacity: 18446744073709551615}\n"));
         assert_eq!(

@@ -101,7 +101,7 @@ impl Lookup<'_> {
                     };
                     self.packet(packet, flow, &mut changed)
                 }
-                Parsed::Arp => Decision::plain(Verdict::Arp),
+                Parsed::Arp => Decision::plain(Verdict::Neighbour),
                 Parsed::Other(reason) => Decision::plain(self.host_or(*reason)),
                 Parsed::Drop(reason) => Decision::plain(Verdict::Drop(*reason)),
             };

@@ -4,6 +4,7 @@
 //! a flood of letters is refused (and counted by the sender) instead of growing memory.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crossbeam::queue::ArrayQueue;
@@ -21,14 +22,14 @@ pub enum Purpose {
     Receive,
     /// Send it on this NIC port as it is.
     Send,
-    /// Steward: an ARP packet received on this NIC port.
-    Arp,
+    /// Steward: an ARP or neighbour discovery packet received on this NIC port.
+    Neighbour,
     /// Steward: received on this NIC port; its next hop must be resolved before it can go on.
     Resolve {
         /// NIC port of the neighbour.
         port: NicPortIndex,
         /// The neighbour.
-        neighbour: [u8; 4],
+        neighbour: IpAddr,
     },
 }
 

@@ -1,4 +1,4 @@
-//! The steward's ARP (RFC 826): answers for our addresses, resolves next hops before they are needed, refreshes them
+//! The steward's ARP and neighbour discovery: answers for our addresses, resolves next hops before they are needed, refreshes them
 //! before they go stale, and keeps a few packets waiting meanwhile. A scan of addresses where nobody is finds every
 //! bound of it, so neighbours that we want (endpoints, routers, the host) have room and questions kept for them.
 //!
@@ -7,15 +7,16 @@
 //! Never  waits: one neighbour that does not answer holds up nobody else.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::addr::Mac;
 use crate::index::{NextHopIndex, NicPortIndex};
 use crate::network::{Interface, Network};
 use crate::next_hop::Reachability;
 use crate::tick::{TICKS_PER_SECOND, Tick};
-use crate::wire::arp::{Arp, LEN, Operation};
-use crate::wire::ethernet::{self, EtherType, Ethernet};
+use crate::wire::ethernet::{EtherType, Ethernet};
+
+mod arp;
 
 /// Between unanswered questions (RFC 1122 §2.3.2.1: at most one a second for a destination).
 const RETRY: u32 = TICKS_PER_SECOND;
@@ -61,7 +62,7 @@ pub struct Neighbours {
 #[derive(Debug)]
 struct Neighbour {
     port: NicPortIndex,
-    address: [u8; 4],
+    address: IpAddr,
     state: Reachability,
     /// When it was last asked or last answered.
     since: Tick,
@@ -82,11 +83,12 @@ impl Neighbours {
         &mut self,
         network: &Network,
         port: NicPortIndex,
-        address: [u8; 4],
+        address: impl Into<IpAddr>,
         packet: Option<(NicPortIndex, &[u8])>,
         now: Tick,
         out: &mut impl Outbox,
     ) -> bool {
+        let address = address.into();
         let Some(interface) = network.interfaces().get(port.get()) else {
             return false;
         };
@@ -136,61 +138,53 @@ impl Neighbours {
         let Some(interface) = network.interfaces().get(port.get()) else {
             return;
         };
-        let Some(packet) = frame.get(14..).and_then(|p| Arp::new(p).ok()) else {
+        let Some(heard) = hear(frame) else {
             return;
         };
-        let (sender, sender_mac) = (packet.sender_ip().octets(), packet.sender_mac());
-        let target = packet.target_ip().octets();
         let from_host = network.host() == Some(port);
-        if !from_host && network.is_own(sender) && sender_mac != interface.mac {
+        if let Some((sender, _)) = heard.about
+            && !from_host
+            && is_own(network, sender)
+            && heard.from != interface.mac
+        {
             if self.conflict.is_none_or(|last| now.since(last) >= CONFLICT_LOG) {
                 self.conflict = Some(now);
-                let name = &interface.name;
-                log::warn!(
-                    "{name}: {sender_mac} uses our address {}: address conflict",
-                    packet.sender_ip()
-                );
+                let (name, from) = (&interface.name, heard.from);
+                log::warn!("{name}: {from} uses our address {sender}: address conflict");
             }
             return;
         }
-        // The host's kernel has the node's addresses on its end of the host port, whatever networks links have.
-        let on_link = if from_host {
-            network.is_own(sender)
-        } else {
-            interface
-                .addresses
-                .iter()
-                .any(|n| n.contains(&packet.sender_ip()))
-        };
-        let for_us = if from_host {
-            // The host's own kernel reaches everything through us; only its own addresses are its own business.
-            !network.is_own(target)
-        } else {
-            network.is_own(target)
-        };
-        if on_link && sender != [0; 4] && !sender_mac.is_group() {
+        // The host's own kernel reaches everything through us; only its own addresses are its own business.
+        let for_us = is_own(network, heard.target) != from_host;
+        if let Some((sender, mac)) = heard.about {
             let known = network.next_hops().find(port, sender);
-            if let Some(index) = if for_us {
-                enter(network, port, sender, false)
+            // The host's kernel has the node's addresses on its end of the host port, whatever networks links have.
+            let on_link = if from_host {
+                is_own(network, sender)
             } else {
-                known
-            } {
+                known.is_some() || interface.addresses.iter().any(|n| n.contains(&sender))
+            };
+            let enter = || {
+                if for_us {
+                    enter(network, port, sender, false)
+                } else {
+                    known
+                }
+            };
+            if on_link && let Some(index) = enter() {
                 let neighbour = self
                     .known
                     .entry(index)
                     .or_insert_with(|| Neighbour::new(port, sender, now));
                 self.waiting -= neighbour.waiting.len();
-                neighbour.learn(network, index, sender_mac, now, out);
+                neighbour.learn(network, index, mac, now, out);
             }
         }
-        if for_us && packet.operation() == Operation::REQUEST {
-            let reply = arp_frame(
-                Operation::REPLY,
-                sender_mac,
-                (interface.mac, target),
-                (sender_mac, sender),
-            );
-            out.send(port, &reply);
+        if for_us && let Some(asked) = heard.asked {
+            let sender = heard.about.map(|(sender, _)| sender);
+            if let Some(frame) = answer(interface, asked, sender, heard.from) {
+                out.send(port, &frame);
+            }
         }
     }
 
@@ -216,7 +210,9 @@ impl Neighbours {
                 (Reachability::Incomplete, 0) => (0, Mac::BROADCAST),
                 (Reachability::Reachable(mac), 0) => (REFRESH, mac),
                 (Reachability::Reachable(_) | Reachability::Incomplete, _) => (RETRY, Mac::BROADCAST),
-                (Reachability::Unreachable, _) => (RETRY_UNREACHABLE, Mac::BROADCAST),
+                (Reachability::Unreachable | Reachability::Forgotten, _) => {
+                    (RETRY_UNREACHABLE, Mac::BROADCAST)
+                }
             };
             if now.since(neighbour.since) < due {
                 return true;
@@ -238,11 +234,11 @@ impl Neighbours {
                 } else {
                     log::Level::Debug
                 };
-                let address = Ipv4Addr::from(neighbour.address);
                 log::log!(
                     level,
-                    "{}: neighbour {address} does not answer ARP",
-                    interface.name
+                    "{}: neighbour {} does not answer",
+                    interface.name,
+                    neighbour.address
                 );
             }
             room = neighbour.ask(network, interface, to, now, out);
@@ -253,7 +249,7 @@ impl Neighbours {
 }
 
 impl Neighbour {
-    const fn new(port: NicPortIndex, address: [u8; 4], now: Tick) -> Self {
+    const fn new(port: NicPortIndex, address: IpAddr, now: Tick) -> Self {
         Self {
             port,
             address,
@@ -275,10 +271,8 @@ impl Neighbour {
         now: Tick,
         out: &mut impl Outbox,
     ) -> bool {
-        let asked = out.send(
-            self.port,
-            &question(network, interface, self.port, self.address, to),
-        );
+        let asked = question(network, interface, self.port, self.address, to)
+            .is_none_or(|frame| out.send(self.port, &frame));
         if asked {
             self.tries = self.tries.saturating_add(1);
             self.since = now;
@@ -301,7 +295,7 @@ impl Neighbour {
 }
 
 /// The neighbour's index, entered if new. The last quarter of the room is for wanted ones: no scan takes it.
-fn enter(network: &Network, port: NicPortIndex, address: [u8; 4], wanted: bool) -> Option<NextHopIndex> {
+fn enter(network: &Network, port: NicPortIndex, address: IpAddr, wanted: bool) -> Option<NextHopIndex> {
     let hops = network.next_hops();
     if !wanted && hops.used() >= hops.limit() / 4 * 3 {
         return hops.find(port, address);
@@ -309,51 +303,56 @@ fn enter(network: &Network, port: NicPortIndex, address: [u8; 4], wanted: bool) 
     hops.insert(port, address)
 }
 
-/// Asks who has `address`, from our address on that link, else any of ours (a router on an unnumbered port). The host
-/// is asked for its own addresses, which are ours, too, so that question has no sender (a probe, RFC 5227 §2.1.1).
+/// What a neighbour said, whatever its words.
+#[derive(Debug)]
+struct Heard {
+    /// The speaker and its MAC address, unless it keeps them to itself.
+    about: Option<(IpAddr, Mac)>,
+    /// The station that speaks.
+    from: Mac,
+    /// The address it asks for, if it asks.
+    asked: Option<IpAddr>,
+    /// The address it speaks of.
+    target: IpAddr,
+}
+
+fn hear(frame: &[u8]) -> Option<Heard> {
+    let ethernet = Ethernet::new(frame).ok()?;
+    match ethernet.ether_type() {
+        EtherType::ARP => arp::hear(ethernet.payload()),
+        _ => None,
+    }
+}
+
 fn question(
     network: &Network,
     interface: &Interface,
     port: NicPortIndex,
-    address: [u8; 4],
+    address: IpAddr,
     to: Mac,
-) -> Vec<u8> {
-    let on_link = interface
-        .addresses
-        .iter()
-        .find(|n| n.contains(&Ipv4Addr::from(address)))
-        .map(|n| n.addr().octets());
-    let any = || {
-        if network.is_own(address) {
-            None
-        } else {
-            network.source_address(port)
-        }
-    };
-    let source = on_link.or_else(any).unwrap_or_default();
-    arp_frame(
-        Operation::REQUEST,
-        to,
-        (interface.mac, source),
-        (Mac::default(), address),
-    )
+) -> Option<Vec<u8>> {
+    match address {
+        IpAddr::V4(address) => Some(arp::question(network, interface, port, address, to)),
+        IpAddr::V6(_) => None,
+    }
 }
 
-/// An Ethernet frame to `to` with an ARP packet from `sender` about `target`.
-fn arp_frame(operation: Operation, to: Mac, sender: (Mac, [u8; 4]), target: (Mac, [u8; 4])) -> Vec<u8> {
-    let mut bytes = vec![0; ethernet::HEADER_LEN + LEN];
-    let (header, payload) = bytes.split_at_mut(ethernet::HEADER_LEN);
-    // Both buffers are exactly as long as what is built in them.
-    if let (Ok(mut header), Ok(mut arp)) = (
-        Ethernet::blank(header, EtherType::ARP),
-        Arp::blank(payload, operation),
-    ) {
-        header.set_dst(to);
-        header.set_src(sender.0);
-        arp.set_sender(sender.0, sender.1.into());
-        arp.set_target(target.0, target.1.into());
+fn answer(interface: &Interface, asked: IpAddr, sender: Option<IpAddr>, to: Mac) -> Option<Vec<u8>> {
+    let IpAddr::V4(asked) = asked else {
+        return None;
+    };
+    let sender = match sender {
+        Some(IpAddr::V4(sender)) => sender,
+        _ => Ipv4Addr::UNSPECIFIED,
+    };
+    Some(arp::answer(interface, asked, (to, sender)))
+}
+
+fn is_own(network: &Network, address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => network.is_own(v4.octets()),
+        IpAddr::V6(v6) => network.is_own(v6.octets()),
     }
-    bytes
 }
 
 #[cfg(test)]

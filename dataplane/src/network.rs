@@ -1,12 +1,12 @@
-//! What the gateway knows of its surroundings: its own addresses, its routes and its next hops.
+//! What the gateway knows of its surroundings, in both families: its own addresses, its routes and its next hops.
 //!
 //! Fixed at start, but for the next hops, which the steward resolves. Workers only read.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
-use crate::addr::Mac;
+use crate::addr::{Address, Families, Mac, V4, V6};
 use crate::index::{NextHopIndex, NicPortIndex};
 use crate::next_hop::{NextHops, Reachability};
 
@@ -19,19 +19,30 @@ pub struct Interface {
     pub mac: Mac,
     /// Largest IP packet in bytes.
     pub mtu: usize,
-    /// Our addresses on it, with their on-link networks; the first is the source of what we originate there.
-    pub addresses: Vec<Ipv4Net>,
+    /// Our addresses on it, with their on-link networks; a family's first is the source of what we originate there.
+    /// `Network::new` adds the link-local IPv6 address, if there is none (RFC 4291 §2.5.6, Appendix A).
+    pub addresses: Vec<IpNet>,
     /// The only station on the other side, where the driver knows it (a tap's kernel end).
     pub peer_mac: Option<Mac>,
+}
+
+impl Interface {
+    /// Our link-local address on it: what neighbour discovery speaks with.
+    pub fn link_local(&self) -> Option<Ipv6Addr> {
+        self.addresses.iter().find_map(|a| match a.addr() {
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => Some(v6),
+            _ => None,
+        })
+    }
 }
 
 /// A static route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Destinations.
-    pub to: Ipv4Net,
-    /// The router, or `None` when the destination itself is on the link.
-    pub via: Option<Ipv4Addr>,
+    pub to: IpNet,
+    /// The router, of the same family, or `None` when the destination itself is on the link.
+    pub via: Option<IpAddr>,
     /// Outgoing NIC port.
     pub port: NicPortIndex,
 }
@@ -42,62 +53,76 @@ pub enum Hop {
     /// To this neighbour, which answers.
     Known(NextHopIndex),
     /// To a neighbour that the steward must resolve first.
-    Unknown(NicPortIndex, [u8; 4]),
+    Unknown(NicPortIndex, IpAddr),
     /// To a neighbour that does not answer.
     Unreachable,
     /// Nowhere.
     NoRoute,
 }
 
+/// What the network knows in one family.
+#[derive(Debug)]
+pub struct Side<A> {
+    /// Longest prefix first.
+    routes: Vec<Route>,
+    /// The node's addresses, primary first.
+    node: Vec<A>,
+    /// All our addresses, sorted.
+    own: Vec<A>,
+    /// What we send from, by NIC port.
+    sources: Vec<Option<A>>,
+}
+
 /// Addresses, routes, next hops.
 #[derive(Debug)]
 pub struct Network {
     interfaces: Vec<Interface>,
-    /// Longest prefix first.
-    routes: Vec<Route>,
-    node_addresses: Vec<Ipv4Addr>,
-    /// Sorted.
-    own: Vec<[u8; 4]>,
+    v4: Side<V4>,
+    v6: Side<V6>,
     host: Option<NicPortIndex>,
     next_hops: NextHops,
 }
 
+impl Families for Network {
+    type Part<A: Address> = Side<A>;
+
+    fn v4(&self) -> &Side<V4> {
+        &self.v4
+    }
+
+    fn v6(&self) -> &Side<V6> {
+        &self.v6
+    }
+}
+
 impl Network {
     /// From the config: interfaces in NIC port order; routes beside those their on-link networks imply; the node's
-    /// addresses, primary first; which interface is the host port. `next_hops` bounds the neighbours.
+    /// addresses, the primary of each family before its others; which interface is the host port. `next_hops` bounds
+    /// the neighbours.
     pub fn new(
-        interfaces: Vec<Interface>,
+        mut interfaces: Vec<Interface>,
         mut routes: Vec<Route>,
-        node_addresses: Vec<Ipv4Addr>,
+        node_addresses: Vec<IpAddr>,
         host: Option<NicPortIndex>,
         next_hops: usize,
     ) -> Self {
-        for (i, interface) in interfaces.iter().enumerate() {
+        for (i, interface) in interfaces.iter_mut().enumerate() {
+            if interface.link_local().is_none() {
+                interface.addresses.push(link_local(interface.mac).into());
+            }
             let port = NicPortIndex(i as u8);
-            let on_link = interface.addresses.iter().filter(|a| a.prefix_len() < 32);
-            routes.extend(on_link.map(|a| Route {
+            let whole = |a: &&IpNet| a.prefix_len() < a.max_prefix_len() && !is_link_local(a.addr());
+            routes.extend(interface.addresses.iter().filter(whole).map(|a| Route {
                 to: a.trunc(),
                 via: None,
                 port,
             }));
         }
         routes.sort_by_key(|r| std::cmp::Reverse(r.to.prefix_len()));
-        let on_ports = interfaces
-            .iter()
-            .flat_map(|i| i.addresses.iter().map(Ipv4Net::addr));
-        let mut own: Vec<_> = node_addresses
-            .iter()
-            .copied()
-            .chain(on_ports)
-            .map(|a| a.octets())
-            .collect();
-        own.sort_unstable();
-        own.dedup();
         Self {
+            v4: Side::new(&interfaces, &routes, &node_addresses),
+            v6: Side::new(&interfaces, &routes, &node_addresses),
             interfaces,
-            routes,
-            node_addresses,
-            own,
             host,
             next_hops: NextHops::new(next_hops),
         }
@@ -113,14 +138,14 @@ impl Network {
         self.host
     }
 
-    /// Where what is punted goes: the host's end of the host port, by the node's primary address. `None` while it has
-    /// not answered.
+    /// Where what is punted goes: the host's end of the host port, by a primary address of the node. `None` while it
+    /// has not answered.
     pub fn host_mac(&self) -> Option<Mac> {
-        let (port, address) = (self.host?, self.node_addresses.first()?);
-        match self.next_hops.look_up(port, address.octets())? {
-            (_, Reachability::Reachable(mac)) => Some(mac),
-            _ => None,
-        }
+        self.hosts()
+            .find_map(|(port, address)| match self.next_hops.look_up(port, address)? {
+                (_, Reachability::Reachable(mac)) => Some(mac),
+                _ => None,
+            })
     }
 
     /// The neighbours.
@@ -129,97 +154,173 @@ impl Network {
     }
 
     /// One of our addresses: the node's or a NIC port's.
-    pub fn is_own(&self, address: [u8; 4]) -> bool {
-        self.own.binary_search(&address).is_ok()
+    pub fn is_own<A: Address>(&self, address: A) -> bool {
+        A::part(self).own.binary_search(&address).is_ok()
     }
 
-    /// All our addresses.
-    pub fn own_addresses(&self) -> impl Iterator<Item = [u8; 4]> {
-        self.own.iter().copied()
+    /// All our addresses of one family.
+    pub fn own_addresses<A: Address>(&self) -> impl Iterator<Item = A> {
+        A::part(self).own.iter().copied()
     }
 
     /// The routers that routes go through.
-    pub fn routers(&self) -> impl Iterator<Item = (NicPortIndex, [u8; 4])> {
-        self.routes.iter().filter_map(|r| Some((r.port, r.via?.octets())))
+    pub fn routers(&self) -> impl Iterator<Item = (NicPortIndex, IpAddr)> {
+        let routes = self.v4.routes.iter().chain(&self.v6.routes);
+        routes.filter_map(|r| Some((r.port, r.via?)))
     }
 
-    /// Whether node ports answer on this address (NP-1, NP-2): a node address inside `allowed`, or the primary one
-    /// when nothing is configured.
-    pub fn is_node_port_address(&self, address: [u8; 4], allowed: &[IpNet]) -> bool {
-        let address = Ipv4Addr::from(address);
+    /// The node's own stack as a neighbour on the host port: by its primary address of each family.
+    pub fn hosts(&self) -> impl Iterator<Item = (NicPortIndex, IpAddr)> {
+        let v4 = self.v4.node.first().copied().map(IpAddr::from);
+        let v6 = self.v6.node.first().copied().map(IpAddr::from);
+        let primary = v4.into_iter().chain(v6);
+        self.host
+            .into_iter()
+            .flat_map(move |port| primary.clone().map(move |a| (port, a)))
+    }
+
+    /// Whether node ports answer on this address (NP-1, NP-2): one of ours inside `allowed`, or the family's primary
+    /// one when nothing is configured.
+    pub fn is_node_port_address<A: Address>(&self, address: A, allowed: &[IpNet]) -> bool {
+        let side = A::part(self);
         if allowed.is_empty() {
-            return self.node_addresses.first() == Some(&address);
+            return side.node.first() == Some(&address);
         }
-        // CIDRs of only one family leave the other family at "all"; loopback never (NP-3).
-        let mut of_family = allowed
-            .iter()
-            .filter_map(|n| if let IpNet::V4(n) = n { Some(n) } else { None })
-            .peekable();
-        let listed = of_family.peek().is_none() || of_family.any(|n| n.contains(&address));
-        listed && !address.is_loopback() && self.is_own(address.octets())
+        // CIDRs of only one family leave the other family at "all".
+        let bits = |n: &&IpNet| n.max_prefix_len() == A::BITS;
+        let mut of_family = allowed.iter().filter(bits).peekable();
+        let ip: IpAddr = address.into();
+        let listed = of_family.peek().is_none() || of_family.any(|n| n.contains(&ip));
+        // Loopback never (NP-3), nor what only one link can reach.
+        listed && !ip.is_loopback() && !is_link_local(ip) && self.is_own(address)
     }
 
-    /// The address we send from through this NIC port (TP-6), for SNAT and for our own ICMP errors.
-    pub fn source_address(&self, port: NicPortIndex) -> Option<[u8; 4]> {
-        let on_port = self
-            .interfaces
-            .get(port.get())
-            .and_then(|i| i.addresses.first())
-            .map(Ipv4Net::addr);
-        on_port
-            .or_else(|| self.node_addresses.first().copied())
-            .map(|a| a.octets())
+    /// The address we send from through this NIC port (TP-6), for SNAT and for our own ICMP errors: the port's first, or
+    /// the node's primary; a link-local one only where there is no other (RFC 6724 §5, rule 2).
+    pub fn source_address<A: Address>(&self, port: NicPortIndex) -> Option<A> {
+        A::part(self).sources.get(port.get()).copied().flatten()
     }
 
     /// The outgoing NIC port and the neighbour to ask for. All our own addresses are the host's, which answers to the
-    /// node's primary one.
-    pub fn route(&self, destination: [u8; 4]) -> Option<(NicPortIndex, [u8; 4])> {
+    /// node's primary one. Link-local destinations have no route: no packet to one may leave its link (RFC 4291 §2.5.6).
+    pub fn route<A: Address>(&self, destination: A) -> Option<(NicPortIndex, A)> {
+        let side = A::part(self);
         if self.is_own(destination) {
-            return Some((self.host?, self.node_addresses.first()?.octets()));
+            return Some((self.host?, *side.node.first()?));
         }
-        let address = Ipv4Addr::from(destination);
-        let route = self.routes.iter().find(|r| r.to.contains(&address))?;
-        Some((route.port, route.via.map_or(destination, |via| via.octets())))
+        let address: IpAddr = destination.into();
+        if is_link_local(address) {
+            return None;
+        }
+        let route = side.routes.iter().find(|r| r.to.contains(&address))?;
+        Some((route.port, route.via.map_or(Some(destination), A::of)?))
+    }
+
+    /// `route` for an address of whichever family.
+    pub fn route_to(&self, destination: IpAddr) -> Option<(NicPortIndex, IpAddr)> {
+        match destination {
+            IpAddr::V4(v4) => self.route(v4.octets()).map(|(port, a)| (port, a.into())),
+            IpAddr::V6(v6) => self.route(v6.octets()).map(|(port, a)| (port, a.into())),
+        }
     }
 
     /// Where a packet to `destination` goes next.
-    pub fn hop(&self, destination: [u8; 4]) -> Hop {
+    pub fn hop<A: Address>(&self, destination: A) -> Hop {
         match self.route(destination) {
             None => Hop::NoRoute,
             Some((port, neighbour)) => match self.next_hops.look_up(port, neighbour) {
                 Some((index, Reachability::Reachable(_))) => Hop::Known(index),
                 Some((_, Reachability::Unreachable)) => Hop::Unreachable,
-                Some((_, Reachability::Incomplete)) | None => Hop::Unknown(port, neighbour),
+                _ => Hop::Unknown(port, neighbour.into()),
             },
         }
     }
+}
+
+impl<A: Address> Side<A> {
+    fn new(interfaces: &[Interface], routes: &[Route], node_addresses: &[IpAddr]) -> Self {
+        let node: Vec<A> = node_addresses.iter().copied().filter_map(A::of).collect();
+        let on_port = |i: &Interface| {
+            i.addresses
+                .iter()
+                .filter_map(|a| A::of(a.addr()))
+                .collect::<Vec<A>>()
+        };
+        let source = |i: &Interface| {
+            let on_port = on_port(i);
+            let wide = |a: &&A| !is_link_local((**a).into());
+            let chosen = on_port.iter().find(wide).or_else(|| node.first());
+            chosen.or_else(|| on_port.first()).copied()
+        };
+        let mut own: Vec<A> = node.clone();
+        own.extend(interfaces.iter().flat_map(on_port));
+        own.sort_unstable();
+        own.dedup();
+        Self {
+            routes: routes
+                .iter()
+                .filter(|r| r.to.max_prefix_len() == A::BITS)
+                .copied()
+                .collect(),
+            sources: interfaces.iter().map(source).collect(),
+            node,
+            own,
+        }
+    }
+}
+
+/// Reaches one link only. IPv4's 169.254/16 is an ordinary network where it is configured (cloud gateways have it).
+const fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+/// A station's link-local address and network, made of its MAC address (RFC 4291 Appendix A). Whether another station
+/// has it, too, is not asked: MAC addresses differ, or frames are lost anyway.
+fn link_local(mac: Mac) -> ipnet::Ipv6Net {
+    let [a, b, c, d, e, f] = mac.0;
+    let identifier = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];
+    let address = 0xfe80 << 112 | u128::from(u64::from_be_bytes(identifier));
+    ipnet::Ipv6Net::new_assert(Ipv6Addr::from_bits(address), 64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const WAN: NicPortIndex = NicPortIndex(0);
+    const PODS: NicPortIndex = NicPortIndex(1);
+    const HOST: NicPortIndex = NicPortIndex(2);
+
+    fn v6(text: &str) -> V6 {
+        text.parse::<Ipv6Addr>().unwrap().octets()
+    }
+
     fn network() -> Network {
-        let interface = |name: &str, addresses: &[&str]| Interface {
+        let interface = |name: &str, last: u8, addresses: &[&str]| Interface {
             name: name.into(),
-            mac: Mac::default(),
+            mac: Mac([2, 0, 0, 0, 0, last]),
             mtu: 1500,
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
             peer_mac: None,
         };
+        let route = |to: &str, via: &str, port| Route {
+            to: to.parse().unwrap(),
+            via: Some(via.parse().unwrap()),
+            port,
+        };
+        let node = ["192.0.2.2", "192.0.2.3", "2001:db8::2", "2001:db8::3"];
         Network::new(
             vec![
-                interface("wan", &["192.0.2.2/24"]),
-                interface("pods", &["10.244.0.1/24"]),
-                interface("host", &[]),
+                interface("wan", 1, &["192.0.2.2/24", "fe80::2/64", "2001:db8::2/64"]),
+                interface("pods", 2, &["10.244.0.1/24", "fd00:10:244::1/64"]),
+                interface("host", 3, &[]),
             ],
-            vec![Route {
-                to: "0.0.0.0/0".parse().unwrap(),
-                via: Some(Ipv4Addr::new(192, 0, 2, 1)),
-                port: NicPortIndex(0),
-            }],
-            vec![Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::new(192, 0, 2, 3)],
-            Some(NicPortIndex(2)),
+            vec![
+                route("0.0.0.0/0", "192.0.2.1", WAN),
+                route("::/0", "fe80::1", WAN),
+            ],
+            node.map(|a| a.parse().unwrap()).to_vec(),
+            Some(HOST),
             64,
         )
     }
@@ -227,62 +328,108 @@ mod tests {
     #[test]
     fn the_longest_prefix_wins_and_the_rest_goes_to_the_router() {
         let network = network();
-        assert_eq!(
-            network.route([10, 244, 0, 9]),
-            Some((NicPortIndex(1), [10, 244, 0, 9]))
-        );
-        assert_eq!(
-            network.route([192, 0, 2, 77]),
-            Some((NicPortIndex(0), [192, 0, 2, 77]))
-        );
-        assert_eq!(
-            network.route([8, 8, 8, 8]),
-            Some((NicPortIndex(0), [192, 0, 2, 1]))
-        );
+        for (to, port, neighbour) in [
+            ([10, 244, 0, 9], PODS, [10, 244, 0, 9]),
+            ([192, 0, 2, 77], WAN, [192, 0, 2, 77]),
+            ([8, 8, 8, 8], WAN, [192, 0, 2, 1]),
+        ] {
+            assert_eq!(network.route(to), Some((port, neighbour)));
+        }
+        for (to, port, neighbour) in [
+            ("fd00:10:244::9", PODS, "fd00:10:244::9"),
+            ("2001:db8::77", WAN, "2001:db8::77"),
+            ("2600::1", WAN, "fe80::1"),
+        ] {
+            assert_eq!(network.route(v6(to)), Some((port, v6(neighbour))));
+        }
     }
 
     #[test]
     fn our_own_addresses_are_the_hosts() {
         let network = network();
-        assert_eq!(
-            network.route([10, 244, 0, 1]),
-            Some((NicPortIndex(2), [192, 0, 2, 2]))
-        );
+        assert_eq!(network.route([10, 244, 0, 1]), Some((HOST, [192, 0, 2, 2])));
+        assert_eq!(network.route(v6("fe80::2")), Some((HOST, v6("2001:db8::2"))));
         assert!(network.is_own([192, 0, 2, 3]) && !network.is_own([192, 0, 2, 4]));
+        assert!(network.is_own(v6("2001:db8::3")) && !network.is_own(v6("2001:db8::4")));
+    }
+
+    #[test]
+    fn every_nic_port_has_one_link_local_address_and_nothing_is_routed_to_others() {
+        let network = network();
+        let found: Vec<_> = network
+            .interfaces()
+            .iter()
+            .map(|i| i.link_local().unwrap())
+            .collect();
+        let wanted = ["fe80::2", "fe80::ff:fe00:2", "fe80::ff:fe00:3"];
+        assert_eq!(found, wanted.map(|a| a.parse::<Ipv6Addr>().unwrap()));
+        assert!(wanted.iter().all(|a| network.is_own(v6(a))));
+        assert_eq!(network.hop(v6("fe80::77")), Hop::NoRoute);
+    }
+
+    #[test]
+    fn tp_6_we_send_from_the_ports_address_then_the_nodes_and_from_a_link_local_one_last() {
+        let network = network();
+        assert_eq!(network.source_address(WAN), Some([192, 0, 2, 2]));
+        assert_eq!(network.source_address(WAN), Some(v6("2001:db8::2")));
+        assert_eq!(network.source_address(PODS), Some(v6("fd00:10:244::1")));
+        assert_eq!(network.source_address(HOST), Some([192, 0, 2, 2]));
+        assert_eq!(network.source_address(HOST), Some(v6("2001:db8::2")));
+        let lone = Interface {
+            addresses: vec![],
+            ..network.interfaces()[1].clone()
+        };
+        let lone = Network::new(vec![lone], vec![], vec![], None, 64);
+        assert_eq!(lone.source_address(NicPortIndex(0)), Some(v6("fe80::ff:fe00:2")));
+        assert_eq!(lone.source_address::<V4>(NicPortIndex(0)), None);
+    }
+
+    fn is_unknown_until_it_has_answered<A: Address>(address: A) {
+        let network = network();
+        let unknown = Hop::Unknown(PODS, address.into());
+        assert_eq!(network.hop(address), unknown);
+        let index = network.next_hops().insert(PODS, address).unwrap();
+        assert_eq!(network.hop(address), unknown);
+        network
+            .next_hops()
+            .set(index, Reachability::Reachable(Mac([2; 6])));
+        assert_eq!(network.hop(address), Hop::Known(index));
+        network.next_hops().set(index, Reachability::Unreachable);
+        assert_eq!(network.hop(address), Hop::Unreachable);
     }
 
     #[test]
     fn a_neighbour_is_unknown_until_it_has_answered() {
-        let network = network();
-        assert_eq!(
-            network.hop([10, 244, 0, 9]),
-            Hop::Unknown(NicPortIndex(1), [10, 244, 0, 9])
-        );
-        let index = network
-            .next_hops()
-            .insert(NicPortIndex(1), [10, 244, 0, 9])
-            .unwrap();
-        assert_eq!(
-            network.hop([10, 244, 0, 9]),
-            Hop::Unknown(NicPortIndex(1), [10, 244, 0, 9])
-        );
-        network
-            .next_hops()
-            .set(index, Reachability::Reachable(Mac::BROADCAST));
-        assert_eq!(network.hop([10, 244, 0, 9]), Hop::Known(index));
-        network.next_hops().set(index, Reachability::Unreachable);
-        assert_eq!(network.hop([10, 244, 0, 9]), Hop::Unreachable);
+        is_unknown_until_it_has_answered([10, 244, 0, 9]);
+        is_unknown_until_it_has_answered(v6("fd00:10:244::9"));
     }
 
     #[test]
-    fn np_2_node_ports_answer_on_the_primary_address_or_on_those_listed() {
+    fn np_2_node_ports_answer_on_the_primary_address_of_each_family_or_on_those_listed() {
         let network = network();
         assert!(network.is_node_port_address([192, 0, 2, 2], &[]));
         assert!(!network.is_node_port_address([192, 0, 2, 3], &[]));
+        assert!(network.is_node_port_address(v6("2001:db8::2"), &[]));
+        assert!(!network.is_node_port_address(v6("2001:db8::3"), &[]));
         let listed = ["192.0.2.3/32".parse().unwrap()];
         assert!(network.is_node_port_address([192, 0, 2, 3], &listed));
         assert!(!network.is_node_port_address([192, 0, 2, 2], &listed));
-        assert!(network.is_node_port_address([10, 244, 0, 1], &["0.0.0.0/0".parse().unwrap()]));
-        assert!(!network.is_node_port_address([10, 244, 0, 7], &["0.0.0.0/0".parse().unwrap()]));
+        assert!(
+            network.is_node_port_address(v6("2001:db8::3"), &listed),
+            "the other family is at all"
+        );
+        let all = ["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
+        assert!(network.is_node_port_address([10, 244, 0, 1], &all));
+        assert!(!network.is_node_port_address([10, 244, 0, 7], &all));
+    }
+
+    #[test]
+    fn np_3_node_ports_answer_on_no_loopback_and_no_link_local_address() {
+        let node = ["127.0.0.1", "::1", "fe80::2"].map(|a| a.parse().unwrap());
+        let network = Network::new(vec![], vec![], node.to_vec(), None, 64);
+        let all = ["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
+        assert!(!network.is_node_port_address([127, 0, 0, 1], &all));
+        assert!(!network.is_node_port_address(v6("::1"), &all));
+        assert!(!network.is_node_port_address(v6("fe80::2"), &all));
     }
 }

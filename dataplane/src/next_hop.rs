@@ -1,11 +1,21 @@
-//! Next hops: which MAC address, on which NIC port, an on-link neighbour answers to.
+//! Next hops: which MAC address, on which NIC port, an on-link neighbour of either family answers to.
 //!
 //! One steward writes, every worker reads, nobody locks. A flow names its next hop by index, so a changed MAC address
-//! heals every flow at its next packet. The index is the slot of an open-addressed table, and a slot whose neighbour
-//! has once been reachable keeps it for the life of the process. Flows name only such slots, so an index in a flow can
-//! never come to mean another station; slots of neighbours that never answered are given to others.
+//! heals every flow at its next packet. An index is the slot of an open-addressed table and the slot's generation: a
+//! neighbour that answered once and is forgotten later takes its generation with it, so that whoever still has its
+//! index learns that it is `Forgotten` and never finds the slot's next neighbour. 32 generations are enough, because the
+//! steward forgets such a neighbour an hour after its last answer at the earliest: an index comes to life again after
+//! 32 hours, and no flow sleeps longer than 24 (`conntrack::Timeouts`).
+//!
+//! A key is three words, so a reader takes a snapshot (a sequence lock): the tag, then address and state, then the tag
+//! again. Orderings:
+//! * A: the tag is stored with Release after everything it vouches for, and first loaded with Acquire.
+//! * B: a Release fence stands between the tag that vacates a slot and the first word written into it, an Acquire fence
+//!   between the last word read and the second load of the tag: whoever read a new word finds another tag. Tags never
+//!   repeat: they count.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::addr::Mac;
 use crate::index::{NextHopIndex, NicPortIndex};
@@ -14,97 +24,179 @@ use crate::index::{NextHopIndex, NicPortIndex};
 /// hash, runs of 64 do not occur in practice; a full run is refused like a full table.
 const PROBES: usize = 64;
 
-/// Key word of a slot whose neighbour never answered and was forgotten. No neighbour's: their lowest bit is set.
-const FORGOTTEN: u64 = 2;
-
 /// Whether a neighbour can be sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reachability {
-    /// Asked for by ARP, not answered yet.
+    /// Asked for, not answered yet.
     Incomplete,
     /// Answered: packets go to this address.
     Reachable(Mac),
     /// Does not answer.
     Unreachable,
+    /// The index is of a neighbour that was forgotten: the address must be looked up afresh.
+    Forgotten,
 }
 
-/// The table, written by the steward at any time (key 0 = never used).
+/// The table, written by the steward at any time.
 #[derive(Debug)]
 pub struct NextHops {
-    key: Box<[AtomicU64]>,
-    state: Box<[AtomicU64]>,
+    keys: Box<[Key]>,
+    states: Box<[AtomicU64]>,
     used: AtomicU64,
 }
 
+/// Whose a slot is.
+#[derive(Debug, Default)]
+struct Key {
+    /// 0: never anybody's. Else the count of changes (48 bits), the NIC port, and `IPV4`, `IPV6` or `VACANT`.
+    tag: AtomicU64,
+    address: [AtomicU64; 2],
+}
+
+const IPV4: u64 = 1;
+const IPV6: u64 = 2;
+const VACANT: u64 = 3;
+/// What in a tag names a neighbour, together with its address.
+const NAMES: u64 = 0xffff;
+/// One change of a slot.
+const CHANGE: u64 = 0x1_0000;
+
+/// State words: generation (5 bits), used (1), kind (2), NIC port (8), MAC address (48).
+const KIND: u64 = 3 << 56;
+const REACHABLE: u64 = 1 << 56;
+const UNREACHABLE: u64 = 2 << 56;
+/// Unreachable, but reachable once: flows may name it.
+const LOST: u64 = 3 << 56;
+const USED: u64 = 1 << 58;
+const GENERATION: u64 = 0b1_1111 << 59;
+const MAC: u64 = (1 << 48) - 1;
+
+/// Bits of an index that are the slot; the others are the generation.
+const SLOT_BITS: u32 = 27;
+
 impl NextHops {
-    /// Room for `capacity` neighbours (the table has a third more slots, rounded up to a power of two).
+    /// Room for `capacity` neighbours, at most 2²⁶ (the table has a third more slots, rounded up to a power of two).
     pub fn new(capacity: usize) -> Self {
-        let slots = (capacity.max(PROBES) * 4 / 3).next_power_of_two();
-        let words = || (0..slots).map(|_| AtomicU64::new(0)).collect();
+        let slots = (capacity.clamp(PROBES, 1 << 26) * 4 / 3).next_power_of_two();
         Self {
-            key: words(),
-            state: words(),
+            keys: (0..slots).map(|_| Key::default()).collect(),
+            states: (0..slots).map(|_| AtomicU64::new(0)).collect(),
             used: AtomicU64::new(0),
         }
     }
 
     /// The neighbour's index, if the steward has heard of it.
-    pub fn find(&self, port: NicPortIndex, address: [u8; 4]) -> Option<NextHopIndex> {
-        let key = key_word(port, address);
-        for slot in self.probes(key) {
-            // Acquire pairs with the Release in `insert`: a key seen means its state is initialised.
-            match self.key[slot].load(Ordering::Acquire) {
-                0 => return None,
-                found if found == key => return Some(NextHopIndex(slot as u32)),
-                _ => {}
+    pub fn find(&self, port: NicPortIndex, address: impl Into<IpAddr>) -> Option<NextHopIndex> {
+        Some(self.look_up(port, address)?.0)
+    }
+
+    /// The neighbour's index and reachability, if the steward has heard of it: what a new flow may rely on.
+    pub fn look_up(
+        &self,
+        port: NicPortIndex,
+        address: impl Into<IpAddr>,
+    ) -> Option<(NextHopIndex, Reachability)> {
+        let (name, words) = key(port, address.into());
+        for slot in self.probes(name, words) {
+            let key = &self.keys[slot];
+            let tag = key.tag.load(Ordering::Acquire); // A
+            if tag == 0 {
+                return None;
+            }
+            if tag & NAMES != name {
+                continue;
+            }
+            let found = [0, 1].map(|i| key.address[i].load(Ordering::Relaxed));
+            let state = self.states[slot].load(Ordering::Relaxed);
+            fence(Ordering::Acquire); // B
+            if found == words && key.tag.load(Ordering::Relaxed) == tag {
+                return Some((index(slot, state), reachability(state)));
             }
         }
         None
     }
 
-    /// The neighbour's index and reachability, if the steward has heard of it: what a new flow may rely on.
-    pub fn look_up(&self, port: NicPortIndex, address: [u8; 4]) -> Option<(NextHopIndex, Reachability)> {
-        let index = self.find(port, address)?;
-        // Acquire pairs with the Release in `set`: if this is the state of another neighbour that was given the slot
-        // meanwhile, the key read next is another, too. (A reachable one keeps the slot: the key cannot come back.)
-        let (_, reachability) = unpack(self.state[index.get()].load(Ordering::Acquire));
-        let same = self.key[index.get()].load(Ordering::Relaxed) == key_word(port, address);
-        same.then_some((index, reachability))
-    }
-
-    /// The NIC port and reachability behind an index. The index must come from this table.
+    /// The NIC port and reachability behind an index, which must come from this table. Marks it as used.
+    #[inline]
     pub fn get(&self, index: NextHopIndex) -> (NicPortIndex, Reachability) {
+        let word = &self.states[self.slot(index)];
         // Relaxed: the word is complete in itself, and an old MAC address for one more burst does no harm.
-        unpack(self.state[index.get()].load(Ordering::Relaxed))
+        let state = word.load(Ordering::Relaxed);
+        let reachability = if is_of(index, state) {
+            reachability(state)
+        } else {
+            Reachability::Forgotten
+        };
+        if state & USED == 0 {
+            // Once between two looks of the steward. Should the slot change hands meanwhile, its next neighbour is
+            // asked once more than it had to be.
+            word.fetch_or(USED, Ordering::Relaxed);
+        }
+        (port(state), reachability)
     }
 
     /// Steward: the index of this neighbour, entered as `Incomplete` if new; `None` when the table is full.
-    pub fn insert(&self, port: NicPortIndex, address: [u8; 4]) -> Option<NextHopIndex> {
+    pub fn insert(&self, port: NicPortIndex, address: impl Into<IpAddr>) -> Option<NextHopIndex> {
+        let address = address.into();
         if let Some(index) = self.find(port, address) {
             return Some(index);
         }
         if self.used() >= self.limit() {
             return None;
         }
-        let key = key_word(port, address);
-        let unused = |&slot: &usize| matches!(self.key[slot].load(Ordering::Relaxed), 0 | FORGOTTEN);
-        let slot = self.probes(key).find(unused)?;
-        self.state[slot].store(pack(port, Reachability::Incomplete), Ordering::Relaxed);
-        self.key[slot].store(key, Ordering::Release);
+        let (name, words) = key(port, address);
+        let tag = |slot: usize| self.keys[slot].tag.load(Ordering::Relaxed);
+        let free = |&slot: &usize| tag(slot) == 0 || tag(slot) & NAMES == VACANT;
+        let slot = self.probes(name, words).find(free)?;
+        let key = &self.keys[slot];
+        fence(Ordering::Release); // B
+        for (to, word) in key.address.iter().zip(words) {
+            to.store(word, Ordering::Relaxed);
+        }
+        let generation = self.states[slot].load(Ordering::Relaxed) & GENERATION;
+        let state = generation | u64::from(port.0) << 48;
+        self.states[slot].store(state, Ordering::Relaxed);
+        let count = (tag(slot) & !NAMES).wrapping_add(CHANGE);
+        key.tag.store(count | name, Ordering::Release); // A
         self.used.fetch_add(1, Ordering::Relaxed);
-        Some(NextHopIndex(slot as u32))
+        Some(index(slot, state))
     }
 
-    /// Steward: what became of a neighbour.
+    /// Steward: what became of a neighbour. One that was reachable never becomes `Incomplete` again.
     pub fn set(&self, index: NextHopIndex, reachability: Reachability) {
-        let (port, _) = self.get(index);
-        // Release: see `look_up`.
-        self.state[index.get()].store(pack(port, reachability), Ordering::Release);
+        let word = &self.states[self.slot(index)];
+        let state = word.load(Ordering::Relaxed);
+        let once = matches!(state & KIND, REACHABLE | LOST);
+        let kind = match reachability {
+            Reachability::Reachable(mac) => {
+                let [a, b, c, d, e, f] = mac.0;
+                REACHABLE | u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+            }
+            _ if once => LOST,
+            Reachability::Unreachable => UNREACHABLE,
+            Reachability::Incomplete | Reachability::Forgotten => 0,
+        };
+        word.store(state & !(KIND | MAC) | kind, Ordering::Relaxed);
     }
 
-    /// Steward: forgets a neighbour that has never been `Reachable`, so that others have room.
+    /// Steward: whether a worker has used the neighbour since this was asked last.
+    pub fn take_used(&self, index: NextHopIndex) -> bool {
+        let word = &self.states[self.slot(index)];
+        word.load(Ordering::Relaxed) & USED != 0 && word.fetch_and(!USED, Ordering::Relaxed) & USED != 0
+    }
+
+    /// Steward: forgets a neighbour, so that others have room. One that was `Reachable` must not have been for an hour.
     pub fn forget(&self, index: NextHopIndex) {
-        self.key[index.get()].store(FORGOTTEN, Ordering::Relaxed);
+        let slot = self.slot(index);
+        let tag = &self.keys[slot].tag;
+        let count = (tag.load(Ordering::Relaxed) & !NAMES).wrapping_add(CHANGE);
+        tag.store(count | VACANT, Ordering::Relaxed);
+        fence(Ordering::Release); // B
+        let state = self.states[slot].load(Ordering::Relaxed);
+        if matches!(state & KIND, REACHABLE | LOST) {
+            let next = state.wrapping_add(GENERATION & GENERATION.wrapping_neg()) & GENERATION;
+            self.states[slot].store(next, Ordering::Relaxed);
+        }
         self.used.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -115,81 +207,139 @@ impl NextHops {
 
     /// Neighbours there is room for.
     pub fn limit(&self) -> usize {
-        self.key.len() / 4 * 3
+        self.keys.len() / 4 * 3
     }
 
-    fn probes(&self, key: u64) -> impl Iterator<Item = usize> {
-        let mask = self.key.len() - 1;
+    fn slot(&self, index: NextHopIndex) -> usize {
+        index.get() & (self.states.len() - 1)
+    }
+
+    fn probes(&self, name: u64, words: [u64; 2]) -> impl Iterator<Item = usize> {
+        let mask = self.keys.len() - 1;
         // Fibonacci hashing: consecutive addresses, the usual case, spread evenly.
-        let start = (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as usize;
+        let word = words[0].rotate_left(32) ^ words[1] ^ name << 40;
+        let start = (word.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as usize;
         (0..PROBES).map(move |i| (start + i) & mask)
     }
 }
 
-/// Never 0: the lowest bit marks a slot in use.
-fn key_word(port: NicPortIndex, address: [u8; 4]) -> u64 {
-    u64::from(u32::from_be_bytes(address)) << 16 | u64::from(port.0) << 8 | 1
-}
-
-fn pack(port: NicPortIndex, reachability: Reachability) -> u64 {
-    let (state, mac) = match reachability {
-        Reachability::Incomplete => (0, Mac::default()),
-        Reachability::Reachable(mac) => (1, mac),
-        Reachability::Unreachable => (2, Mac::default()),
+/// What in a tag, and which words, name this neighbour.
+fn key(port: NicPortIndex, address: IpAddr) -> (u64, [u64; 2]) {
+    let (family, bits) = match address {
+        IpAddr::V4(v4) => (IPV4, u128::from(v4.to_bits())),
+        IpAddr::V6(v6) => (IPV6, v6.to_bits()),
     };
-    let [a, b, c, d, e, f] = mac.0;
-    u64::from_be_bytes([state, port.0, a, b, c, d, e, f])
+    (
+        u64::from(port.0) << 8 | family,
+        [(bits >> 64) as u64, bits as u64],
+    )
 }
 
-fn unpack(word: u64) -> (NicPortIndex, Reachability) {
-    let [state, port, a, b, c, d, e, f] = word.to_be_bytes();
-    let reachability = match state {
+fn index(slot: usize, state: u64) -> NextHopIndex {
+    NextHopIndex(((state & GENERATION) >> 59 << SLOT_BITS) as u32 | slot as u32)
+}
+
+fn is_of(index: NextHopIndex, state: u64) -> bool {
+    u64::from(index.0 >> SLOT_BITS) == state >> 59
+}
+
+fn port(state: u64) -> NicPortIndex {
+    NicPortIndex((state >> 48) as u8)
+}
+
+fn reachability(state: u64) -> Reachability {
+    match state & KIND {
         0 => Reachability::Incomplete,
-        1 => Reachability::Reachable(Mac([a, b, c, d, e, f])),
+        REACHABLE => {
+            let [_, _, a, b, c, d, e, f] = state.to_be_bytes();
+            Reachability::Reachable(Mac([a, b, c, d, e, f]))
+        }
         _ => Reachability::Unreachable,
-    };
-    (NicPortIndex(port), reachability)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
 
+    const PORT: NicPortIndex = NicPortIndex(0);
+
+    fn mac(last: u8) -> Reachability {
+        Reachability::Reachable(Mac([2, 0, 0, 0, 0, last]))
+    }
+
     #[test]
-    fn a_neighbour_keeps_its_index_while_its_mac_changes() {
+    fn a_neighbour_of_either_family_keeps_its_index_while_its_mac_changes() {
         let hops = NextHops::new(100);
-        let index = hops.insert(NicPortIndex(1), [10, 0, 0, 7]).unwrap();
-        assert_eq!(hops.get(index), (NicPortIndex(1), Reachability::Incomplete));
-        for last in [1, 2] {
-            let mac = Mac([2, 0, 0, 0, 0, last]);
-            hops.set(index, Reachability::Reachable(mac));
-            assert_eq!(hops.find(NicPortIndex(1), [10, 0, 0, 7]), Some(index));
-            assert_eq!(hops.get(index), (NicPortIndex(1), Reachability::Reachable(mac)));
+        let port = NicPortIndex(1);
+        for address in ["10.0.0.7", "::a00:7", "fd00:1:2:3:4:5:6:7"].map(|a| a.parse::<IpAddr>().unwrap()) {
+            let index = hops.insert(port, address).unwrap();
+            assert_eq!(hops.get(index), (port, Reachability::Incomplete));
+            for last in [1, 2] {
+                hops.set(index, mac(last));
+                assert_eq!(hops.look_up(port, address), Some((index, mac(last))));
+                assert_eq!(hops.get(index), (port, mac(last)));
+            }
+            hops.set(index, Reachability::Unreachable);
+            assert_eq!(hops.get(index), (port, Reachability::Unreachable));
+            assert_eq!(hops.insert(port, address), Some(index));
         }
-        assert_eq!(hops.insert(NicPortIndex(1), [10, 0, 0, 7]), Some(index));
-        assert_eq!(hops.used(), 1);
+        assert_eq!(hops.used(), 3);
     }
 
     #[test]
     fn a_forgotten_neighbours_slot_serves_another_and_hides_nobody() {
         let hops = NextHops::new(100);
         let all: Vec<_> = (0..=u8::MAX)
-            .map_while(|n| hops.insert(NicPortIndex(0), [10, 0, 0, n]))
+            .map_while(|n| hops.insert(PORT, [10, 0, 0, n]))
             .collect();
         assert_eq!(hops.used(), hops.limit());
         hops.forget(all[7]);
-        assert_eq!(hops.look_up(NicPortIndex(0), [10, 0, 0, 7]), None);
+        assert_eq!(hops.look_up(PORT, [10, 0, 0, 7]), None);
         for (n, index) in all.iter().enumerate().filter(|(n, _)| *n != 7) {
-            let found = hops.look_up(NicPortIndex(0), [10, 0, 0, n as u8]);
+            let found = hops.look_up(PORT, [10, 0, 0, n as u8]);
             assert_eq!(found, Some((*index, Reachability::Incomplete)));
         }
-        assert!(hops.insert(NicPortIndex(0), [10, 0, 1, 7]).is_some());
+        assert!(hops.insert(PORT, [10, 0, 1, 7]).is_some());
+    }
+
+    #[test]
+    fn the_index_of_a_forgotten_neighbour_never_finds_its_slots_next_one() {
+        let hops = NextHops::new(1);
+        let mut old = Vec::new();
+        for generation in 0..31 {
+            let index = hops.insert(PORT, [10, 0, 0, 7]).unwrap();
+            hops.set(index, mac(generation));
+            if generation % 2 == 0 {
+                hops.set(index, Reachability::Unreachable);
+            }
+            assert!(!old.contains(&index));
+            hops.forget(index);
+            assert_eq!(hops.get(index).1, Reachability::Forgotten);
+            old.push(index);
+        }
+        let index = hops.insert(PORT, [10, 0, 0, 7]).unwrap();
+        hops.set(index, mac(99));
+        assert!(old.iter().all(|&old| hops.get(old).1 == Reachability::Forgotten));
+        assert_eq!(hops.get(index).1, mac(99));
+    }
+
+    #[test]
+    fn a_neighbour_that_never_answered_costs_its_slot_no_generation() {
+        let hops = NextHops::new(1);
+        let first = hops.insert(PORT, [10, 0, 0, 7]).unwrap();
+        hops.set(first, Reachability::Unreachable);
+        hops.forget(first);
+        assert_eq!(hops.insert(PORT, [10, 0, 0, 7]), Some(first));
     }
 
     #[test]
     fn the_same_address_on_another_port_is_another_neighbour() {
         let hops = NextHops::new(100);
-        let one = hops.insert(NicPortIndex(0), [10, 0, 0, 7]);
+        let one = hops.insert(PORT, [10, 0, 0, 7]);
         assert_eq!(hops.find(NicPortIndex(1), [10, 0, 0, 7]), None);
         assert_ne!(hops.insert(NicPortIndex(1), [10, 0, 0, 7]), one);
     }
@@ -199,10 +349,47 @@ mod tests {
         let hops = NextHops::new(100);
         let known: Vec<_> = (0..=u16::MAX)
             .map(|n| [10, 0, (n >> 8) as u8, n as u8])
-            .map_while(|a| hops.insert(NicPortIndex(0), a))
+            .map_while(|a| hops.insert(PORT, a))
             .collect();
         assert!(known.len() >= 100 && known.len() <= hops.limit());
-        assert_eq!(hops.insert(NicPortIndex(0), [192, 0, 2, 1]), None);
-        assert_eq!(hops.find(NicPortIndex(0), [10, 0, 0, 0]), Some(known[0]));
+        assert_eq!(hops.insert(PORT, [192, 0, 2, 1]), None);
+        assert_eq!(hops.find(PORT, [10, 0, 0, 0]), Some(known[0]));
+    }
+
+    #[test]
+    fn who_is_used_is_known_to_the_steward_once() {
+        let hops = NextHops::new(1);
+        let index = hops.insert(PORT, [10, 0, 0, 7]).unwrap();
+        assert!(!hops.take_used(index));
+        hops.get(index);
+        hops.set(index, mac(1));
+        assert!(hops.take_used(index) && !hops.take_used(index));
+    }
+
+    #[test]
+    fn a_reader_never_sees_one_neighbours_state_under_anothers_address() {
+        // Two neighbours take turns in one slot: their addresses hash alike. Both words and the MAC say the same number.
+        let hops = NextHops::new(1);
+        let address = |n: u8| Ipv6Addr::from_bits(u128::from(n) << 64 | u128::from(n) << 32);
+        assert_eq!(hops.insert(PORT, address(1)).map(|i| hops.forget(i)), Some(()));
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..200_000u32 {
+                    let n = (round % 2) as u8 + 1;
+                    let index = hops.insert(PORT, address(n)).unwrap();
+                    hops.set(index, mac(n));
+                    hops.forget(index);
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            while !done.load(Ordering::Relaxed) {
+                for n in [1, 2] {
+                    let seen = hops.look_up(PORT, address(n)).map(|(_, state)| state);
+                    let allowed = [None, Some(Reachability::Incomplete), Some(mac(n))];
+                    assert!(allowed.contains(&seen), "{n}: {seen:?}");
+                }
+            }
+        });
     }
 }

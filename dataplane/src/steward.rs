@@ -6,6 +6,7 @@
 //! Never  handles a packet that has somewhere to go; nothing it does makes a worker wait.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -100,14 +101,12 @@ impl Steward {
     /// Enters what needs no question: the host behind its port, and every router of a route.
     fn greet(&mut self, shared: &Shared) {
         let network = &shared.network;
-        let hosts = network.own_addresses().filter_map(|own| network.route(own));
-        let routers = network.routers();
-        for (port, address) in hosts.chain(routers).collect::<Vec<_>>() {
+        for (port, address) in network.hosts().chain(network.routers()).collect::<Vec<_>>() {
             self.resolve(shared, port, address);
         }
     }
 
-    fn resolve(&mut self, shared: &Shared, port: NicPortIndex, address: [u8; 4]) {
+    fn resolve(&mut self, shared: &Shared, port: NicPortIndex, address: IpAddr) {
         if !self.neighbours.resolve(
             &shared.network,
             port,
@@ -134,7 +133,7 @@ impl Steward {
         // Bounded: what comes while we read is read after the channel has had its turn.
         for _ in 0..shared.steward.capacity() {
             let read = shared.steward.open(|letter| match letter.purpose {
-                Purpose::Arp => {
+                Purpose::Neighbour => {
                     self.neighbours
                         .received(&shared.network, letter.port, letter.packet(), now, &mut post);
                 }
@@ -207,8 +206,7 @@ impl Steward {
     fn pre_resolve(&mut self, shared: &Shared, puts: &[Record]) {
         for record in puts {
             if let Record::Backend(backend) = record
-                && let std::net::IpAddr::V4(address) = backend.address
-                && let Some((port, neighbour)) = shared.network.route(address.octets())
+                && let Some((port, neighbour)) = shared.network.route_to(backend.address)
             {
                 self.resolve(shared, port, neighbour);
             }

@@ -1,5 +1,7 @@
 //! What becomes of a packet. A verdict is a value, never an error; every drop has a name, a sentence and a counter.
 
+use std::net::IpAddr;
+
 use crate::index::{NextHopIndex, NicPortIndex, WorkerIndex};
 
 /// The fate of one packet, decided in `parse` or `lookup` and carried out in `nat` and `tx`.
@@ -9,10 +11,10 @@ pub enum Verdict {
     Forward(NextHopIndex),
     /// Hand to the host's own network stack by the host port.
     Punt,
-    /// Hand to the steward: ARP.
-    Arp,
+    /// Hand to the steward: ARP or neighbour discovery.
+    Neighbour,
     /// Hand to the steward: this neighbour, on this NIC port, must be resolved before the packet can go on.
-    Resolve(NicPortIndex, [u8; 4]),
+    Resolve(NicPortIndex, IpAddr),
     /// Hand to the worker that owns the flow.
     Handover(WorkerIndex),
     /// Answer with an ICMP error built from this packet.
@@ -74,7 +76,7 @@ drop_reasons! {
     IcmpErrorWithoutFlow "icmp-error-without-flow" "An ICMP error that quotes a packet of no flow we know.",
     NoRoute "no-route" "No route leads to the destination.",
     NeighbourPending "neighbour-pending" "The next hop's MAC address is not known yet and its waiting queue is full.",
-    NeighbourUnreachable "neighbour-unreachable" "The next hop does not answer ARP.",
+    NeighbourUnreachable "neighbour-unreachable" "The next hop does not answer ARP or neighbour discovery.",
     RejectRateLimited "reject-rate-limited" "An ICMP error was due, but its rate limit is used up (RJ-3).",
     RejectForbidden "reject-forbidden" "An ICMP error was due, but must not answer this packet (RJ-4).",
     NoHostPort "no-host-port" "For the node itself, but no host port is configured.",

@@ -5,6 +5,7 @@
 //! Gives  packets; letters to the steward and to other workers.
 //! Never  waits while there is work; never locks; never allocates or frees tables.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -292,9 +293,9 @@ impl Worker {
                 // What the host sent to itself or to a group has nowhere to go.
                 _ => Err(DropReason::NoHostPort),
             },
-            Verdict::Arp => self.post(
+            Verdict::Neighbour => self.post(
                 &shared.steward,
-                Purpose::Arp,
+                Purpose::Neighbour,
                 port,
                 &frame,
                 DropReason::StewardQueueFull,
@@ -411,7 +412,7 @@ impl Worker {
         &mut self,
         shared: &Shared,
         out: NicPortIndex,
-        neighbour: [u8; 4],
+        neighbour: IpAddr,
         received: NicPortIndex,
         frame: &Frame,
     ) -> Result<(), DropReason> {

@@ -1,6 +1,7 @@
 //! Neighbours come and go, over hand-moved time.
 
 use super::*;
+use crate::wire::arp::{Arp, Operation};
 
 const GATEWAY: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const POD: Mac = Mac([2, 0, 0, 0, 0, 7]);
@@ -50,11 +51,11 @@ fn network() -> Network {
 }
 
 fn answer(from: Mac) -> Vec<u8> {
-    arp_frame(
+    arp::frame(
         Operation::REPLY,
         GATEWAY,
-        (from, [10, 244, 0, 7]),
-        (GATEWAY, [10, 244, 0, 1]),
+        (from, Ipv4Addr::new(10, 244, 0, 7)),
+        (GATEWAY, Ipv4Addr::new(10, 244, 0, 1)),
     )
 }
 
@@ -193,11 +194,11 @@ fn a_changed_mac_address_is_learnt_at_once() {
 fn we_answer_for_our_addresses_on_links_and_for_all_others_on_the_host_port() {
     let (network, mut neighbours, mut out) = (network(), Neighbours::default(), Box_::default());
     let ask = |target: [u8; 4]| {
-        arp_frame(
+        arp::frame(
             Operation::REQUEST,
             Mac::BROADCAST,
-            (POD, [10, 244, 0, 7]),
-            (Mac::default(), target),
+            (POD, Ipv4Addr::new(10, 244, 0, 7)),
+            (Mac::default(), target.into()),
         )
     };
     neighbours.received(&network, PODS, &ask([10, 244, 0, 1]), Tick(0), &mut out);
@@ -234,16 +235,19 @@ fn a_host_port_without_a_known_peer_is_probed_for_the_nodes_address() {
     let node = "172.18.0.2".parse().unwrap();
     let network = Network::new(vec![pods, host], vec![], vec![node], Some(HOST), 64);
     let (mut neighbours, mut out) = (Neighbours::default(), Box_::default());
-    let (port, address) = network.route([172, 18, 0, 2]).unwrap();
+    let (port, address) = network.route_to(node).unwrap();
     assert!(neighbours.resolve(&network, port, address, None, Tick(0), &mut out));
     let probe = Arp::new(&out.sent[0].1[14..]).unwrap();
-    assert_eq!((probe.sender_ip().octets(), probe.target_ip()), ([0; 4], node));
+    assert_eq!(
+        (probe.sender_ip(), IpAddr::V4(probe.target_ip())),
+        (Ipv4Addr::UNSPECIFIED, node)
+    );
     let kernel = Mac([2, 0, 0, 0, 0, 99]);
-    let answer = arp_frame(
+    let answer = arp::frame(
         Operation::REPLY,
         GATEWAY,
-        (kernel, [172, 18, 0, 2]),
-        (GATEWAY, [0; 4]),
+        (kernel, Ipv4Addr::new(172, 18, 0, 2)),
+        (GATEWAY, Ipv4Addr::UNSPECIFIED),
     );
     neighbours.received(&network, HOST, &answer, Tick(1), &mut out);
     assert_eq!(network.host_mac(), Some(kernel));

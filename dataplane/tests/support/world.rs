@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 use std::sync::atomic::AtomicBool;
 
-use sluice_dataplane::addr::Mac;
+use sluice_dataplane::addr::{Mac, V4};
 use sluice_dataplane::conntrack::ports::{PortPool, PortPoolConfig};
 use sluice_dataplane::conntrack::{FlowConfig, Flows, HashKey, Timeouts};
 use sluice_dataplane::counters::{CounterId, CounterPages, WorkerCounters};
@@ -143,12 +143,12 @@ impl World {
         let network = &self.shared.network;
         let know = |port: Port, address: Ipv4Addr, mac| {
             let hops = network.next_hops();
-            let index = hops.insert(NicPortIndex(port as u8), address.octets()).unwrap();
+            let index = hops.insert(NicPortIndex(port as u8), address).unwrap();
             hops.set(index, Reachability::Reachable(Mac(mac)));
         };
         if !setup.no_host {
             network
-                .own_addresses()
+                .own_addresses::<V4>()
                 .for_each(|own| know(Port::Host, own.into(), KERNEL));
         }
         for last in 1..=254 {
@@ -234,7 +234,7 @@ impl World {
         let mut read = 0;
         while read < shared.steward.capacity() {
             let letter = shared.steward.open(|letter| match letter.purpose {
-                Purpose::Arp => {
+                Purpose::Neighbour => {
                     neighbours.received(&shared.network, letter.port, letter.packet(), now, &mut post)
                 }
                 Purpose::Resolve { port, neighbour } => {
@@ -342,7 +342,7 @@ fn network(setup: &Setup) -> Network {
     let client = NicPortIndex(Port::Client as u8);
     let default = Route {
         to: "0.0.0.0/0".parse().unwrap(),
-        via: Some(ROUTER),
+        via: Some(ROUTER.into()),
         port: client,
     };
     let node = Ipv4Addr::new(172, 18, 0, 2);
@@ -357,7 +357,7 @@ fn network(setup: &Setup) -> Network {
         vec![default]
     };
     let host = (!setup.no_host).then_some(NicPortIndex(Port::Host as u8));
-    Network::new(interfaces, routes, vec![node], host, 1024)
+    Network::new(interfaces, routes, vec![node.into()], host, 1024)
 }
 
 /// The steward's letters: to worker 0, which has a queue of every port.

@@ -136,7 +136,7 @@ impl<'a> Run<'a> {
                     Some(count) => std::mem::replace(count, count.saturating_sub(1)) > 0,
                     None => return Err(format!("line {at}: there is no drop reason {reason}")),
                 },
-                Expected::Among(name, wanted, set) => self.among(name, set)? == *wanted,
+                Expected::Among(name, wanted, set) => self.among(name, set) == Some(*wanted),
             };
             if !met {
                 wrong.push(format!("  line {at}: expected {}", self.say(expected)));
@@ -217,13 +217,10 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Whether a variable's value is one of `set`: values, variables or ranges of numbers.
-    fn among(&self, name: &str, set: &[String]) -> Result<bool, String> {
-        let value = self
-            .variables
-            .get(name)
-            .ok_or_else(|| format!("${name} has no value: nothing has matched it"))?;
-        Ok(set.iter().any(|member| {
+    /// Whether a variable's value, if it has one, is one of `set`: values, variables or ranges of numbers.
+    fn among(&self, name: &str, set: &[String]) -> Option<bool> {
+        let value = self.variables.get(name)?;
+        Some(set.iter().any(|member| {
             let range = member.split_once('-').and_then(|(from, to)| {
                 Some((from.parse::<u32>().ok()?..=to.parse().ok()?).contains(&value.parse().ok()?))
             });
@@ -245,10 +242,11 @@ impl<'a> Run<'a> {
             Expected::Drop(reason) => format!("drop {reason}"),
             Expected::Among(name, wanted, set) => {
                 let not = if *wanted { "" } else { "not " };
+                let value = self.variables.get(name);
                 format!(
                     "${name} {not}in {{{}}}, but it is {}",
                     set.join(", "),
-                    self.variables[name]
+                    value.map_or("nothing: no line has matched it", String::as_str)
                 )
             }
         }

@@ -1,0 +1,111 @@
+//! The program under test, as its users start it, and a control process that is the test.
+
+use std::fs::{self, File};
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use sluice_dataplane::channel::client::Connection;
+use sluice_dataplane::counters::CounterId;
+use sluice_dataplane::index::{Generation, WorkerIndex};
+
+use crate::host::Host;
+use crate::records::Records;
+use crate::sandbox::wait_until;
+
+/// Capacities far below a cluster's, so that a start is quick.
+const SMALL: &str = "
+workers: {count: 1, idle: sleep}
+flows: {capacity: 65536}
+frames: {count: 8192, size: 2048}
+tables: {servicePorts: 64, frontends: 256, backends: 1024}
+neighbours: {capacity: 1024}
+snat: {destinations: 256}
+";
+
+pub(crate) struct Gateway {
+    process: Child,
+    control: Connection,
+    records: Records,
+    generation: Generation,
+    log: String,
+}
+
+impl Gateway {
+    /// Starts it on a host with what `config` says about node, ports and routes.
+    pub(crate) fn start(host: Host, config: &str) -> Self {
+        let path = |ending| format!("/run/{}.{ending}", host.0);
+        let (file, log, socket) = (path("yaml"), path("log"), path("sock"));
+        fs::write(&file, format!("{config}{SMALL}channel: {{socket: {socket}}}\n")).unwrap();
+        let mut command = host.command(env!("CARGO_BIN_EXE_sluice-dataplane"), &["--config", &file]);
+        command.stdin(Stdio::null()).stderr(File::create(&log).unwrap());
+        let mut process = command.spawn().unwrap();
+        let (control, _) = wait_until("the dataplane listens", Duration::from_secs(20), || {
+            if let Some(status) = process.try_wait().unwrap() {
+                panic!("{status}: {}{config}", fs::read_to_string(&log).unwrap());
+            }
+            Connection::connect(&socket).ok()
+        });
+        Self {
+            process,
+            control,
+            records: Records::default(),
+            generation: Generation(0),
+            log,
+        }
+    }
+
+    /// One transaction: lines of `put RECORD` and `delete RECORD`. It is in force when this returns.
+    pub(crate) fn publish(&mut self, changes: &str) {
+        let lines: Vec<&str> = changes
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect();
+        let changes = self
+            .records
+            .transaction(&lines.join(","))
+            .unwrap_or_else(|error| panic!("{error}"));
+        self.generation.0 += 1;
+        self.control
+            .publish(self.generation, &changes.deletes, &changes.puts)
+            .unwrap();
+    }
+
+    /// A counter by its name, of all workers.
+    pub(crate) fn counter(&self, name: &str) -> u64 {
+        let id = CounterId::all().find(|id| id.to_string() == name);
+        self.sum(id.unwrap_or_else(|| panic!("no counter {name}")))
+    }
+
+    fn sum(&self, id: CounterId) -> u64 {
+        let counters = self.control.counters();
+        (0..counters.workers())
+            .map(|page| counters.get(WorkerIndex(page as u8), id))
+            .sum()
+    }
+
+    /// What was dropped so far, by reason.
+    pub(crate) fn drops(&self) -> String {
+        let drops = CounterId::all().filter(|id| id.drop_reason().is_some() && self.sum(*id) > 0);
+        drops
+            .map(|id| format!("{id} {}, ", self.sum(id)))
+            .collect::<String>()
+            .trim_end_matches(", ")
+            .to_owned()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!(
+                "dropped: {}\n{}",
+                self.drops(),
+                fs::read_to_string(&self.log).unwrap_or_default()
+            );
+        }
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

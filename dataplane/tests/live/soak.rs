@@ -1,0 +1,202 @@
+//! Traffic of every kind over bad links, while endpoints come and go: whatever is lost, swapped or repeated on the way,
+//! every connection ends well, and nobody ever hears from an address that is not the one they asked.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use crate::exchange::{PORT, STUCK, patient, serve};
+use crate::gateway::Gateway;
+use crate::host::{Host, Wires};
+use crate::load::{Frontend, Load, Way};
+use crate::random::Random;
+use crate::relay::{Faults, Relay};
+use crate::sandbox::{now, sandboxed, wait_until};
+
+/// How long, in seconds.
+const SECONDS: &str = "SLUICE_SOAK_SECONDS";
+/// Enough to be sure that nothing is fundamentally wrong; the long run is by hand.
+const USUAL: u64 = 25;
+/// From here on the flow table's emptying is waited for.
+const LONG: u64 = 120;
+/// The longest that a finished flow stays known: UDP streams and TCP TIME_WAIT have 120 s, and the sweep needs a few.
+const DRAINED: Duration = Duration::from_secs(180);
+/// Pods: those that stay, and those that come and go.
+const PODS: u8 = 6;
+const STEADY: u8 = 2;
+const FAULTS: Faults = Faults {
+    lost: 50,
+    repeated: 20,
+    held: 30,
+};
+const SEED: u64 = 20_261_121;
+
+const CONFIG: &str = "
+node: {addresses: [198.51.100.1]}
+ports:
+- {name: up0, driver: af_packet, interface: up0, addresses: [198.51.100.1/24]}
+- {name: pods0, driver: af_packet, interface: pods0, addresses: [10.244.0.1/24]}
+";
+
+/// Pod sources are nobody (TP-2), so that a cluster IP keeps the client's address; a node port never does.
+const FRONTENDS: [(&str, &str); 2] = [
+    ("10.96.0.10:80", "198.51.100.10"),
+    ("198.51.100.1:30080", "10.244.0.1"),
+];
+
+#[test]
+fn every_connection_ends_well_and_no_backend_is_ever_seen_while_links_lose_swap_and_repeat() {
+    let seconds = std::env::var(SECONDS).map_or(USUAL, |text| text.parse().unwrap());
+    let limit = Duration::from_secs(seconds) + 4 * STUCK + DRAINED;
+    let name =
+        "soak::every_connection_ends_well_and_no_backend_is_ever_seen_while_links_lose_swap_and_repeat";
+    sandboxed(name, limit, || soak(Duration::from_secs(seconds)));
+}
+
+fn soak(duration: Duration) {
+    let (client, gateway_host, pods) = (Host::new("client"), Host::silent("gateway"), Host::new("pods"));
+    let wires = Wires::new();
+    wires.plug("client-wire", (client, "eth0"));
+    wires.plug("up-wire", (gateway_host, "up0"));
+    wires.plug("pods-wire", (pods, "eth0"));
+    wires.plug("down-wire", (gateway_host, "pods0"));
+    client.ip("addr add 198.51.100.10/24 dev eth0\nroute add default via 198.51.100.1");
+    pods.ip("route add default via 10.244.0.1 dev eth0 onlink");
+    // A wire of copper has no checksums that somebody else is to finish; source ports are few, so that they come again.
+    for host in [client, pods] {
+        host.run("ethtool", &["-K", "eth0", "tx", "off"]);
+        host.set("ipv4/ip_local_port_range", "40000 40999");
+        patient(host);
+    }
+    for pod in 0..PODS {
+        pods.ip(&format!("addr add {}/24 dev eth0", pod_address(pod)));
+        serve(pods, pod, pod_address(pod));
+    }
+    let relays = [
+        Relay::start(
+            "client link",
+            ["client-wire", "up-wire"],
+            FAULTS,
+            SEED,
+            toward_client,
+        ),
+        Relay::start("pod link", ["down-wire", "pods-wire"], FAULTS, !SEED, toward_pods),
+    ];
+    let mut gateway = Gateway::start(gateway_host, CONFIG);
+    gateway.publish(&tables());
+
+    let load = Arc::new(Load::default());
+    let (done, finished) = mpsc::channel();
+    let mut clients = 0;
+    for (at, seen_as) in FRONTENDS {
+        let frontend = Frontend {
+            at: at.parse().unwrap(),
+            seen_as: seen_as.parse().unwrap(),
+        };
+        for way in Way::ALL.into_iter().chain([Way::Short; 3]) {
+            clients += 1;
+            let (load, done) = (Arc::clone(&load), done.clone());
+            client.spawn(move || {
+                load.run(way, frontend, SEED ^ clients);
+                done.send(()).unwrap();
+            });
+        }
+    }
+    let updates = churn(&mut gateway, &load, duration);
+    load.stop.store(true, Relaxed);
+    let ended = (0..clients)
+        .filter(|_| finished.recv_timeout(3 * STUCK).is_ok())
+        .count();
+
+    let open = gateway.counter("flows-used");
+    eprintln!("soak: {duration:?}, seed {SEED}: {load}; {updates} table updates");
+    relays
+        .iter()
+        .for_each(|relay| eprintln!("soak: {}", relay.report()));
+    eprintln!(
+        "soak: the dataplane opened {} flows and dropped: {}",
+        gateway.counter("flows-opened"),
+        gateway.drops()
+    );
+    let mut complaints = load.failures();
+    complaints.extend(relays.iter().flat_map(Relay::complaints));
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+    assert_eq!(ended as u64, clients, "clients that came to an end");
+    for (way, count) in load.done() {
+        assert!(count > 0, "no {way:?} ever ended well");
+    }
+    if duration < Duration::from_secs(LONG) {
+        eprintln!("soak: {open} flows are open; that they end is waited for from {SECONDS}={LONG} on");
+        return;
+    }
+    wait_until("every flow has expired", DRAINED, || {
+        (gateway.counter("flows-used") == 0).then_some(())
+    });
+    eprintln!("soak: all {open} flows that were open at the end have expired");
+}
+
+/// Endpoints come and go, a change every now and then, until the time is over. How many changes.
+fn churn(gateway: &mut Gateway, load: &Load, duration: Duration) -> usize {
+    let mut random = Random(SEED);
+    let (start, mut updates) = (now(), 0);
+    while start.elapsed() < duration {
+        thread::sleep(Duration::from_millis(50 + random.next() % 200));
+        let pod = STEADY + random.below(usize::from(PODS - STEADY)) as u8;
+        match random.below(4) {
+            // CT-5: its flows stay.
+            0 => gateway.publish(&both("put", pod, "terminating")),
+            1 => load.taken_away(pod, || gateway.publish(&both("put", pod, "not-serving"))),
+            2 => load.taken_away(pod, || {
+                gateway.publish(&both("put", pod, ""));
+                gateway.publish(&both("delete", pod, ""));
+                gateway.publish(&both("put", pod, ""));
+            }),
+            _ => gateway.publish(&both("put", pod, "")),
+        }
+        updates += 1;
+    }
+    updates
+}
+
+fn tables() -> String {
+    let mut lines = "put network services 10.96.0.0/16\n".to_owned();
+    for protocol in ["tcp", "udp"] {
+        lines += &format!("put service {protocol} {protocol} random\n");
+        lines += &format!("put cluster-ip {protocol} 10.96.0.10:80\nput node-port {protocol} 30080\n");
+    }
+    lines
+        + &(0..PODS)
+            .map(|pod| both("put", pod, "") + "\n")
+            .collect::<String>()
+}
+
+/// A change of a pod behind either service.
+fn both(verb: &str, pod: u8, flags: &str) -> String {
+    let at = SocketAddr::new(pod_address(pod), PORT);
+    format!("{verb} backend tcp {at} {flags}\n{verb} backend udp {at} {flags}")
+}
+
+fn pod_address(pod: u8) -> IpAddr {
+    [10, 244, 0, 11 + pod].into()
+}
+
+/// No packet toward the client has a pod's address, nor has one that an error quotes.
+fn toward_client(end: usize, frame: &[u8]) -> Option<String> {
+    let pods = |at: usize| frame.get(at..at + 3) == Some(&[10, 244, 0]);
+    // The source; in what an ICMP error quotes, both.
+    let seen = pods(26) || (frame.get(23) == Some(&1) && (pods(54) || pods(58)));
+    (end == 1 && is_ipv4(frame) && seen).then(|| format!("toward the client: {frame:02x?}"))
+}
+
+/// No packet toward pods is for anybody but pods.
+fn toward_pods(end: usize, frame: &[u8]) -> Option<String> {
+    let astray = end == 0 && is_ipv4(frame) && frame[30..33] != [10, 244, 0];
+    astray.then(|| format!("toward the pods: {frame:02x?}"))
+}
+
+fn is_ipv4(frame: &[u8]) -> bool {
+    frame[12..14] == [8, 0]
+}

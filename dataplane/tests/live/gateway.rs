@@ -99,11 +99,9 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!(
-                "dropped: {}\n{}",
-                self.drops(),
-                fs::read_to_string(&self.log).unwrap_or_default()
-            );
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            let told: Vec<&str> = log.lines().filter(|line| !line.contains(" INFO ")).collect();
+            eprintln!("dropped: {}\n{}", self.drops(), told.join("\n"));
         }
         let _ = self.process.kill();
         let _ = self.process.wait();

@@ -21,3 +21,4 @@ mod relay;
 mod exchange;
 mod load;
 mod soak;
+mod heal;

@@ -1,0 +1,235 @@
+//! Neighbours change their MAC address under open flows, or are not there at all: traffic heals by itself, and nobody
+//! waits for somebody else's neighbour.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::exchange::{PORT, connect, datagram, exchange, finish, serve};
+use crate::gateway::Gateway;
+use crate::host::{Host, Wires};
+use crate::sandbox::{now, sandboxed};
+
+/// The longest that a changed neighbour may go unnoticed.
+const HEALED: Duration = Duration::from_secs(1);
+/// Between two datagrams of the flow that is watched.
+const PACE: Duration = Duration::from_millis(10);
+const LIMIT: Duration = Duration::from_secs(60);
+
+const CONFIG: &str = "
+node: {addresses: [172.18.0.1]}
+ports:
+- {name: up0, driver: af_packet, interface: up0, addresses: [172.18.0.1/24]}
+- {name: pods0, driver: af_packet, interface: pods0, addresses: [10.244.0.1/24]}
+routes:
+- {to: 198.51.100.0/24, via: 172.18.0.2}
+";
+
+/// The pod that is there, and one that is not.
+const POD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 0, 11));
+const NOBODY: &str = "10.244.0.99";
+const CLUSTER_IP: &str = "10.96.0.10:80";
+const NODE_PORT: &str = "172.18.0.1:30080";
+
+struct World {
+    far: Host,
+    near: Host,
+    pods: Host,
+    gateway: Gateway,
+}
+
+/// `near` is a client on the gateway's link and the router of `far`, a client behind it.
+fn world() -> World {
+    let (far, near, pods) = (Host::new("far"), Host::new("near"), Host::new("pods"));
+    let host = Host::silent("gateway");
+    let wires = Wires::new();
+    wires.cable((near, "eth0"), (host, "up0"));
+    wires.cable((near, "eth1"), (far, "eth0"));
+    wires.cable((pods, "eth0"), (host, "pods0"));
+    near.set("ipv4/ip_forward", "1");
+    near.ip("addr add 172.18.0.2/24 dev eth0
+             addr add 198.51.100.1/24 dev eth1
+             route add default via 172.18.0.1");
+    far.ip("addr add 198.51.100.10/24 dev eth0
+            route add default via 198.51.100.1");
+    pods.ip("addr add 10.244.0.11/24 dev eth0
+             route add default via 10.244.0.1");
+    serve(pods, 0, POD);
+    let mut gateway = Gateway::start(host, CONFIG);
+    gateway.publish(&format!(
+        "put service echo tcp
+         put cluster-ip echo {CLUSTER_IP}
+         put node-port echo 30080
+         put backend echo {POD}:{PORT}
+         put service dns udp
+         put cluster-ip dns {CLUSTER_IP}
+         put node-port dns 30080
+         put backend dns {POD}:{PORT}
+         put service dead udp
+         put cluster-ip dead 10.96.0.99:80
+         put backend dead {NOBODY}:{PORT}"
+    ));
+    World {
+        far,
+        near,
+        pods,
+        gateway,
+    }
+}
+
+/// A flow that is watched: when it was last answered, as it happens.
+struct Watched {
+    answers: Receiver<Instant>,
+    thread: thread::JoinHandle<io::Result<()>>,
+}
+
+impl Watched {
+    fn start(host: Host, exchange: impl FnMut() -> io::Result<()> + Send + 'static) -> Self {
+        let (answer, answers) = channel();
+        let mut exchange = exchange;
+        let thread = host.spawn(move || {
+            loop {
+                exchange()?;
+                if answer.send(now()).is_err() {
+                    return Ok(());
+                }
+                thread::sleep(PACE);
+            }
+        });
+        Self { answers, thread }
+    }
+
+    /// How long after `since` the first answer came whose request was sent after it.
+    fn first_answer_after(&self, since: Instant) -> Duration {
+        // The first may answer a question from before.
+        let mut answers = self.answers.iter().filter(|at| *at > since);
+        let _before = answers.next().expect("the flow lives");
+        answers.next().expect("the flow lives") - since
+    }
+
+    fn end(self) {
+        drop(self.answers);
+        self.thread.join().unwrap().unwrap();
+    }
+}
+
+fn udp(host: Host, frontend: &str) -> Watched {
+    let at: SocketAddr = frontend.parse().unwrap();
+    let socket = host.enter(move || UdpSocket::bind("0.0.0.0:0").unwrap());
+    socket.connect(at).unwrap();
+    let mut number = 0;
+    Watched::start(host, move || {
+        number += 1;
+        datagram(&socket, number, 64).map(drop)
+    })
+}
+
+fn tcp(host: Host, frontend: &str) -> Watched {
+    let at: SocketAddr = frontend.parse().unwrap();
+    let mut stream: TcpStream = host.enter(move || connect(at).unwrap());
+    Watched::start(host, move || exchange(&mut stream, 1, 100, 3000).map(drop))
+}
+
+/// Both kinds of flows from both hosts, through a frontend with and one without SNAT, while `change` happens.
+fn heals(what: &str, change: impl FnOnce(&World)) {
+    let world = world();
+    let mut flows = Vec::new();
+    for (host, name) in [(world.near, "near"), (world.far, "far")] {
+        for frontend in [CLUSTER_IP, NODE_PORT] {
+            flows.push((format!("{name} udp {frontend}"), udp(host, frontend)));
+            flows.push((format!("{name} tcp {frontend}"), tcp(host, frontend)));
+        }
+    }
+    for (_, flow) in &flows {
+        flow.answers.recv().unwrap();
+    }
+    let changed = now();
+    change(&world);
+    let gaps: Vec<(String, Duration)> = flows
+        .iter()
+        .map(|(name, flow)| (name.clone(), flow.first_answer_after(changed)))
+        .collect();
+    flows.into_iter().for_each(|(_, flow)| flow.end());
+    let worst = gaps.iter().map(|gap| gap.1).max().unwrap();
+    eprintln!(
+        "heal: {what}: {} flows healed within {worst:?}; dropped: {}",
+        gaps.len(),
+        world.gateway.drops()
+    );
+    // A TCP client waits for its own retransmission, which may be twice as late as the road is open again.
+    for (flow, gap) in gaps {
+        let limit = if flow.contains("tcp") { 2 * HEALED } else { HEALED };
+        assert!(gap <= limit, "{flow}: {gap:?} after {what}");
+    }
+}
+
+#[test]
+fn a_client_or_router_with_a_new_mac_address_is_found_within_a_second() {
+    sandboxed(
+        "heal::a_client_or_router_with_a_new_mac_address_is_found_within_a_second",
+        LIMIT,
+        || {
+            heals("a client and router changed its MAC address", |world| {
+                world.near.ip("link set eth0 address 02:00:00:00:0a:01");
+            });
+        },
+    );
+}
+
+/// A pod that a machine took over says so (RFC 5227 §3): nobody waits for anything.
+#[test]
+fn a_pod_that_announces_its_new_mac_address_is_found_at_once() {
+    sandboxed(
+        "heal::a_pod_that_announces_its_new_mac_address_is_found_at_once",
+        LIMIT,
+        || {
+            heals("a pod announced its new MAC address", |world| {
+                world.pods.set("ipv4/conf/eth0/arp_notify", "1");
+                world.pods.ip("link set eth0 address 02:00:00:00:0b:01");
+            });
+        },
+    );
+}
+
+#[test]
+fn a_neighbour_that_never_answers_holds_up_nobody_else() {
+    let name = "heal::a_neighbour_that_never_answers_holds_up_nobody_else";
+    sandboxed(name, LIMIT, || {
+        let world = world();
+        let flood = world.far.spawn(|| {
+            for _ in 0..2_000 {
+                let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+                // What comes back is an error or nothing.
+                let _ = socket
+                    .connect("10.96.0.99:80")
+                    .and_then(|()| socket.send(b"is anybody there"));
+            }
+        });
+        let mut worst = Duration::ZERO;
+        let mut rounds = 0;
+        while !flood.is_finished() || rounds < 200 {
+            let (frontend, start) = (CLUSTER_IP.parse().unwrap(), now());
+            world.near.enter(move || {
+                let mut stream = connect(frontend).unwrap();
+                exchange(&mut stream, 7, 100, 3000).unwrap();
+                finish(stream).unwrap();
+            });
+            worst = worst.max(start.elapsed());
+            rounds += 1;
+        }
+        flood.join().unwrap();
+        eprintln!(
+            "heal: {rounds} connections beside a dead neighbour, the slowest took {worst:?}; dropped: {}",
+            world.gateway.drops()
+        );
+        // A single lost packet would cost a second (SYN) or 200 ms.
+        assert!(worst < Duration::from_millis(900), "a connection took {worst:?}");
+        assert!(
+            world.gateway.counter("drop-neighbour-pending")
+                + world.gateway.counter("drop-neighbour-unreachable")
+                > 0
+        );
+    });
+}

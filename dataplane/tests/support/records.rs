@@ -1,9 +1,9 @@
 //! Table records as text, one a line, and the changes of a transaction:
 //!
 //! ```text
-//! service echo tcp|udp|sctp [random|maglev|round-robin|least-connections] [external-local] [internal-local]
+//! service echo tcp|udp|sctp [random|maglev|round-robin|least-connections] [external-local] [internal-local] [affinity 60s]
 //! cluster-ip echo 10.96.0.10:80        (external-ip, load-balancer-ip likewise)
-//! node-port echo 30080
+//! node-port echo 30080                 (on the IPv4 addresses; [::]:30080 on the IPv6 ones)
 //! backend echo 10.244.0.11:8080 [local] [terminating] [unready] [not-serving]
 //! network pods|services|node-ports 10.244.0.0/16
 //! settings [masquerade-all]
@@ -165,8 +165,13 @@ impl Records {
             external_local: false,
             internal_local: false,
         };
-        for word in rest {
+        let mut words = rest.iter();
+        while let Some(word) = words.next() {
             match *word {
+                "affinity" => {
+                    let seconds = words.next().and_then(|time| time.strip_suffix('s')?.parse().ok());
+                    record.affinity_seconds = seconds.ok_or("write affinity 60s")?;
+                }
                 "random" => record.algorithm = Algorithm::Random,
                 "maglev" => record.algorithm = Algorithm::Maglev,
                 "round-robin" => record.algorithm = Algorithm::RoundRobin,

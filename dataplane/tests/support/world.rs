@@ -1,10 +1,10 @@
 //! A small world around real workers: NIC ports are rings in memory, stations answer to nobody, time moves by hand. The
 //! steward is played here, with the dataplane's own tables builder and ARP.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::AtomicBool;
 
-use sluice_dataplane::addr::{Mac, V4};
+use sluice_dataplane::addr::{Mac, V4, V6};
 use sluice_dataplane::conntrack::ports::{PortPool, PortPoolConfig};
 use sluice_dataplane::conntrack::{FlowConfig, Flows, HashKey, Timeouts};
 use sluice_dataplane::counters::{CounterId, CounterPages, WorkerCounters};
@@ -26,7 +26,7 @@ use sluice_dataplane::worker::{Shared, Worker, WorkerParts};
 use super::nic::Nic;
 use super::random::Random;
 use super::records::Changes;
-use super::station::{KERNEL, Port, ROUTER, station};
+use super::station::{KERNEL, Port, ROUTER, ROUTER_V6, station};
 use super::vector::Setup;
 
 /// A frame, and the NIC port it is seen on.
@@ -138,28 +138,39 @@ impl World {
         world
     }
 
-    /// Next hops as if ARP had been answered; with `resolve`, only what the steward enters without asking.
+    /// Next hops as if ARP and neighbour discovery had been answered; with `resolve`, only what the steward enters without asking.
     fn know_neighbours(&mut self, setup: &Setup) {
         let network = &self.shared.network;
-        let know = |port: Port, address: Ipv4Addr, mac| {
+        let know = |port: Port, address: IpAddr, mac| {
             let hops = network.next_hops();
             let index = hops.insert(NicPortIndex(port as u8), address).unwrap();
             hops.set(index, Reachability::Reachable(Mac(mac)));
         };
         if !setup.no_host {
-            network
-                .own_addresses::<V4>()
-                .for_each(|own| know(Port::Host, own.into(), KERNEL));
+            let own = network.own_addresses::<V4>().map(IpAddr::from);
+            own.chain(network.own_addresses::<V6>().map(IpAddr::from))
+                .for_each(|own| know(Port::Host, own, KERNEL));
         }
-        for last in 1..=254 {
-            let (client, pod) = (Ipv4Addr::new(172, 18, 0, last), Ipv4Addr::new(10, 244, 0, last));
-            // The last pods are the filler's, whose next hops are no vector's business.
+        let is_own = |address: IpAddr| match address {
+            IpAddr::V4(address) => network.is_own(address.octets()),
+            IpAddr::V6(address) => network.is_own(address.octets()),
+        };
+        // The last pods are the filler's, whose next hops are no vector's business.
+        let v4 = |last: u8| {
+            [
+                Ipv4Addr::new(172, 18, 0, last).into(),
+                Ipv4Addr::new(10, 244, 0, last).into(),
+            ]
+        };
+        let v6 = |last: u16| [0x18, 0x244].map(|net| Ipv6Addr::new(0xfd00, net, 0, 0, 0, 0, 0, last).into());
+        let mut stations: Vec<([IpAddr; 2], bool)> = (1..=254).map(|last| (v4(last), last >= 200)).collect();
+        stations.extend((1..=0x99).map(|last| (v6(last), false)));
+        for ([client, pod], filler) in stations {
             let preset = !setup.resolve;
-            let ours = |address: Ipv4Addr| network.is_own(address.octets());
-            if preset && !ours(client) {
+            if preset && !is_own(client) {
                 know(Port::Client, client, station(client));
             }
-            if (preset || last >= 200) && !ours(pod) {
+            if (preset || filler) && !is_own(pod) {
                 know(Port::Pods, pod, station(pod));
             }
         }
@@ -328,7 +339,7 @@ impl World {
 
 /// The world's addresses and routes.
 fn network(setup: &Setup) -> Network {
-    let interface = |port: Port, address: Option<&str>| Interface {
+    let interface = |port: Port, addresses: &[&str]| Interface {
         name: port.name().to_owned(),
         mac: Mac(port.mac()),
         mtu: if port == Port::Pods {
@@ -336,28 +347,31 @@ fn network(setup: &Setup) -> Network {
         } else {
             1500
         },
-        addresses: address.iter().map(|a| a.parse().unwrap()).collect(),
+        addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         peer_mac: (port == Port::Host).then_some(Mac(KERNEL)),
     };
     let client = NicPortIndex(Port::Client as u8);
-    let default = Route {
-        to: "0.0.0.0/0".parse().unwrap(),
-        via: Some(ROUTER.into()),
+    let default = |to: &str, via| Route {
+        to: to.parse().unwrap(),
+        via: Some(via),
         port: client,
     };
-    let node = Ipv4Addr::new(172, 18, 0, 2);
+    let node = ["172.18.0.2", "fd00:18::2"].map(|address| address.parse().unwrap());
     let interfaces = vec![
-        interface(Port::Client, Some("172.18.0.2/24")),
-        interface(Port::Pods, Some("10.244.0.1/24")),
-        interface(Port::Host, None),
+        interface(Port::Client, &["172.18.0.2/24", "fd00:18::2/64"]),
+        interface(Port::Pods, &["10.244.0.1/24", "fd00:244::1/64"]),
+        interface(Port::Host, &[]),
     ];
     let routes = if setup.no_default_route {
         vec![]
     } else {
-        vec![default]
+        vec![
+            default("0.0.0.0/0", ROUTER.into()),
+            default("::/0", ROUTER_V6.into()),
+        ]
     };
     let host = (!setup.no_host).then_some(NicPortIndex(Port::Host as u8));
-    Network::new(interfaces, routes, vec![node.into()], host, 1024)
+    Network::new(interfaces, routes, node.to_vec(), host, 1024)
 }
 
 /// The steward's letters: to worker 0, which has a queue of every port.

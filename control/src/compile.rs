@@ -110,6 +110,7 @@ pub fn compile(model: &Model, slices: &Slices, settings: &Settings, before: &Num
     let mut table = Table::default();
     table.put(Record::Settings(SettingsRecord {
         masquerade_all: settings.masquerade_all,
+        ..SettingsRecord::default()
     }));
     for (kind, network) in networks(settings) {
         table.put(Record::Network(NetworkRecord { kind, network }));

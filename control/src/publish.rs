@@ -64,7 +64,7 @@ fn column(key: &Key) -> usize {
         Key::ServicePort(_) => 0,
         Key::Frontend(..) => 1,
         Key::Backend(..) => 2,
-        Key::Network(..) | Key::Settings => 3,
+        Key::SourceRange(..) | Key::Network(..) | Key::Settings => 3,
     }
 }
 
@@ -228,7 +228,10 @@ pub(crate) mod tests {
     }
 
     fn settings(masquerade_all: bool) -> Record {
-        Record::Settings(SettingsRecord { masquerade_all })
+        Record::Settings(SettingsRecord {
+            masquerade_all,
+            ..SettingsRecord::default()
+        })
     }
 
     #[test]

@@ -66,6 +66,7 @@ fn describe(model: &Model) -> String {
                     flags(r)
                 )
             }
+            Record::SourceRange(r) => writeln!(out, "sources of {}: {}", r.service_port.0, r.network),
             Record::Network(_) | Record::Settings(_) => Ok(()),
         };
     }

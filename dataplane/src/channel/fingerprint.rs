@@ -14,6 +14,7 @@ use super::digest::Digest;
 use super::message::{Message, Nack, NackReason, TEXT_MAX};
 use super::record::{
     BackendRecord, FrontendRecord, NAME_MAX, NetworkRecord, Record, ServicePortRecord, SettingsRecord,
+    SourceRangeRecord,
 };
 use super::row;
 
@@ -76,7 +77,20 @@ pub(super) fn samples() -> Vec<Slot> {
             network: network.into(),
         }));
     }
-    records.push(Record::Settings(SettingsRecord { masquerade_all: true }));
+    for address in [v4, v6] {
+        let network = address.into();
+        records.push(Record::SourceRange(SourceRangeRecord {
+            service_port,
+            network,
+        }));
+    }
+    for (place, &undefined_ports) in row::UNDEFINED_PORTS.iter().enumerate() {
+        records.push(Record::Settings(SettingsRecord {
+            masquerade_all: place == 0,
+            ping_replies: place == 1,
+            undefined_ports,
+        }));
+    }
 
     let mut messages = vec![
         Message::Hello {
@@ -123,7 +137,7 @@ mod tests {
     #[test]
     fn the_largest_message_of_each_kind_fits_a_slot_and_returns() {
         let samples = samples();
-        assert_eq!(samples.len(), 6 + 6 + 3 * 17);
+        assert_eq!(samples.len(), 6 + 6 + 3 * 21);
         for slot in samples {
             assert_eq!(Message::decode(&slot).unwrap().encode().unwrap(), slot);
         }

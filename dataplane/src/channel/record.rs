@@ -24,6 +24,8 @@ pub enum Record {
     Frontend(FrontendRecord),
     /// An endpoint of a service port.
     Backend(BackendRecord),
+    /// Who may address a service port's load-balancer IPs.
+    SourceRange(SourceRangeRecord),
     /// A network with a meaning.
     Network(NetworkRecord),
     /// Switches that hold for all Services.
@@ -39,6 +41,8 @@ pub enum Key {
     Frontend(IpAddr, Protocol, u16),
     /// Service port, endpoint address, endpoint port.
     Backend(ServicePortIndex, IpAddr, u16),
+    /// Service port, network.
+    SourceRange(ServicePortIndex, IpNet),
     /// Kind and network.
     Network(NetworkKind, IpNet),
     /// The one settings row.
@@ -139,6 +143,16 @@ pub struct BackendRecord {
     pub local: bool,
 }
 
+/// A network whose addresses may be clients of a service port's load-balancer IPs (LBR-1). A family without any is
+/// unrestricted (LBR-4); that one of them is zero (LBR-5), or that the node may, too (LBR-3), is resolved by control.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceRangeRecord {
+    /// The service port.
+    pub service_port: ServicePortIndex,
+    /// The network.
+    pub network: IpNet,
+}
+
 /// A network whose meaning the packet path must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkRecord {
@@ -164,6 +178,22 @@ pub enum NetworkKind {
 pub struct SettingsRecord {
     /// masqueradeAll (TP-3).
     pub masquerade_all: bool,
+    /// Echo requests to addresses of frontends are answered, not rejected (PING-1).
+    pub ping_replies: bool,
+    /// What becomes of packets to an external or load-balancer IP on a port that it does not have (VD-6).
+    pub undefined_ports: UndefinedPorts,
+}
+
+/// See `SettingsRecord::undefined_ports`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum UndefinedPorts {
+    /// Not ours: they go where the routes say, as with kube-proxy.
+    #[default]
+    PassOn,
+    /// Silence.
+    Drop,
+    /// ICMP port unreachable.
+    Reject,
 }
 
 impl FrontendRecord {
@@ -180,6 +210,7 @@ impl Record {
             Self::ServicePort(r) => Key::ServicePort(r.index),
             Self::Frontend(r) => Key::Frontend(r.address, r.protocol, r.port),
             Self::Backend(r) => Key::Backend(r.service_port, r.address, r.port),
+            Self::SourceRange(r) => Key::SourceRange(r.service_port, r.network),
             Self::Network(r) => Key::Network(r.kind, r.network),
             Self::Settings(_) => Key::Settings,
         }

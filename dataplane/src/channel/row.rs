@@ -8,7 +8,7 @@ use crate::index::ServicePortIndex;
 use super::codec::{DecodeError, Decoder, EncodeError, Encoder};
 use super::record::{
     Algorithm, BackendRecord, FrontendKind, FrontendRecord, Key, NAME_MAX, NetworkKind, NetworkRecord,
-    Record, ServicePortRecord, SettingsRecord,
+    Record, ServicePortRecord, SettingsRecord, SourceRangeRecord, UndefinedPorts,
 };
 
 /// Longest ClientIP affinity, one day (AFF-2).
@@ -32,6 +32,11 @@ pub(super) const NETWORK_KINDS: [NetworkKind; 3] = [
     NetworkKind::ServiceRange,
     NetworkKind::NodePortAddresses,
 ];
+pub(super) const UNDEFINED_PORTS: [UndefinedPorts; 3] = [
+    UndefinedPorts::PassOn,
+    UndefinedPorts::Drop,
+    UndefinedPorts::Reject,
+];
 
 // The first byte of a record or key.
 const SERVICE_PORT: u8 = 1;
@@ -39,6 +44,7 @@ const FRONTEND: u8 = 2;
 const BACKEND: u8 = 3;
 const NETWORK: u8 = 4;
 const SETTINGS: u8 = 5;
+const SOURCE_RANGE: u8 = 6;
 
 pub(super) fn encode_record(to: &mut Encoder, record: &Record) -> Result<(), EncodeError> {
     match record {
@@ -71,6 +77,11 @@ pub(super) fn encode_record(to: &mut Encoder, record: &Record) -> Result<(), Enc
                 to.bool(flag);
             }
         }
+        Record::SourceRange(r) => {
+            to.u8(SOURCE_RANGE);
+            to.u32(r.service_port.0);
+            to.network(r.network);
+        }
         Record::Network(r) => {
             to.u8(NETWORK);
             to.u8(r.kind as u8);
@@ -79,6 +90,8 @@ pub(super) fn encode_record(to: &mut Encoder, record: &Record) -> Result<(), Enc
         Record::Settings(r) => {
             to.u8(SETTINGS);
             to.bool(r.masquerade_all);
+            to.bool(r.ping_replies);
+            to.u8(r.undefined_ports as u8);
         }
     }
     Ok(())
@@ -114,12 +127,18 @@ pub(super) fn decode_record(from: &mut Decoder<'_>) -> Result<Record, DecodeErro
             serving: from.bool("serving flag")?,
             local: from.bool("local flag")?,
         }),
+        SOURCE_RANGE => Record::SourceRange(SourceRangeRecord {
+            service_port: ServicePortIndex(from.u32("service port index")?),
+            network: from.network()?,
+        }),
         NETWORK => Record::Network(NetworkRecord {
             kind: from.choice("network kind", &NETWORK_KINDS)?,
             network: from.network()?,
         }),
         SETTINGS => Record::Settings(SettingsRecord {
             masquerade_all: from.bool("masqueradeAll")?,
+            ping_replies: from.bool("ping replies flag")?,
+            undefined_ports: from.choice("fate of undefined ports", &UNDEFINED_PORTS)?,
         }),
         value => {
             return Err(DecodeError::Unknown {
@@ -148,6 +167,11 @@ pub(super) fn encode_key(to: &mut Encoder, key: &Key) {
             to.address(address);
             to.u16(port);
         }
+        Key::SourceRange(service_port, network) => {
+            to.u8(SOURCE_RANGE);
+            to.u32(service_port.0);
+            to.network(network);
+        }
         Key::Network(kind, network) => {
             to.u8(NETWORK);
             to.u8(kind as u8);
@@ -170,6 +194,7 @@ pub(super) fn decode_key(from: &mut Decoder<'_>) -> Result<Key, DecodeError> {
             from.address("endpoint address")?,
             from.port("endpoint port")?,
         ),
+        SOURCE_RANGE => Key::SourceRange(ServicePortIndex(from.u32("service port index")?), from.network()?),
         NETWORK => Key::Network(from.choice("network kind", &NETWORK_KINDS)?, from.network()?),
         SETTINGS => Key::Settings,
         value => {
@@ -282,7 +307,17 @@ pub(super) mod arbitrary {
             ),
             (select(&NETWORK_KINDS[..]), network())
                 .prop_map(|(kind, network)| Record::Network(NetworkRecord { kind, network })),
-            any::<bool>().prop_map(|masquerade_all| Record::Settings(SettingsRecord { masquerade_all })),
+            (index(), network()).prop_map(|(service_port, network)| Record::SourceRange(SourceRangeRecord {
+                service_port,
+                network
+            })),
+            (any::<[bool; 2]>(), select(&UNDEFINED_PORTS[..])).prop_map(
+                |([masquerade_all, ping_replies], undefined_ports)| Record::Settings(SettingsRecord {
+                    masquerade_all,
+                    ping_replies,
+                    undefined_ports
+                })
+            ),
         ]
     }
 
@@ -308,6 +343,12 @@ mod tests {
                 .iter()
                 .enumerate()
                 .all(|(place, &k)| k as usize == place)
+        );
+        assert!(
+            UNDEFINED_PORTS
+                .iter()
+                .enumerate()
+                .all(|(place, &u)| u as usize == place)
         );
         assert!(
             NETWORK_KINDS

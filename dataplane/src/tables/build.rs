@@ -14,10 +14,10 @@ use super::check::{Changes, check};
 use super::frontends::{Frontend, FrontendKey};
 use super::limits::TableLimits;
 use super::maglev;
-use super::networks::Networks;
+use super::networks::{Networks, Ranges};
 use super::refusal::Refusal;
 use super::rows::{BackendRow, FrontendName, Rows, ServicePortRow, TablesUsed};
-use super::service_port::{EndpointSet, Endpoints, ServicePort};
+use super::service_port::{EndpointSet, Endpoints, Family, ServicePort};
 use super::side::Keyed;
 use super::slots::{self, Slots};
 use crate::addr::{Port, V4, V6};
@@ -123,6 +123,12 @@ impl TablesBuilder {
                 Key::Frontend(address, protocol, port) => {
                     self.delete_frontend((address, protocol, port), touched);
                 }
+                Key::SourceRange(index, network) => {
+                    if let Some(row) = self.rows.service_ports.get_mut(&index) {
+                        self.rows.source_ranges -= row.source_ranges.remove(&network) as usize;
+                        touched.service_ports.insert(index);
+                    }
+                }
                 // Put again at once: its rows stay where they are.
                 Key::ServicePort(_) if change.put.is_some() => {}
                 Key::ServicePort(index) => {
@@ -140,6 +146,12 @@ impl TablesBuilder {
                 Record::ServicePort(record) => self.put_service_port(record, touched),
                 Record::Frontend(record) => self.put_frontend(record, touched),
                 Record::Backend(record) => self.put_backend(record, next, touched),
+                Record::SourceRange(record) => {
+                    if let Some(row) = self.rows.service_ports.get_mut(&record.service_port) {
+                        self.rows.source_ranges += row.source_ranges.insert(record.network) as usize;
+                        touched.service_ports.insert(record.service_port);
+                    }
+                }
                 Record::Network(record) => {
                     self.rows.networks.insert((record.kind, record.network));
                     touched.networks = true;
@@ -159,6 +171,7 @@ impl TablesBuilder {
                 record: record.clone(),
                 frontends: BTreeSet::new(),
                 backends: BTreeMap::new(),
+                source_ranges: BTreeSet::new(),
             });
     }
 
@@ -291,8 +304,15 @@ impl TablesBuilder {
     fn service_port(&self, row: &ServicePortRow, next: &Tables) -> ServicePort {
         ServicePort {
             record: row.record.clone(),
-            v4: self.endpoints::<V4>(row, next),
-            v6: self.endpoints::<V6>(row, next),
+            v4: self.family(row, next),
+            v6: self.family(row, next),
+        }
+    }
+
+    fn family<A: Keyed>(&self, row: &ServicePortRow, next: &Tables) -> Family<A> {
+        Family {
+            endpoints: self.endpoints::<A>(row, next),
+            sources: Ranges::new(row.source_ranges.iter().copied()),
         }
     }
 
@@ -306,7 +326,10 @@ impl TablesBuilder {
             let members = rows().filter(|row| member(&row.record));
             members.map(|row| row.slot).collect()
         };
-        let last = self.tables.service_port(row.record.index).map(A::endpoints);
+        let last = self
+            .tables
+            .service_port(row.record.index)
+            .map(ServicePort::endpoints::<A>);
         let algorithm = row.record.algorithm;
         let set = |slots, last| self.endpoint_set::<A>(algorithm, slots, next, last);
         Endpoints::new(

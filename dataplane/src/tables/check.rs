@@ -116,6 +116,7 @@ impl After<'_> {
                 Key::ServicePort(_) => adjust(&mut wanted.service_ports),
                 Key::Frontend(..) => adjust(&mut wanted.frontends),
                 Key::Network(..) => adjust(&mut wanted.networks),
+                Key::SourceRange(..) => adjust(&mut wanted.source_ranges),
                 Key::Settings => {}
                 Key::Backend(index, ..) => {
                     adjust(&mut wanted.backends);
@@ -139,6 +140,7 @@ impl After<'_> {
                 limits.backends_per_service_port,
                 most,
             ),
+            ("source ranges", limits.source_ranges, wanted.source_ranges),
             ("networks", limits.networks, wanted.networks),
         ] {
             let limit = limit as usize;
@@ -154,6 +156,9 @@ impl After<'_> {
             match (key, change.put) {
                 (_, Some(Record::Frontend(record))) => self.check_frontend(key, record.service_port)?,
                 (_, Some(Record::Backend(record))) => {
+                    self.existing(key, record.service_port)?;
+                }
+                (_, Some(Record::SourceRange(record))) => {
                     self.existing(key, record.service_port)?;
                 }
                 (Key::ServicePort(index), Some(_)) => self.check_frontends_of(*index)?,
@@ -211,7 +216,12 @@ impl After<'_> {
             .backends
             .keys()
             .map(|&(address, port)| Key::Backend(index, address, port));
-        match frontend.or_else(|| backends.into_iter().find(|key| self.exists(key))) {
+        let source_ranges = row
+            .source_ranges
+            .iter()
+            .map(|&network| Key::SourceRange(index, network));
+        let mut others = backends.chain(source_ranges);
+        match frontend.or_else(|| others.find(|key| self.exists(key))) {
             Some(by) => Err(Refusal::StillReferred {
                 service_port: index,
                 by,
@@ -234,7 +244,7 @@ fn check_record(record: &Record, limits: &TableLimits) -> Result<(), Refusal> {
         Record::ServicePort(record) => service_port_problem(record),
         Record::Frontend(record) => frontend_problem(record),
         Record::Backend(record) => backend_problem(record),
-        Record::Network(_) | Record::Settings(_) => None,
+        Record::SourceRange(_) | Record::Network(_) | Record::Settings(_) => None,
     };
     problem.map_or(Ok(()), |reason| {
         Err(Refusal::BadField {

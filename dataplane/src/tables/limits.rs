@@ -15,6 +15,8 @@ pub struct TableLimits {
     pub backends_per_service_port: u32,
     /// Networks of all kinds. 4,096: a pod range per node in the largest clusters, and a few more.
     pub networks: u32,
+    /// Source ranges of all service ports. 65,536: sixteen each for 4,096 ports of load balancers.
+    pub source_ranges: u32,
     /// Addresses remembered after their last frontend was deleted, so that TCP flows to them keep finding their worker
     /// (CT-2). 4,096: what a cluster that deletes three Services a minute leaves behind in the day an established
     /// connection may be idle; at most 256 KiB.
@@ -29,6 +31,7 @@ impl Default for TableLimits {
             backends: 1 << 20,
             backends_per_service_port: u16::MAX as u32,
             networks: 1 << 12,
+            source_ranges: 1 << 16,
             former_addresses: 1 << 12,
         }
     }

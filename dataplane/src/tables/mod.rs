@@ -47,9 +47,10 @@ pub use build::TablesBuilder;
 pub use choose::{Picker, client_hash};
 pub use frontends::Frontend;
 pub use limits::TableLimits;
+pub use networks::Ranges;
 pub use refusal::Refusal;
 pub use rows::TablesUsed;
-pub use service_port::{EndpointSet, EndpointSetKind, Endpoints, ServicePort};
+pub use service_port::{EndpointSet, EndpointSetKind, Endpoints, Family, ServicePort};
 pub use side::{Keyed, Side};
 
 use addresses::Addresses;

@@ -6,9 +6,9 @@ use ipnet::IpNet;
 use crate::addr::Address;
 use crate::channel::record::NetworkKind;
 
-/// Disjoint ranges of addresses, ascending, both ends included.
+/// Networks of one family as disjoint ranges, ascending, both ends included.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Ranges<A>(Vec<(A, A)>);
+pub struct Ranges<A>(Vec<(A, A)>);
 
 impl<A: Address> Ranges<A> {
     /// Of those networks that are of the family.

@@ -99,6 +99,9 @@ impl fmt::Display for Named<'_> {
             Key::Backend(index, address, port) => {
                 write!(f, "backend {address} port {port} of service port {}", index.0)
             }
+            Key::SourceRange(index, network) => {
+                write!(f, "source range {network} of service port {}", index.0)
+            }
             Key::Network(kind, network) => write!(f, "network {network} ({kind:?})"),
             Key::Settings => f.write_str("settings"),
         }

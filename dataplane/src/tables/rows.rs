@@ -8,7 +8,8 @@ use ipnet::IpNet;
 
 use crate::addr::Protocol;
 use crate::channel::record::{
-    BackendRecord, FrontendRecord, Key, NetworkKind, NetworkRecord, Record, ServicePortRecord, SettingsRecord,
+    BackendRecord, FrontendRecord, Key, NetworkKind, NetworkRecord, Record, ServicePortRecord,
+    SettingsRecord, SourceRangeRecord,
 };
 use crate::index::{BackendIndex, ServicePortIndex};
 
@@ -21,6 +22,8 @@ pub struct TablesUsed {
     pub frontends: usize,
     /// Backends.
     pub backends: usize,
+    /// Source ranges.
+    pub source_ranges: usize,
     /// Networks.
     pub networks: usize,
 }
@@ -40,6 +43,7 @@ pub(super) struct ServicePortRow {
     pub(super) frontends: BTreeSet<FrontendName>,
     /// By address and port: the order of endpoint sets.
     pub(super) backends: BTreeMap<(IpAddr, u16), BackendRow>,
+    pub(super) source_ranges: BTreeSet<IpNet>,
 }
 
 /// See the module.
@@ -51,6 +55,8 @@ pub(super) struct Rows {
     pub(super) settings: Option<SettingsRecord>,
     /// How many backends all service ports have together.
     pub(super) backends: usize,
+    /// How many source ranges all service ports have together.
+    pub(super) source_ranges: usize,
 }
 
 impl Rows {
@@ -62,6 +68,10 @@ impl Rows {
                 .service_ports
                 .get(&index)
                 .is_some_and(|row| row.backends.contains_key(&(address, port))),
+            Key::SourceRange(index, network) => self
+                .service_ports
+                .get(&index)
+                .is_some_and(|row| row.source_ranges.contains(&network)),
             Key::Network(kind, network) => self.networks.contains(&(kind, network)),
             Key::Settings => self.settings.is_some(),
         }
@@ -72,6 +82,7 @@ impl Rows {
             service_ports: self.service_ports.len(),
             frontends: self.frontends.len(),
             backends: self.backends,
+            source_ranges: self.source_ranges,
             networks: self.networks.len(),
         }
     }
@@ -89,15 +100,26 @@ impl Rows {
             .frontends
             .values()
             .map(|record| Record::Frontend(record.clone()));
-        let backends = rows.flat_map(|row| {
+        let backends = rows.clone().flat_map(|row| {
             row.backends
                 .values()
                 .map(|backend| Record::Backend(backend.record.clone()))
+        });
+        let source_ranges = rows.flat_map(|row| {
+            let service_port = row.record.index;
+            let record = move |&network| {
+                Record::SourceRange(SourceRangeRecord {
+                    service_port,
+                    network,
+                })
+            };
+            row.source_ranges.iter().map(record)
         });
         settings
             .chain(networks)
             .chain(service_ports)
             .chain(frontends)
             .chain(backends)
+            .chain(source_ranges)
     }
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use super::networks::Ranges;
 use super::side::Keyed;
+use crate::addr::{V4, V6};
 use crate::channel::record::ServicePortRecord;
 use crate::index::BackendIndex;
 
@@ -11,22 +13,38 @@ use crate::index::BackendIndex;
 pub struct ServicePort {
     /// Names, protocol, algorithm, affinity and traffic policies, as control put them.
     pub record: ServicePortRecord,
-    pub(super) v4: Endpoints,
-    pub(super) v6: Endpoints,
+    pub(super) v4: Family<V4>,
+    pub(super) v6: Family<V6>,
+}
+
+/// What a service port has once per family (SVC-2).
+#[derive(Clone, Debug)]
+pub struct Family<A> {
+    pub(super) endpoints: Endpoints,
+    pub(super) sources: Ranges<A>,
 }
 
 impl ServicePort {
-    /// Its endpoints of one family (SVC-2).
+    /// Its endpoints of one family.
     #[inline]
     pub fn endpoints<A: Keyed>(&self) -> &Endpoints {
-        A::endpoints(self)
+        &A::family(self).endpoints
+    }
+
+    /// Whether this client may address its load-balancer IPs (LBR-2). To be asked with the address the packet came
+    /// with (LBR-6), for frontends of kind `LoadBalancerIp` only (LBR-1, NP-4), and before anything is chosen (LBR-7).
+    #[inline]
+    pub fn source_allowed<A: Keyed>(&self, src: A) -> bool {
+        let sources = &A::family(self).sources;
+        sources.is_empty() || sources.contains(src)
     }
 
     /// Memory held beyond the struct itself.
     pub(super) fn bytes(&self) -> usize {
         let names = &self.record;
         let names = names.namespace.len() + names.name.len() + names.port_name.len();
-        names + self.v4.bytes() + self.v6.bytes()
+        let endpoints = self.v4.endpoints.bytes() + self.v6.endpoints.bytes();
+        names + endpoints + self.v4.sources.bytes() + self.v6.sources.bytes()
     }
 }
 

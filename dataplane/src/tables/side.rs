@@ -7,7 +7,7 @@ use super::backend::Backend;
 use super::chunked::Chunked;
 use super::frontends::FrontendTable;
 use super::networks::Networks;
-use super::service_port::{Endpoints, ServicePort};
+use super::service_port::{Family, ServicePort};
 use crate::addr::{Address, V4, V6};
 
 /// A family that the tables have a side for: how generic code finds it.
@@ -24,8 +24,8 @@ pub trait Keyed: Address {
     /// The same, to be built.
     fn side_mut(tables: &mut Tables) -> &mut Side<Self>;
 
-    /// The family's endpoints of a service port.
-    fn endpoints(service_port: &ServicePort) -> &Endpoints;
+    /// The family's side of a service port.
+    fn family(service_port: &ServicePort) -> &Family<Self>;
 }
 
 impl Keyed for V4 {
@@ -46,7 +46,7 @@ impl Keyed for V4 {
     }
 
     #[inline]
-    fn endpoints(service_port: &ServicePort) -> &Endpoints {
+    fn family(service_port: &ServicePort) -> &Family<Self> {
         &service_port.v4
     }
 }
@@ -70,7 +70,7 @@ impl Keyed for V6 {
     }
 
     #[inline]
-    fn endpoints(service_port: &ServicePort) -> &Endpoints {
+    fn family(service_port: &ServicePort) -> &Family<Self> {
         &service_port.v6
     }
 }

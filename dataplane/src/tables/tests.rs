@@ -55,6 +55,13 @@ fn pod(service_port: u32, number: u32, port: u16) -> Record {
     ))
 }
 
+fn source_range(service_port: u32, network: &str) -> Record {
+    Record::SourceRange(SourceRangeRecord {
+        service_port: ServicePortIndex(service_port),
+        network: network.parse().unwrap(),
+    })
+}
+
 fn builder_of(records: &[Record]) -> TablesBuilder {
     let mut builder = TablesBuilder::new(TableLimits::default());
     builder.apply(Generation(1), &[], records).unwrap();

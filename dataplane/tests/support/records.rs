@@ -18,7 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use sluice_dataplane::addr::Protocol;
 use sluice_dataplane::channel::record::{
     Algorithm, BackendRecord, FrontendKind, FrontendRecord, Key, NetworkKind, NetworkRecord, Record,
-    ServicePortRecord, SettingsRecord,
+    ServicePortRecord, SettingsRecord, SourceRangeRecord, UndefinedPorts,
 };
 use sluice_dataplane::index::ServicePortIndex;
 
@@ -85,6 +85,7 @@ impl Records {
                     Record::ServicePort(r) => r.index == index,
                     Record::Frontend(r) => r.service_port == index,
                     Record::Backend(r) => r.service_port == index,
+                    Record::SourceRange(r) => r.service_port == index,
                     Record::Network(_) | Record::Settings(_) => false,
                 };
                 let rows = self.rows.iter().filter(|(_, record)| belongs(record));
@@ -141,8 +142,13 @@ impl Records {
                     .parse()
                     .map_err(|_| format!("\"{network}\" is no network"))?,
             }),
-            ["settings"] => Record::Settings(SettingsRecord::default()),
-            ["settings", "masquerade-all"] => Record::Settings(SettingsRecord { masquerade_all: true }),
+            ["source-range", name, network] => Record::SourceRange(SourceRangeRecord {
+                service_port: self.service(name)?.index,
+                network: network
+                    .parse()
+                    .map_err(|_| format!("\"{network}\" is no network"))?,
+            }),
+            ["settings", ref rest @ ..] => settings(rest)?,
             _ => return Err(format!("\"{text}\" is no table record")),
         })
     }
@@ -224,6 +230,20 @@ impl Records {
             .get(name)
             .ok_or_else(|| format!("no service {name} in the tables"))
     }
+}
+
+fn settings(words: &[&str]) -> Result<Record, String> {
+    let mut record = SettingsRecord::default();
+    for word in words {
+        match *word {
+            "masquerade-all" => record.masquerade_all = true,
+            "ping-replies" => record.ping_replies = true,
+            "undefined-ports-drop" => record.undefined_ports = UndefinedPorts::Drop,
+            "undefined-ports-reject" => record.undefined_ports = UndefinedPorts::Reject,
+            _ => return Err(format!("\"{word}\" is no setting")),
+        }
+    }
+    Ok(Record::Settings(record))
 }
 
 fn socket(text: &str) -> Result<SocketAddr, String> {

@@ -209,3 +209,34 @@ fn an_address_whose_last_frontend_is_gone_is_remembered_until_newer_ones_push_it
     );
     assert_eq!(step(Some("192.0.2.1"), None), [Former, Other, Other, Unallocated]);
 }
+
+#[test]
+fn source_ranges_restrict_their_own_family_and_service_port_only_lbr_4() {
+    let mut builder = builder_of(&[
+        service_port(0, Algorithm::Random),
+        service_port(1, Algorithm::Random),
+        source_range(0, "198.51.100.0/24"),
+        source_range(0, "203.0.113.7/32"),
+    ]);
+    let allowed = |tables: &Tables, index, src: V4| {
+        tables
+            .service_port(ServicePortIndex(index))
+            .unwrap()
+            .source_allowed(src)
+    };
+    let tables = Arc::clone(builder.tables());
+    for (src, expected) in [
+        ([198, 51, 100, 255], true),
+        ([203, 0, 113, 7], true),
+        ([203, 0, 113, 8], false),
+        ([10, 244, 0, 1], false),
+    ] {
+        assert_eq!(allowed(&tables, 0, src), expected, "{src:?}");
+        assert!(allowed(&tables, 1, src));
+    }
+    let row = tables.service_port(SP).unwrap();
+    assert!(row.source_allowed(v6("2001:db8::1")));
+    let keys = ["198.51.100.0/24", "203.0.113.7/32"].map(|network| source_range(0, network).key());
+    let tables = builder.apply(Generation(2), &keys, &[]).unwrap();
+    assert!(allowed(&tables, 0, [10, 244, 0, 1]));
+}

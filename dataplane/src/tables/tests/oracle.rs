@@ -105,9 +105,25 @@ fn record() -> impl Strategy<Value = Record> {
                 network: network.parse().unwrap(),
             })
         });
-    let settings =
-        any::<bool>().prop_map(|masquerade_all| Record::Settings(SettingsRecord { masquerade_all }));
-    prop_oneof![3 => service_ports, 4 => frontends, 8 => backends, 1 => networks, 1 => settings]
+    let source_ranges = (
+        index(),
+        prop::sample::select(vec!["10.1.0.0/31", "10.1.0.3/32", "fd00:1::4/127"]),
+    )
+        .prop_map(|(service_port, network)| {
+            let network = network.parse().unwrap();
+            Record::SourceRange(SourceRangeRecord {
+                service_port,
+                network,
+            })
+        });
+    let settings = any::<[bool; 2]>().prop_map(|[masquerade_all, ping_replies]| {
+        Record::Settings(SettingsRecord {
+            masquerade_all,
+            ping_replies,
+            ..SettingsRecord::default()
+        })
+    });
+    prop_oneof![3 => service_ports, 4 => frontends, 8 => backends, 2 => source_ranges, 1 => networks, 1 => settings]
 }
 
 /// Deletes by number of a present row, and puts.
@@ -130,6 +146,7 @@ fn model_after(model: &Model, deletes: &[Key], puts: &[Record]) -> Option<Model>
     let sound = after.values().all(|record| match record {
         Record::Frontend(record) => protocol(record.service_port) == Some(record.protocol),
         Record::Backend(record) => protocol(record.service_port).is_some(),
+        Record::SourceRange(record) => protocol(record.service_port).is_some(),
         _ => true,
     });
     sound.then_some(after)
@@ -152,9 +169,11 @@ fn in_range<A: Keyed>(model: &Model, kind: NetworkKind, address: A) -> bool {
 fn expect_equal(tables: &Tables, model: &Model, once: &BTreeSet<IpAddr>) {
     expect_equal_addresses::<V4>(tables, model, once);
     expect_equal_addresses::<V6>(tables, model, once);
-    let masquerade_all =
-        matches!(model.get(&Key::Settings), Some(Record::Settings(settings)) if settings.masquerade_all);
-    assert_eq!(tables.settings().masquerade_all, masquerade_all);
+    let settings = match model.get(&Key::Settings) {
+        Some(Record::Settings(settings)) => *settings,
+        _ => SettingsRecord::default(),
+    };
+    assert_eq!(*tables.settings(), settings);
     for index in (0..SERVICE_PORTS + 1).map(ServicePortIndex) {
         let record = match model.get(&Key::ServicePort(index)) {
             Some(Record::ServicePort(record)) => Some(record),
@@ -212,6 +231,22 @@ fn expect_equal_addresses<A: Keyed>(tables: &Tables, model: &Model, once: &BTree
 }
 
 fn expect_equal_endpoints<A: Keyed>(tables: &Tables, model: &Model, index: ServicePortIndex) {
+    let ranges: Vec<_> = model
+        .keys()
+        .filter_map(|key| match key {
+            Key::SourceRange(of, network) if *of == index => Some(network),
+            _ => None,
+        })
+        .collect();
+    for pod in (1..9).map(pod_address) {
+        let Some(address) = A::of(pod) else { continue };
+        let unrestricted = ranges.iter().all(|range| A::of(range.addr()).is_none());
+        let allowed = unrestricted || ranges.iter().any(|range| range.contains(&pod));
+        let seen = tables
+            .service_port(index)
+            .is_none_or(|row| row.source_allowed(address));
+        assert_eq!(seen, allowed || tables.service_port(index).is_none());
+    }
     let row = tables.service_port(index).map(ServicePort::endpoints::<A>);
     let backends: Vec<_> = model
         .values()

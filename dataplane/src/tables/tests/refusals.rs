@@ -51,7 +51,11 @@ fn deleting_what_is_not_there_is_refused_even_the_second_time_in_one_transaction
 
 #[test]
 fn a_row_of_a_service_port_that_does_not_exist_is_refused() {
-    for record in [pod(5, 1, 8080), frontend(5, "10.96.0.2", 80)] {
+    for record in [
+        pod(5, 1, 8080),
+        frontend(5, "10.96.0.2", 80),
+        source_range(5, "10.0.0.0/8"),
+    ] {
         let refusal = refused_by_default(&[], std::slice::from_ref(&record));
         let service_port = ServicePortIndex(5);
         assert_eq!(
@@ -84,6 +88,10 @@ fn deleting_a_service_port_is_refused_until_nothing_refers_to_it() {
         front
     );
     assert_eq!(by(refused_by_default(&[sp.clone(), one, front], &[])), two);
+    let mut builder = builder_of(&[service_port(3, Algorithm::Random), source_range(3, "::/1")]);
+    let only = [service_port(3, Algorithm::Random).key()];
+    let refusal = builder.apply(Generation(2), &only, &[]).unwrap_err();
+    assert_eq!(by(refusal), source_range(3, "::/1").key());
     // A frontend that moves to another service port refers no more.
     let moved = refused_by_default(&[sp, two], &[frontend(1, "10.96.0.1", 80)]);
     assert_eq!(by(moved), pod(0, 1, 8080).key());
@@ -138,6 +146,7 @@ fn every_limit_is_held_and_named() {
         backends: 2,
         backends_per_service_port: 2,
         networks: 0,
+        source_ranges: 0,
         ..TableLimits::default()
     };
     let range = NetworkRecord {
@@ -155,6 +164,7 @@ fn every_limit_is_held_and_named() {
         "backends of one service port"
     );
     assert_eq!(what(full, Record::Network(range)), "networks");
+    assert_eq!(what(full, source_range(0, "10.0.0.0/8")), "source ranges");
     let refusal = refused(full, &[], &[service_port(2, Algorithm::Random)]);
     assert_eq!(refusal, Refusal::IndexOutOfRange { index: 2, limit: 2 });
 }

@@ -1,0 +1,149 @@
+//! Where we differ from kube-proxy 1.36.2 on purpose (section 14 of the semantics), and what is not built yet.
+
+use crate::ledger::{Awaited, Difference};
+
+/// A pod behind another node reaches itself through the gateway.
+const HAIRPIN: Difference = Difference {
+    reason: "TP-5: a pod behind another node that reaches itself is masqueraded, and so gets its answer",
+    applies: |_, recorded| recorded.contains("client-kept-no-reply-possible"),
+    ours: |_, recorded| recorded.replace("client-kept-no-reply-possible", "node-primary"),
+};
+
+/// Frontends of load balancers.
+const LOAD_BALANCERS: Awaited = Awaited {
+    what: "load balancer frontends",
+    applies: |row| row.text("frontend") == "lbIP",
+};
+
+/// Whose address an ICMP error of ours has.
+const REJECTED_BY: Awaited = Awaited {
+    what: "RJ-2: an error about a packet to an address of ours comes from there, one to the node from its own address",
+    applies: |row| {
+        let (source, frontend) = (row.text("source"), row.text("frontend"));
+        row.text("outcome") == "REJECT-ICMP"
+            && match frontend {
+                "nodePort" => matches!(source, "pod-local" | "hairpin-local" | "external"),
+                _ => source == "node",
+            }
+    },
+};
+
+/// `matrix.jsonl`.
+pub(crate) mod matrix {
+    use super::{Awaited, Difference, HAIRPIN, LOAD_BALANCERS, REJECTED_BY};
+
+    pub(crate) const ON_PURPOSE: &[Difference] = &[HAIRPIN];
+
+    pub(crate) const AWAITED: &[Awaited] = &[LOAD_BALANCERS, REJECTED_BY];
+}
+
+/// `variants.jsonl`.
+pub(crate) mod variants {
+    use super::{Awaited, Difference, HAIRPIN, LOAD_BALANCERS};
+
+    pub(crate) const ON_PURPOSE: &[Difference] = &[HAIRPIN];
+
+    pub(crate) const AWAITED: &[Awaited] = &[LOAD_BALANCERS, LISTED];
+
+    /// Node ports on listed networks.
+    const LISTED: Awaited = Awaited {
+        what: "NP-2: nodePortAddresses as networks",
+        applies: |row| {
+            let (setup, dst) = (row.text("setup"), row.text("dst"));
+            let primary = dst == "172.18.1.1";
+            match setup.strip_prefix("nodePortAddresses ") {
+                None | Some("unset" | "[\"primary\"]") => false,
+                Some(list) if list.contains("0.0.0.0/0") => !primary,
+                Some(list) if list.contains("198.51.100") => primary || dst == "198.51.100.1",
+                Some(_) => primary,
+            }
+        },
+    };
+}
+
+/// `rules.jsonl`.
+pub(crate) mod rules {
+    use super::{Awaited, Difference, HAIRPIN, test};
+
+    pub(crate) const ON_PURPOSE: &[Difference] = &[
+        HAIRPIN,
+        Difference {
+            reason: "CT-14: nothing leaves untranslated: what opens no connection and belongs to none is dropped",
+            applies: |row, recorded| {
+                let invalid = [
+                    "FIN+ACK",
+                    "TCP RST",
+                    "flags=0",
+                    "SYN+FIN",
+                    "ICMP error matching no flow, sent to clusterIP",
+                    "wrong checksum to an undefined port",
+                ];
+                recorded.starts_with("passed on") && invalid.iter().any(|part| test(row, part))
+            },
+            ours: |_, _| "silence".into(),
+        },
+        Difference {
+            reason: "CSM-1: checksums are carried, not judged: a wrong one is as wrong at the endpoint",
+            applies: |row, _| test(row, "wrong checksum to a live port"),
+            ours: |_, _| "translated, its checksum as wrong as before".into(),
+        },
+        Difference {
+            reason: "RJ-1: protocols without ports are dropped at cluster IPs, whether or not Linux can check them",
+            applies: |row, recorded| test(row, "other IP protocol") && recorded != "silence",
+            ours: |_, _| "silence".into(),
+        },
+        Difference {
+            reason: "CT-9: UDP flows end with their Service",
+            applies: |row, _| test(row, "service-proxy-name label added at run time"),
+            ours: |_, recorded| recorded.replace("goes on", "silence"),
+        },
+    ];
+
+    pub(crate) const AWAITED: &[Awaited] = &[
+        Awaited {
+            what: "load balancer frontends and their source ranges",
+            applies: |row| {
+                let wanted = !["PASSED-ON", "RST", "ECHO-REPLY"].contains(&row.text("outcome"));
+                let bound = row.text("setup").contains("also bound");
+                let balanced =
+                    row.text("dst").starts_with("203.0.113.") && !(bound && row.text("outcome") != "FORWARD");
+                balanced && wanted || test(row, "loadBalancerSourceRanges tightened")
+            },
+        },
+        Awaited {
+            what: "SCTP",
+            applies: |row| {
+                let single = row.text("setup") == "single remote endpoint";
+                let refused = row.text("outcome") == "REJECT-ICMP" && row.text("frontend") == "clusterIP";
+                row.text("proto").starts_with("SCTP")
+                    && (single || row.text("setup").starts_with("SCTP"))
+                    && !refused
+            },
+        },
+        Awaited {
+            what: "RJ-2: an error about a packet to an address of ours comes from there, one to the node from its own address",
+            applies: |row| {
+                let (source, dst) = (row.text("source"), row.text("dst"));
+                row.text("outcome") == "REJECT-ICMP"
+                    && match dst {
+                        "172.18.1.1" => {
+                            row.text("client").starts_with("198.") && source != "node"
+                                || row.text("client").starts_with("10.244.1.")
+                        }
+                        _ => source == "node",
+                    }
+                    && row.value["tries"].as_u64() != Some(100)
+                    && !crate::probe::recorded(row).starts_with("the node")
+            },
+        },
+        Awaited {
+            what: "TTL-1: a packet that has no hop left is not refused but expired",
+            applies: |row| test(row, "UDP TTL 1 to an undefined port"),
+        },
+    ];
+}
+
+/// Whether the name of a row's test has this in it.
+fn test(row: &crate::ledger::Row, part: &str) -> bool {
+    row.text("test").contains(part)
+}

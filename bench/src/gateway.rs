@@ -10,7 +10,7 @@ use sluice_dataplane::channel::record::{
     ServicePortRecord,
 };
 use sluice_dataplane::conntrack::ports::{PortPool, PortPoolConfig};
-use sluice_dataplane::conntrack::{FlowConfig, Flows, HashKey, Timeouts};
+use sluice_dataplane::conntrack::{Admission, FlowConfig, Flows, HashKey, Timeouts};
 use sluice_dataplane::counters::{CounterPages, WorkerCounters};
 use sluice_dataplane::index::{Generation, NicPortIndex, ServicePortIndex, WorkerIndex};
 use sluice_dataplane::lookup::LookupOptions;
@@ -96,6 +96,7 @@ impl Gateway {
             flows: Flows::new(FlowConfig {
                 capacity: setup.flows,
                 timeouts: Timeouts::default(),
+                admission: Admission::default(),
                 hash_key,
             })?,
             snat_ports: PortPool::new(PortPoolConfig {

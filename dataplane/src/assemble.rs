@@ -11,7 +11,7 @@ use crate::channel::BindError;
 use crate::channel::server::{Server, ServerOptions};
 use crate::config::{self, Config, DriverKind, Idle, Role};
 use crate::conntrack::ports::{PortPool, PortPoolConfig};
-use crate::conntrack::{FlowConfig, Flows, HashKey, Timeouts};
+use crate::conntrack::{Admission, FlowConfig, Flows, HashKey};
 use crate::counters::{CounterId, CounterPages, WorkerCounters};
 use crate::index::{NicPortIndex, WorkerIndex};
 use crate::lookup::LookupOptions;
@@ -212,7 +212,11 @@ fn fanout_group(config: &Config, port: &config::NicPort) -> u16 {
 fn open_flows(config: &Config) -> Result<Flows, StartError> {
     let flow_config = FlowConfig {
         capacity: config.flows.capacity,
-        timeouts: Timeouts::default(),
+        timeouts: config.flows.timeouts,
+        admission: Admission {
+            embryonic_percent: config.flows.embryonic_percent,
+            per_second: config.flows.new_per_second,
+        },
         hash_key: HashKey::random().map_err(resources("random numbers"))?,
     };
     Flows::new(flow_config).map_err(resources("the flow table"))

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::conntrack::{Admission, Timeouts};
+
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -168,6 +170,12 @@ pub struct Flows {
     pub capacity: usize,
     /// CT-15: a lone ACK opens a flow mid-stream, as Linux does by default.
     pub midstream_pickup: bool,
+    /// CT-18: percent of the capacity for half-open flows, 1 to 100. Half of the table stays for those that were answered.
+    pub embryonic_percent: u8,
+    /// CT-18: most new flows a second; 0: no limit.
+    pub new_per_second: u32,
+    /// Idle timeouts, each from a second to 30 days.
+    pub timeouts: Timeouts,
 }
 
 impl Default for Flows {
@@ -175,6 +183,9 @@ impl Default for Flows {
         Self {
             capacity: 131_072,
             midstream_pickup: true,
+            embryonic_percent: Admission::default().embryonic_percent,
+            new_per_second: Admission::default().per_second,
+            timeouts: Timeouts::default(),
         }
     }
 }

@@ -252,7 +252,7 @@ impl Lookup<'_> {
     /// The state of a flow that this packet opens, if it may (CT-15).
     fn opening(&self, packet: &Packet) -> Option<State> {
         let state = State::opening(packet.key.protocol, packet.tcp_flags)?;
-        (state != State::Established || self.options.midstream_pickup).then_some(state)
+        (!state.is_midstream() || self.options.midstream_pickup).then_some(state)
     }
 
     /// The matrix of semantics §3.3: which endpoint set, and whether the endpoint sees our address.
@@ -367,7 +367,13 @@ impl Lookup<'_> {
             l4_delta,
             flags,
         };
-        let index = self.flows.open(&new, self.tick)?;
+        let Self {
+            flows,
+            snat_ports,
+            picker,
+            ..
+        } = self;
+        let index = flows.open(&new, self.tick, &mut |gone| ended(gone, snat_ports, picker))?;
         self.picker.opened(flow.backend, flow.backend_generation);
         self.opened += 1;
         Ok(index)
@@ -457,6 +463,7 @@ pub fn ended(flow: &Flow, ports: &mut PortPool, picker: &mut Picker) {
 const fn refusal(error: OpenError) -> Verdict {
     Verdict::Drop(match error {
         OpenError::Full | OpenError::BucketsFull => DropReason::FlowTableFull,
+        OpenError::RateLimited => DropReason::FlowRateLimited,
         OpenError::OriginalTaken | OpenError::ReplyTaken => DropReason::SnatPortsExhausted,
     })
 }

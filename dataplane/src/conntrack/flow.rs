@@ -12,10 +12,12 @@
 //! Each tuple is as the packets of that direction arrive (CT-1): the original one addressed to the frontend, the reply
 //! one coming from the endpoint. What leaves in one direction is therefore the other tuple reversed.
 
+use std::sync::atomic::{Ordering, compiler_fence};
+
 use bytemuck::{AnyBitPattern, Pod, Zeroable};
 
 use super::pool::Linked;
-use super::tcp::{self, TcpVerdict};
+use super::state::{Advance, State};
 use crate::addr::{Address, FlowKey, Port, Protocol, V4, V6};
 use crate::index::{BackendIndex, NextHopIndex, ServicePortIndex};
 use crate::nat::Rewrite;
@@ -42,67 +44,6 @@ impl Direction {
         match self {
             Self::Original => Self::Reply,
             Self::Reply => Self::Original,
-        }
-    }
-}
-
-/// How far a flow has come (section 4 of the semantics; Linux' names). It decides the idle timeout only: a known
-/// flow's packets are translated in every state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum State {
-    /// No flow.
-    #[default]
-    Free,
-    /// TCP: SYN seen.
-    SynSent,
-    /// TCP: SYN seen from both sides (simultaneous open).
-    SynSent2,
-    /// TCP: SYN and its SYN+ACK seen.
-    SynRecv,
-    /// TCP: handshake complete, or found midway (CT-15).
-    Established,
-    /// TCP: one FIN seen.
-    FinWait,
-    /// TCP: that FIN acknowledged.
-    CloseWait,
-    /// TCP: second FIN seen.
-    LastAck,
-    /// TCP: that one acknowledged, too.
-    TimeWait,
-    /// TCP: RST seen.
-    Close,
-    /// Any other protocol: packets from the client only.
-    Unreplied,
-    /// Any other protocol: packets from both sides.
-    Replied,
-}
-
-impl State {
-    /// Every state, in storage order.
-    pub const ALL: [Self; 12] = [
-        Self::Free,
-        Self::SynSent,
-        Self::SynSent2,
-        Self::SynRecv,
-        Self::Established,
-        Self::FinWait,
-        Self::CloseWait,
-        Self::LastAck,
-        Self::TimeWait,
-        Self::Close,
-        Self::Unreplied,
-        Self::Replied,
-    ];
-
-    /// State of a flow that a packet of `protocol` opens; `None` for a TCP packet that cannot (`InvalidTcp`).
-    pub fn opening(protocol: Protocol, signals: u8) -> Option<Self> {
-        if protocol != Protocol::TCP {
-            return Some(Self::Unreplied);
-        }
-        match tcp::advance(Self::Free, Direction::Original, signals) {
-            TcpVerdict::Next(state) => Some(state),
-            TcpVerdict::Reopen | TcpVerdict::Invalid => None,
         }
     }
 }
@@ -208,12 +149,12 @@ pub enum Touched {
 }
 
 impl<A: Address> Flow<A> {
-    /// The entry of a flow just opened.
+    /// The entry of a flow about to be opened: it is none before `publish`.
     pub(super) fn new(new: &NewFlow<A>, tick: Tick) -> Self {
         Self {
             tuples: [new.original.into(), new.reply.into()],
             protocol: new.original.protocol,
-            state: new.state as u8,
+            state: State::Free as u8,
             flags: new.flags,
             zero: 0,
             last_seen: tick,
@@ -226,6 +167,23 @@ impl<A: Address> Flow<A> {
             next_hops: new.next_hops,
             link: 0,
         }
+    }
+
+    /// Makes it a flow: the last write of its opening.
+    ///
+    /// Memory may outlive this process, killed between any two instructions, and the next one takes what has a state for a
+    /// flow. A killed thread's earlier writes are all in memory, so only the compiler must be kept from reordering them.
+    #[inline(always)]
+    pub(super) fn publish(&mut self, state: State) {
+        compiler_fence(Ordering::Release);
+        self.state = state as u8;
+        compiler_fence(Ordering::Release);
+    }
+
+    /// Makes it none: the first write of its closing, for the same reason.
+    #[inline(always)]
+    pub(super) fn retire(&mut self) {
+        self.publish(State::Free);
     }
 
     /// Brings all of it in.
@@ -285,19 +243,11 @@ impl<A: Address> Flow<A> {
     #[inline(always)]
     pub(super) fn touch(&mut self, direction: Direction, signals: u8, tick: Tick) -> Touched {
         let state = self.state();
-        let next = if self.protocol != Protocol::TCP {
-            if direction == Direction::Reply {
-                State::Replied
-            } else {
-                state
-            }
-        } else {
-            match tcp::advance(state, direction, signals) {
-                TcpVerdict::Next(next) => next,
-                TcpVerdict::Reopen => return Touched::Reopens,
-                // Never dropped, never remembered (CT-14).
-                TcpVerdict::Invalid => state,
-            }
+        let next = match state.advance(self.protocol, direction, signals) {
+            Advance::Next(next) => next,
+            Advance::Reopen => return Touched::Reopens,
+            // Never dropped, never remembered (CT-14).
+            Advance::Invalid => state,
         };
         self.state = next as u8;
         self.last_seen = tick;
@@ -418,12 +368,5 @@ mod tests {
     fn a_key_that_differs_in_one_bit_is_another_flows() {
         differs_in_one_bit::<V4>(bytemuck::cast(*b"srcIdstISPDP\x11\0\0\0"));
         differs_in_one_bit::<V6>(bytemuck::cast(*b"sixteen source...sixteen dest...SPDP\x11\0\0\0"));
-    }
-
-    #[test]
-    fn flags_that_cannot_open_a_tcp_flow_open_any_other() {
-        assert_eq!(State::opening(Protocol::TCP, tcp::SYN), Some(State::SynSent));
-        assert_eq!(State::opening(Protocol::TCP, tcp::RST), None);
-        assert_eq!(State::opening(Protocol::UDP, tcp::RST), Some(State::Unreplied));
     }
 }

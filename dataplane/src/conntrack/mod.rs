@@ -19,22 +19,29 @@ use crate::tick::Tick;
 
 /// A flow's entry.
 pub mod flow;
-/// TCP states.
+/// States of all protocols.
+pub mod state;
+/// TCP.
 pub mod tcp;
+/// SCTP.
+pub mod sctp;
 /// Idle timeouts.
 pub mod timeouts;
 /// Source ports for flows that the endpoint must see coming from us.
 pub mod ports;
 
+mod admission;
 mod bits;
 mod group;
 mod hash;
 mod pool;
 mod table;
 
-pub use flow::{Direction, Flow, FlowFlags, NewFlow, State, Touched};
+pub use admission::Admission;
+pub use flow::{Direction, Flow, FlowFlags, NewFlow, Touched};
 pub use hash::HashKey;
 pub use pool::Usage;
+pub use state::{Dispensable, State};
 pub use timeouts::Timeouts;
 
 use hash::Hash;
@@ -51,6 +58,8 @@ pub struct FlowConfig {
     pub capacity: usize,
     /// Idle timeouts.
     pub timeouts: Timeouts,
+    /// Limits on new flows (CT-18).
+    pub admission: Admission,
     /// Secret of the hash.
     pub hash_key: HashKey,
 }
@@ -63,6 +72,12 @@ pub struct Flows<A: Address = V4> {
     hash_key: HashKey,
     /// Entry that `expire` looks at next.
     sweep: usize,
+    /// Entry that `evict` looks at next.
+    hand: usize,
+    /// Half-open flows now, and most there may be.
+    embryonic: usize,
+    embryonic_limit: usize,
+    rate: admission::Rate,
 }
 
 /// Why a flow could not be opened. Nothing was changed.
@@ -71,6 +86,9 @@ pub enum OpenError {
     /// Every entry is in use (CT-18).
     #[error("every flow of the worker's table is in use; give it a larger capacity")]
     Full,
+    /// More new flows than the operator allows in a second.
+    #[error("new flows come faster than the configured rate")]
+    RateLimited,
     /// There are entries, but no place in the table's buckets for one of the tuples.
     #[error("no bucket of the worker's flow table has room for this tuple")]
     BucketsFull,
@@ -88,11 +106,20 @@ impl<A: Address> Flows<A> {
         let FlowConfig {
             capacity,
             timeouts,
+            admission,
             hash_key,
         } = config;
+        let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         if !(1..=MAX_CAPACITY).contains(&capacity) {
-            let what = format!("flow table capacity {capacity} is not between 1 and {MAX_CAPACITY}");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+            return invalid(format!(
+                "flow table capacity {capacity} is not between 1 and {MAX_CAPACITY}"
+            ));
+        }
+        if !(1..=100).contains(&admission.embryonic_percent) {
+            return invalid(format!(
+                "{} percent of half-open flows; 1 to 100",
+                admission.embryonic_percent
+            ));
         }
         Ok(Self {
             flows: Pool::new(capacity)?,
@@ -100,6 +127,10 @@ impl<A: Address> Flows<A> {
             timeouts,
             hash_key,
             sweep: 0,
+            hand: 0,
+            embryonic: 0,
+            embryonic_limit: (capacity * usize::from(admission.embryonic_percent) / 100).max(1),
+            rate: admission::Rate::new(admission.per_second),
         })
     }
 
@@ -134,8 +165,14 @@ impl<A: Address> Flows<A> {
         }
     }
 
-    /// Opens a flow, its first packet having come at `tick`.
-    pub fn open(&mut self, new: &NewFlow<A>, tick: Tick) -> Result<FlowIndex, OpenError> {
+    /// Opens a flow, its first packet having come at `tick`. A flow that had to go for it (CT-18) is shown to `gone`, as by
+    /// `expire`; its state says why it could go (`State::dispensable`).
+    pub fn open(
+        &mut self,
+        new: &NewFlow<A>,
+        tick: Tick,
+        gone: &mut impl FnMut(&Flow<A>),
+    ) -> Result<FlowIndex, OpenError> {
         debug_assert!(new.state != State::Free && new.original.protocol == new.reply.protocol);
         let original = self.hash_key.hash(&new.original);
         let reply = self.hash_key.hash(&new.reply);
@@ -145,6 +182,17 @@ impl<A: Address> Flows<A> {
         }
         if new.reply == new.original || self.find_hashed(reply, &new.reply).is_some() {
             return Err(OpenError::ReplyTaken);
+        }
+        if !self.rate.take(tick) {
+            return Err(OpenError::RateLimited);
+        }
+        let embryonic = new.state.is_embryonic();
+        if embryonic && self.embryonic >= self.embryonic_limit {
+            if !self.evict(tick, true, gone) {
+                return Err(OpenError::Full);
+            }
+        } else if self.flows.is_full() && !self.evict(tick, false, gone) {
+            return Err(OpenError::Full);
         }
         let at = self.flows.insert(Flow::new(new, tick)).ok_or(OpenError::Full)?;
         let index = FlowIndex(at);
@@ -158,6 +206,8 @@ impl<A: Address> Flows<A> {
             self.flows.remove(at);
             return Err(OpenError::BucketsFull);
         }
+        self.flows[index.get()].publish(new.state);
+        self.embryonic += usize::from(embryonic);
         Ok(index)
     }
 
@@ -173,10 +223,18 @@ impl<A: Address> Flows<A> {
         self.flow(index).rewrite(direction)
     }
 
-    /// Follows a packet of flow `index`; `signals` is not looked at for other protocols.
+    /// Follows a packet of flow `index`; `signals` are what `parse` found: TCP's flags, SCTP's chunks.
     #[inline(always)]
     pub fn touch(&mut self, index: FlowIndex, direction: Direction, signals: u8, tick: Tick) -> Touched {
-        self.flows[index.get()].touch(direction, signals, tick)
+        let flow = &mut self.flows[index.get()];
+        let before = flow.state();
+        let touched = flow.touch(direction, signals, tick);
+        let after = flow.state();
+        if before != after {
+            self.embryonic -= usize::from(before.is_embryonic());
+            self.embryonic += usize::from(after.is_embryonic());
+        }
+        touched
     }
 
     /// Forgets flow `index` and gives what it was, so that its source port can be given back. `None` if there was none.
@@ -190,7 +248,10 @@ impl<A: Address> Flows<A> {
             let removed = self.table.remove(hash, word(index, direction));
             debug_assert!(removed, "an open flow's tuples are in the table");
         }
-        Some(self.flows.remove(index.0))
+        self.embryonic -= usize::from(flow.state().is_embryonic());
+        self.flows[index.get()].retire();
+        self.flows.remove(index.0);
+        Some(flow)
     }
 
     /// Looks at the next `budget` entries and closes those idle for longer than their timeout, each shown to `gone`.
@@ -209,9 +270,7 @@ impl<A: Address> Flows<A> {
             for at in self.sweep..self.sweep + run {
                 let flow = &self.flows[at];
                 if flow.state() != State::Free && tick.since(flow.last_seen()) > self.timeouts.idle(flow) {
-                    for direction in Direction::BOTH {
-                        self.table.prefetch(self.hash_key.hash(&flow.key(direction)));
-                    }
+                    self.prefetch_buckets(flow);
                     idle.push(FlowIndex(at as u32));
                 }
             }

@@ -80,6 +80,12 @@ impl<T: Linked> Pool<T> {
         &self.entries[..self.high_water]
     }
 
+    /// Whether no entry is free.
+    #[inline(always)]
+    pub(super) fn is_full(&self) -> bool {
+        self.used == self.entries.len()
+    }
+
     /// How full.
     pub(super) fn usage(&self) -> Usage {
         Usage {

@@ -4,7 +4,8 @@
 //! that pass us by cannot make a known flow's packet "invalid". Flags that mean nothing in a state leave it as it is.
 //! The transitions are those of Linux (nf_conntrack_proto_tcp), where an ignored or invalid packet stays where it was.
 
-use super::flow::{Direction, State};
+use super::flow::Direction;
+use super::state::{Advance, State};
 
 /// No more data from the sender (RFC 9293 §3.1).
 pub const FIN: u8 = 0x01;
@@ -15,30 +16,20 @@ pub const RST: u8 = 0x04;
 /// The acknowledgment number counts.
 pub const ACK: u8 = 0x10;
 
-/// What a packet does to its flow, or to none (`State::Free`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TcpVerdict {
-    /// The flow's state after the packet. From `Free`: `SynSent` for a SYN, `Established` for a pure ACK, which the
-    /// caller may refuse (CT-15).
-    Next(State),
-    /// A new SYN for a flow that has ended: replace it (CT-16).
-    Reopen,
-    /// There is no flow, and this packet cannot open one.
-    Invalid,
-}
-
 /// Flags that a packet is classified by; PSH, URG, ECE and CWR go with any of them.
 const CLASS: u8 = FIN | SYN | RST | ACK;
 const SYN_ACK: u8 = SYN | ACK;
 const FIN_ACK: u8 = FIN | ACK;
 const RST_ACK: u8 = RST | ACK;
 
-/// The state after a packet.
+/// The state after a packet. From `Free`: `SynSent` for a SYN, `Midstream` for a pure ACK, which the caller may refuse
+/// (CT-15).
 #[inline(always)]
-pub const fn advance(state: State, direction: Direction, flags: u8) -> TcpVerdict {
+pub const fn advance(state: State, direction: Direction, flags: u8) -> Advance {
     use Direction::{Original, Reply};
     use State::{
-        Close, CloseWait, Established, FinWait, Free, LastAck, SynRecv, SynSent, SynSent2, TimeWait,
+        Close, CloseWait, Established, FinWait, Free, LastAck, Midstream, SynRecv, SynSent, SynSent2,
+        TimeWait,
     };
 
     let next = match (flags & CLASS, state, direction) {
@@ -46,16 +37,19 @@ pub const fn advance(state: State, direction: Direction, flags: u8) -> TcpVerdic
         (ACK, Established, _) => Established,
 
         (SYN, Free, Original) => SynSent,
-        (ACK, Free, Original) => Established,
-        (_, Free, _) => return TcpVerdict::Invalid,
+        (ACK, Free, Original) => Midstream,
+        (_, Free, _) => return Advance::Invalid,
 
-        (SYN, TimeWait | Close, Original) => return TcpVerdict::Reopen,
+        (SYN, TimeWait | Close, Original) => return Advance::Reopen,
         (SYN, SynSent, Reply) => SynSent2,
 
         (SYN_ACK, SynSent, Reply) => SynRecv,
         (SYN_ACK, SynSent2, _) => SynRecv,
 
         (ACK, SynRecv, Original) => Established,
+        // Only the endpoint knows whether there is a connection: what the client says alone, anybody can forge.
+        (ACK | SYN_ACK, Midstream, Reply) => Established,
+        (FIN_ACK, Midstream, Reply) => FinWait,
         (ACK, FinWait, _) => CloseWait,
         (ACK, LastAck, _) => TimeWait,
 
@@ -66,7 +60,7 @@ pub const fn advance(state: State, direction: Direction, flags: u8) -> TcpVerdic
 
         (_, unchanged, _) => unchanged,
     };
-    TcpVerdict::Next(next)
+    Advance::Next(next)
 }
 
 #[cfg(test)]
@@ -74,7 +68,7 @@ mod tests {
     use super::*;
 
     /// Columns of the table, in the order of the semantics.
-    const STATES: [(&str, State); 9] = [
+    const STATES: [(&str, State); 10] = [
         ("SS", State::SynSent),
         ("S2", State::SynSent2),
         ("SR", State::SynRecv),
@@ -84,22 +78,23 @@ mod tests {
         ("LA", State::LastAck),
         ("TW", State::TimeWait),
         ("CL", State::Close),
+        ("MS", State::Midstream),
     ];
 
     /// One row per direction and kind of packet; `--` is "replace the flow".
     const TABLE: &str = "
-        original syn    : SS S2 SR ES FW CW LA -- --
-        original synack : SS SR SR ES FW CW LA TW CL
-        original fin    : SS S2 FW FW LA LA LA TW CL
-        original ack    : SS S2 ES ES CW CW TW TW CL
-        original rst    : CL CL CL CL CL CL CL CL CL
-        original none   : SS S2 SR ES FW CW LA TW CL
-        reply    syn    : S2 S2 SR ES FW CW LA TW CL
-        reply    synack : SR SR SR ES FW CW LA TW CL
-        reply    fin    : SS S2 FW FW LA LA LA TW CL
-        reply    ack    : SS S2 SR ES CW CW TW TW CL
-        reply    rst    : CL CL CL CL CL CL CL CL CL
-        reply    none   : SS S2 SR ES FW CW LA TW CL
+        original syn    : SS S2 SR ES FW CW LA -- -- MS
+        original synack : SS SR SR ES FW CW LA TW CL MS
+        original fin    : SS S2 FW FW LA LA LA TW CL MS
+        original ack    : SS S2 ES ES CW CW TW TW CL MS
+        original rst    : CL CL CL CL CL CL CL CL CL CL
+        original none   : SS S2 SR ES FW CW LA TW CL MS
+        reply    syn    : S2 S2 SR ES FW CW LA TW CL MS
+        reply    synack : SR SR SR ES FW CW LA TW CL ES
+        reply    fin    : SS S2 FW FW LA LA LA TW CL FW
+        reply    ack    : SS S2 SR ES CW CW TW TW CL ES
+        reply    rst    : CL CL CL CL CL CL CL CL CL CL
+        reply    none   : SS S2 SR ES FW CW LA TW CL MS
     ";
 
     /// Kind of packet, from the flags byte's letters; everything not listed is nonsense: `none`.
@@ -119,7 +114,7 @@ mod tests {
         }
     }
 
-    fn expected(direction: Direction, flags: u8, column: usize) -> TcpVerdict {
+    fn expected(direction: Direction, flags: u8, column: usize) -> Advance {
         let name = if direction == Direction::Original {
             "original"
         } else {
@@ -133,8 +128,8 @@ mod tests {
             })
             .unwrap();
         match row.split_whitespace().nth(column).unwrap() {
-            "--" => TcpVerdict::Reopen,
-            cell => TcpVerdict::Next(STATES.iter().find(|(name, _)| *name == cell).unwrap().1),
+            "--" => Advance::Reopen,
+            cell => Advance::Next(STATES.iter().find(|(name, _)| *name == cell).unwrap().1),
         }
     }
 
@@ -158,9 +153,9 @@ mod tests {
         for direction in Direction::BOTH {
             for flags in 0..=u8::MAX {
                 let want = match (direction, kind(flags)) {
-                    (Direction::Original, "syn") => TcpVerdict::Next(State::SynSent),
-                    (Direction::Original, "ack") => TcpVerdict::Next(State::Established),
-                    _ => TcpVerdict::Invalid,
+                    (Direction::Original, "syn") => Advance::Next(State::SynSent),
+                    (Direction::Original, "ack") => Advance::Next(State::Midstream),
+                    _ => Advance::Invalid,
                 };
                 assert_eq!(
                     advance(State::Free, direction, flags),
@@ -171,15 +166,113 @@ mod tests {
         }
     }
 
+    /// What a walk has seen, whatever the machine thinks of it.
+    #[derive(Clone, Copy, Default)]
+    struct Seen {
+        replied: bool,
+        fins: u32,
+        reset: bool,
+    }
+
     #[test]
-    fn no_packet_of_a_known_flow_is_ever_invalid() {
+    fn every_walk_of_six_packets_keeps_what_its_states_promise() {
+        fn walk(state: State, left: u32, seen: Seen) {
+            if left == 0 {
+                return;
+            }
+            for direction in Direction::BOTH {
+                for flags in [SYN, SYN_ACK, FIN_ACK, ACK, RST, 0] {
+                    let seen = Seen {
+                        replied: seen.replied || direction == Direction::Reply,
+                        fins: seen.fins + u32::from(flags == FIN_ACK),
+                        reset: seen.reset || flags == RST,
+                    };
+                    match advance(state, direction, flags) {
+                        Advance::Next(next) => {
+                            assert_ne!(next, State::Free);
+                            let promised = match next {
+                                State::Established => seen.replied,
+                                State::FinWait | State::CloseWait => seen.replied && seen.fins > 0,
+                                State::LastAck | State::TimeWait => seen.replied && seen.fins > 1,
+                                State::Close => seen.reset,
+                                _ => true,
+                            };
+                            assert!(promised, "{next:?} by {direction:?} {flags:#04x} in {state:?}");
+                            walk(next, left - 1, seen);
+                        }
+                        Advance::Reopen => {
+                            // CT-16: only a SYN from the client, only once the connection has ended.
+                            assert_eq!((direction, flags), (Direction::Original, SYN));
+                            assert!(matches!(state, State::TimeWait | State::Close));
+                        }
+                        Advance::Invalid => assert_eq!(state, State::Free),
+                    }
+                }
+            }
+        }
+        walk(State::Free, 6, Seen::default());
+    }
+
+    fn walked(packets: &[(Direction, u8)]) -> Vec<State> {
+        let states = packets.iter().scan(State::Free, |state, &(direction, flags)| {
+            let Advance::Next(next) = advance(*state, direction, flags) else {
+                return None;
+            };
+            *state = next;
+            Some(next)
+        });
+        states.collect()
+    }
+
+    #[test]
+    fn a_simultaneous_open_is_established_by_both_sides_syns() {
+        use Direction::{Original, Reply};
+        use State::{Established, SynRecv, SynSent, SynSent2};
+        let packets = [
+            (Original, SYN),
+            (Reply, SYN),
+            (Original, SYN_ACK),
+            (Reply, SYN_ACK),
+            (Original, ACK),
+        ];
+        assert_eq!(
+            walked(&packets),
+            [SynSent, SynSent2, SynRecv, SynRecv, Established]
+        );
+    }
+
+    #[test]
+    fn a_half_closed_connection_stays_so_while_the_other_side_sends() {
+        use Direction::{Original, Reply};
+        let packets = [
+            (Original, SYN),
+            (Reply, SYN_ACK),
+            (Original, ACK),
+            (Original, FIN_ACK),
+            (Reply, ACK),
+            (Reply, ACK),
+            (Original, ACK),
+        ];
+        assert_eq!(
+            walked(&packets)[3..],
+            [
+                State::FinWait,
+                State::CloseWait,
+                State::CloseWait,
+                State::CloseWait
+            ]
+        );
+    }
+
+    #[test]
+    fn a_late_fin_never_opens_or_revives_a_connection() {
+        // FDio/vpp#3693: it made a session in the wrong direction, which blocked the next one.
         for direction in Direction::BOTH {
-            for flags in 0..=u8::MAX {
-                assert!(
-                    STATES
-                        .iter()
-                        .all(|(_, state)| advance(*state, direction, flags) != TcpVerdict::Invalid)
-                );
+            for flags in [FIN_ACK, FIN, RST, RST_ACK, SYN_ACK] {
+                assert_eq!(advance(State::Free, direction, flags), Advance::Invalid);
+            }
+            for state in [State::TimeWait, State::Close] {
+                assert_eq!(advance(state, direction, FIN_ACK), Advance::Next(state));
             }
         }
     }
@@ -195,19 +288,13 @@ mod tests {
             (Original, FIN_ACK),
             (Reply, ACK),
         ];
-        let packets = packets.into_iter().chain([(Reply, FIN_ACK), (Original, ACK)]);
-        let states: Vec<_> = packets
-            .scan(State::Free, |state, (direction, flags)| {
-                let TcpVerdict::Next(next) = advance(*state, direction, flags) else {
-                    return None;
-                };
-                *state = next;
-                Some(next)
-            })
+        let packets: Vec<_> = packets
+            .into_iter()
+            .chain([(Reply, FIN_ACK), (Original, ACK)])
             .collect();
         use State::{CloseWait, Established, FinWait, LastAck, SynRecv, SynSent, TimeWait};
         assert_eq!(
-            states,
+            walked(&packets),
             [
                 SynSent,
                 SynRecv,

@@ -7,6 +7,7 @@ use super::*;
 use crate::addr::{Protocol, V4, V6};
 use crate::index::{BackendIndex, NextHopIndex, ServicePortIndex};
 use crate::tick::TICKS_PER_SECOND;
+use crate::wire::sctp::chunks;
 
 /// Runs what is generic over the family for both.
 macro_rules! both_families {
@@ -48,12 +49,34 @@ fn config(capacity: usize) -> FlowConfig {
     FlowConfig {
         capacity,
         timeouts: Timeouts::default(),
+        admission: Admission::default(),
         hash_key: HashKey::from(HASH_KEY),
     }
 }
 
 fn flows<A: Address>(capacity: usize) -> Flows<A> {
     Flows::new(config(capacity)).unwrap()
+}
+
+/// What a first packet of `protocol` says.
+fn opening(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::SCTP => chunks::INIT,
+        _ => tcp::SYN,
+    }
+}
+
+/// The `n`th TCP flow, as one that is never evicted.
+fn established<A: Numbered>(n: u32) -> NewFlow<A> {
+    NewFlow {
+        state: State::Established,
+        ..new(Protocol::TCP, n)
+    }
+}
+
+/// Opens a flow for which none has to go.
+fn open<A: Address>(flows: &mut Flows<A>, new: &NewFlow<A>, tick: Tick) -> Result<FlowIndex, OpenError> {
+    flows.open(new, tick, &mut |gone| panic!("{gone:?} was evicted"))
 }
 
 /// The `n`th client's flow through a frontend's port 80.
@@ -63,7 +86,7 @@ fn new<A: Numbered>(protocol: Protocol, n: u32) -> NewFlow<A> {
     NewFlow {
         original: FlowKey::new(protocol, client, A::nth(11, 1, 80)),
         reply: FlowKey::new(protocol, backend, client),
-        state: State::opening(protocol, tcp::SYN).unwrap(),
+        state: State::opening(protocol, opening(protocol)).unwrap(),
         backend: BackendIndex(n % 50),
         backend_generation: 3,
         service_port: ServicePortIndex(1),
@@ -93,7 +116,7 @@ fn seconds(seconds: u32) -> Tick {
 fn a_flow_is_found_by_both_tuples_and_neither_after_it_closed<A: Numbered>() {
     let mut flows = flows::<A>(10);
     let n = new::<A>(Protocol::TCP, 1);
-    let index = flows.open(&n, Tick(5)).unwrap();
+    let index = open(&mut flows, &n, Tick(5)).unwrap();
     assert_eq!(flows.find(&n.original), Some((index, Direction::Original)));
     assert_eq!(flows.find(&n.reply), Some((index, Direction::Reply)));
     assert_eq!(flows.find(&n.original.reversed()), None);
@@ -113,7 +136,7 @@ fn a_flow_is_found_by_both_tuples_and_neither_after_it_closed<A: Numbered>() {
 fn a_rewrite_leads_to_the_other_side_and_its_deltas_cancel<A: Numbered>() {
     let mut flows = flows::<A>(10);
     let n = new::<A>(Protocol::TCP, 1);
-    let index = flows.open(&n, Tick(5)).unwrap();
+    let index = open(&mut flows, &n, Tick(5)).unwrap();
     let there = flows.rewrite(index, Direction::Original);
     let back = flows.rewrite(index, Direction::Reply);
     assert_eq!(
@@ -135,7 +158,7 @@ fn a_rewrite_leads_to_the_other_side_and_its_deltas_cancel<A: Numbered>() {
 fn no_two_flows_share_a_tuple<A: Numbered>() {
     let mut flows = flows::<A>(10);
     let first = new::<A>(Protocol::UDP, 1);
-    flows.open(&first, Tick(5)).unwrap();
+    open(&mut flows, &first, Tick(5)).unwrap();
     let same_original = NewFlow {
         original: first.original,
         ..new::<A>(Protocol::UDP, 2)
@@ -152,10 +175,13 @@ fn no_two_flows_share_a_tuple<A: Numbered>() {
         reply: new::<A>(Protocol::UDP, 2).original,
         ..new::<A>(Protocol::UDP, 2)
     };
-    assert_eq!(flows.open(&same_original, Tick(5)), Err(OpenError::OriginalTaken));
-    assert_eq!(flows.open(&same_reply, Tick(5)), Err(OpenError::ReplyTaken));
-    assert_eq!(flows.open(&crossed, Tick(5)), Err(OpenError::ReplyTaken));
-    assert_eq!(flows.open(&own, Tick(5)), Err(OpenError::ReplyTaken));
+    assert_eq!(
+        open(&mut flows, &same_original, Tick(5)),
+        Err(OpenError::OriginalTaken)
+    );
+    assert_eq!(open(&mut flows, &same_reply, Tick(5)), Err(OpenError::ReplyTaken));
+    assert_eq!(open(&mut flows, &crossed, Tick(5)), Err(OpenError::ReplyTaken));
+    assert_eq!(open(&mut flows, &own, Tick(5)), Err(OpenError::ReplyTaken));
     assert_eq!(flows.usage().used, 1);
     assert_eq!(flows.find(&new::<A>(Protocol::UDP, 2).original), None);
 }
@@ -163,14 +189,14 @@ fn no_two_flows_share_a_tuple<A: Numbered>() {
 fn a_full_table_refuses_new_flows_keeps_the_old_and_recovers<A: Numbered>() {
     const CAPACITY: u32 = 20_000;
     let mut flows = flows::<A>(CAPACITY as usize);
-    let open: Vec<_> = (0..CAPACITY)
-        .map(|n| flows.open(&new::<A>(Protocol::TCP, n), Tick(5)).unwrap())
+    let opened: Vec<_> = (0..CAPACITY)
+        .map(|n| open(&mut flows, &established::<A>(n), Tick(5)).unwrap())
         .collect();
     assert_eq!(
-        flows.open(&new::<A>(Protocol::TCP, CAPACITY), Tick(5)),
+        open(&mut flows, &established::<A>(CAPACITY), Tick(5)),
         Err(OpenError::Full)
     );
-    for (n, index) in (0..CAPACITY).zip(&open) {
+    for (n, index) in (0..CAPACITY).zip(&opened) {
         assert_eq!(
             flows.find(&new::<A>(Protocol::TCP, n).reply),
             Some((*index, Direction::Reply))
@@ -185,11 +211,11 @@ fn a_full_table_refuses_new_flows_keeps_the_old_and_recovers<A: Numbered>() {
     assert!(
         found
             .iter()
-            .zip(&open)
+            .zip(&opened)
             .all(|(found, &index)| *found == Some((index, Direction::Original)))
     );
-    flows.close(open[77]).unwrap();
-    flows.open(&new::<A>(Protocol::TCP, CAPACITY), Tick(5)).unwrap();
+    flows.close(opened[77]).unwrap();
+    open(&mut flows, &established::<A>(CAPACITY), Tick(5)).unwrap();
     let limit = CAPACITY as usize;
     assert_eq!(
         flows.usage(),
@@ -211,6 +237,7 @@ fn a_tuple_without_room_in_its_buckets_leaves_nothing_behind_and_fits_once_there
     let mut flows = Flows::<V4>::new(FlowConfig {
         capacity: 1000,
         timeouts,
+        admission: Admission::default(),
         hash_key,
     })
     .unwrap();
@@ -219,13 +246,18 @@ fn a_tuple_without_room_in_its_buckets_leaves_nothing_behind_and_fits_once_there
         ..new(Protocol::UDP, n)
     };
 
-    let refused = (0..).find(|&n| flows.open(&new(n), seconds(0)).is_err()).unwrap();
+    let refused = (0..)
+        .find(|&n| open(&mut flows, &new(n), seconds(0)).is_err())
+        .unwrap();
     assert!(
         (15..=20).contains(&refused),
         "two buckets of ten, some places taken by originals: {refused}"
     );
     for _ in 0..1000 {
-        assert_eq!(flows.open(&new(refused), seconds(0)), Err(OpenError::BucketsFull));
+        assert_eq!(
+            open(&mut flows, &new(refused), seconds(0)),
+            Err(OpenError::BucketsFull)
+        );
     }
     assert_eq!(
         (flows.usage().used, flows.iter().count()),
@@ -233,7 +265,7 @@ fn a_tuple_without_room_in_its_buckets_leaves_nothing_behind_and_fits_once_there
     );
     let (index, _) = flows.find(&new(3).reply).unwrap();
     flows.close(index).unwrap();
-    flows.open(&new(refused), seconds(0)).unwrap();
+    open(&mut flows, &new(refused), seconds(0)).unwrap();
     for n in (0..=refused).filter(|&n| n != 3) {
         let found =
             [new(n).original, new(n).reply].map(|key| flows.find(&key).map(|(_, direction)| direction));
@@ -252,8 +284,7 @@ fn a_capacity_that_makes_no_sense_is_refused() {
     for capacity in [0, MAX_CAPACITY + 1] {
         let config = FlowConfig {
             capacity,
-            timeouts: Timeouts::default(),
-            hash_key: HashKey::from([1; 4]),
+            ..config(1)
         };
         assert_eq!(
             Flows::<V4>::new(config).err().unwrap().kind(),
@@ -264,7 +295,7 @@ fn a_capacity_that_makes_no_sense_is_refused() {
 
 fn a_new_syn_on_a_finished_connection_reopens_and_changes_nothing<A: Numbered>() {
     let mut flows = flows::<A>(10);
-    let index = flows.open(&new::<A>(Protocol::TCP, 1), seconds(0)).unwrap();
+    let index = open(&mut flows, &new::<A>(Protocol::TCP, 1), seconds(0)).unwrap();
     assert_eq!(
         flows.touch(index, Direction::Reply, tcp::RST | tcp::ACK, seconds(1)),
         Touched::Continues
@@ -286,6 +317,11 @@ fn a_flow_expires_after_its_states_timeout_and_not_before<A: Numbered>() {
     const FIN_ACK: u8 = tcp::FIN | tcp::ACK;
     const SYN_ACK: u8 = tcp::SYN | tcp::ACK;
     let handshake: &[_] = &[(0, Reply, SYN_ACK), (0, Original, tcp::ACK)];
+    let association: &[_] = &[
+        (0, Reply, chunks::INIT_ACK),
+        (0, Original, chunks::COOKIE_ECHO),
+        (0, Reply, chunks::COOKIE_ACK),
+    ];
     let lives: &[Life] = &[
         (Protocol::TCP, &[], 120),
         (Protocol::TCP, &[(1, Reply, tcp::SYN)], 120),
@@ -318,14 +354,35 @@ fn a_flow_expires_after_its_states_timeout_and_not_before<A: Numbered>() {
         (Protocol::UDP, &[(1, Reply, 0), (2, Original, 0)], 30),
         (Protocol::UDP, &[(1, Reply, 0), (3, Original, 0)], 120),
         (Protocol::UDP, &[(3, Reply, 0)], 120),
-        (Protocol::SCTP, &[], 30),
-        (Protocol::SCTP, &[(1, Reply, 0)], 210),
+        (Protocol::SCTP, &[], 3),
+        (Protocol::SCTP, association, 210),
+        (
+            Protocol::SCTP,
+            &[association[0], (1, Original, chunks::COOKIE_ECHO)],
+            3,
+        ),
+        (
+            Protocol::SCTP,
+            &[association[1], association[2], (1, Original, chunks::SHUTDOWN)],
+            3,
+        ),
+        (
+            Protocol::SCTP,
+            &[association[1], association[2], (1, Reply, chunks::SHUTDOWN)],
+            3,
+        ),
+        (
+            Protocol::SCTP,
+            &[association[1], association[2], (1, Reply, chunks::SHUTDOWN_ACK)],
+            3,
+        ),
+        (Protocol::SCTP, &[(1, Reply, chunks::ABORT)], 10),
         (Protocol::ICMP, &[(1, Reply, 0)], 30),
         (Protocol(47), &[(1, Reply, 0)], 600),
     ];
     for life @ (protocol, packets, timeout) in lives {
         let mut flows = flows::<A>(10);
-        let index = flows.open(&new::<A>(*protocol, 1), seconds(0)).unwrap();
+        let index = open(&mut flows, &new::<A>(*protocol, 1), seconds(0)).unwrap();
         for &(second, direction, flags) in *packets {
             assert_eq!(
                 flows.touch(index, direction, flags, seconds(second)),
@@ -345,7 +402,7 @@ fn a_flow_expires_after_its_states_timeout_and_not_before<A: Numbered>() {
 fn a_sweep_looks_at_no_more_than_its_budget_and_reaches_every_flow_in_time<A: Numbered>() {
     let mut flows = flows::<A>(1000);
     for n in 0..300 {
-        flows.open(&new::<A>(Protocol::UDP, n), seconds(0)).unwrap();
+        open(&mut flows, &new::<A>(Protocol::UDP, n), seconds(0)).unwrap();
     }
     let mut ends = Vec::new();
     for _ in 0..3 {
@@ -362,7 +419,7 @@ fn a_sweep_looks_at_no_more_than_its_budget_and_reaches_every_flow_in_time<A: Nu
 fn a_sweep_spares_the_flows_in_use_over_the_clocks_wrap<A: Numbered>() {
     let mut flows = flows::<A>(10);
     let start = Tick(u32::MAX - TICKS_PER_SECOND);
-    flows.open(&new::<A>(Protocol::UDP, 1), start).unwrap();
+    open(&mut flows, &new::<A>(Protocol::UDP, 1), start).unwrap();
     flows.expire(start.plus_seconds(30), 10, &mut |_| panic!("still young"));
     let mut gone = 0;
     flows.expire(start.plus_seconds(31), 10, &mut |_| gone += 1);
@@ -376,9 +433,11 @@ fn each_direction_has_the_next_hop_it_was_opened_with<A: Numbered>() {
         next_hops,
         ..new::<A>(Protocol::UDP, 1)
     };
-    let index = flows.open(&opening, seconds(0)).unwrap();
+    let index = open(&mut flows, &opening, seconds(0)).unwrap();
     assert_eq!(Direction::BOTH.map(|d| flows.flow(index).next_hop(d)), next_hops);
 }
+
+mod flood;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -416,8 +475,11 @@ fn holds_what_a_hash_map_holds<A: Numbered>(steps: &[Step]) -> Result<(), TestCa
         let tick = seconds(now * 5);
         match step {
             Step::Open(n) => {
-                let new = new::<A>(Protocol::UDP, n);
-                match flows.open(&new, tick) {
+                let new = NewFlow {
+                    state: State::Replied, // never evicted
+                    ..new::<A>(Protocol::UDP, n)
+                };
+                match open(&mut flows, &new, tick) {
                     Ok(index) => {
                         prop_assert_eq!(oracle.insert(new.original, (index, Direction::Original)), None);
                         prop_assert_eq!(oracle.insert(new.reply, (index, Direction::Reply)), None);

@@ -33,6 +33,8 @@ pub mod ipv4;
 pub mod tcp;
 /// UDP.
 pub mod udp;
+/// SCTP.
+pub mod sctp;
 /// ICMP for IPv4.
 pub mod icmp;
 

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use sluice_dataplane::addr::{Mac, V4, V6};
 use sluice_dataplane::conntrack::ports::{PortPool, PortPoolConfig};
-use sluice_dataplane::conntrack::{FlowConfig, Flows, HashKey, Timeouts};
+use sluice_dataplane::conntrack::{Admission, FlowConfig, Flows, HashKey, Timeouts};
 use sluice_dataplane::counters::{CounterId, CounterPages, WorkerCounters};
 use sluice_dataplane::index::{Generation, NicPortIndex, WorkerIndex};
 use sluice_dataplane::lookup::LookupOptions;
@@ -95,6 +95,7 @@ impl World {
             let flows = FlowConfig {
                 capacity: setup.flows.unwrap_or(1024),
                 timeouts: Timeouts::default(),
+                admission: Admission::default(),
                 hash_key: HashKey::from(random.words()),
             };
             world_workers.push(Worker::new(WorkerParts {

@@ -9,7 +9,7 @@ use sluice_dataplane::channel::record::{
     Algorithm, BackendRecord, FrontendKind, FrontendRecord, NetworkKind, NetworkRecord, Record,
     ServicePortRecord,
 };
-use sluice_dataplane::conntrack::ports::{PortPool, PortPoolConfig};
+use sluice_dataplane::conntrack::ports::{PortPool, PortPoolConfig, Rest};
 use sluice_dataplane::conntrack::{Admission, FlowConfig, Flows, HashKey, Timeouts};
 use sluice_dataplane::counters::{CounterPages, WorkerCounters};
 use sluice_dataplane::index::{Generation, NicPortIndex, ServicePortIndex, WorkerIndex};
@@ -103,6 +103,7 @@ impl Gateway {
                 ranges,
                 destinations: usize::from(setup.backends) + 1,
                 blocks: setup.flows / 256 + 2 * usize::from(setup.backends) + 16,
+                rest: Rest::default(),
                 hash_key,
             })?,
             picker: Picker::new(1, &limits),

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use crate::channel::BindError;
 use crate::channel::server::{Server, ServerOptions};
 use crate::config::{self, Config, DriverKind, Idle, Role};
-use crate::conntrack::ports::{PortPool, PortPoolConfig};
+use crate::conntrack::ports::{PortPool, PortPoolConfig, Rest};
 use crate::conntrack::{Admission, FlowConfig, Flows, HashKey};
 use crate::counters::{CounterId, CounterPages, WorkerCounters};
 use crate::index::{NicPortIndex, WorkerIndex};
@@ -231,6 +231,10 @@ fn open_snat_ports(
         ranges: steering.slice(worker),
         destinations: config.snat.destinations,
         blocks: config.snat.destinations.saturating_mul(BLOCKS_PER_DESTINATION),
+        rest: Rest {
+            period: config.snat.rest_period,
+            ports: config.snat.resting_ports,
+        },
         hash_key: HashKey::random().map_err(resources("random numbers"))?,
     };
     PortPool::new(pool_config).map_err(resources("the SNAT port pool"))

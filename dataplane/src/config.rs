@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::conntrack::ports::Rest;
 use crate::conntrack::{Admission, Timeouts};
+use crate::tick::Period;
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -200,6 +202,10 @@ pub struct Snat {
     pub ports: Vec<PortRange>,
     /// Endpoints (address, port, protocol) a worker can have SNAT flows to at one time.
     pub destinations: usize,
+    /// How long a port rests before it is taken again toward the same endpoint: TIME_WAIT of Linux, 60 s.
+    pub rest_period: Period,
+    /// Most ports a worker has at rest, 16 bytes each; 0: none rests.
+    pub resting_ports: usize,
 }
 
 impl Default for Snat {
@@ -208,6 +214,8 @@ impl Default for Snat {
         Self {
             ports,
             destinations: 16_384,
+            rest_period: Rest::default().period,
+            resting_ports: Rest::default().ports,
         }
     }
 }

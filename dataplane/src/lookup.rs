@@ -319,7 +319,7 @@ impl Lookup<'_> {
             ..forwarded
         };
         self.insert(&flow, forwarded, FlowFlags::SNAT).map_err(|error| {
-            self.snat_ports.give(destination, port);
+            self.snat_ports.cancel(destination, port);
             refusal(error)
         })
     }

@@ -524,6 +524,7 @@ impl Worker {
             lookup::ended(flow, snat_ports, picker);
             expired += 1;
         });
+        snat_ports.expire(tick, budget);
         self.counters.add(CounterId::FLOWS_EXPIRED, expired);
         self.counters
             .set(CounterId::SNAT_PORTS_USED, self.snat_ports.taken() as u64);

@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use sluice_control::publish::{Dataplane, Inventory, PublishError, Publisher};
 use sluice_dataplane::addr::Mac;
 use sluice_dataplane::channel::record::{Key, Record};
-use sluice_dataplane::conntrack::ports::{PortPool, PortPoolConfig};
-use sluice_dataplane::conntrack::{FlowConfig, Flows, HashKey, Timeouts};
+use sluice_dataplane::conntrack::ports::{PortPool, PortPoolConfig, Rest};
+use sluice_dataplane::conntrack::{Admission, FlowConfig, Flows, HashKey, Timeouts};
 use sluice_dataplane::counters::{CounterId, CounterPages, WorkerCounters};
 use sluice_dataplane::index::{Generation, NicPortIndex, WorkerIndex};
 use sluice_dataplane::lookup::LookupOptions;
@@ -105,11 +105,13 @@ impl Bed {
             ranges: steering.slice(WorkerIndex(0)),
             destinations: 256,
             blocks: 4096,
+            rest: Rest::default(),
             hash_key: secret(1),
         };
         let flows = FlowConfig {
             capacity: 1 << 15,
             timeouts: Timeouts::default(),
+            admission: Admission::default(),
             hash_key: secret(3),
         };
         let worker = Worker::new(WorkerParts {

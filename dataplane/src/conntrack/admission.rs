@@ -105,6 +105,10 @@ impl<A: Address> Flows<A> {
                 _ => {}
             }
         }
+        // Those behind the victim are as good for the next: a window that was looked at is not used up.
+        if let Some((index, _)) = victim {
+            self.hand = index.get() + 1;
+        }
         let closed = victim.and_then(|(index, _)| self.close(index));
         if let Some(flow) = &closed {
             gone(flow);

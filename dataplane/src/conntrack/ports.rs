@@ -9,7 +9,7 @@
 //! probing. Destinations and blocks are found by the same kind of table as flows.
 //!
 //! Where the search begins is the caller's random number, so ports cannot be counted on (RFC 6056 §3.3). A port given back
-//! may be taken again at once; a quarantine would be a queue in front of `give`, and nothing here would change.
+//! rests first (`quarantine`), unless its destination has no other left.
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -22,6 +22,14 @@ use super::hash::HashKey;
 use super::pool::{Linked, Pool, Usage};
 use super::table::{NoRoom, Table};
 use crate::addr::{Address, FlowKey, Port, V4, V6};
+use crate::segment::Slab;
+use crate::tick::{Period, Tick};
+
+mod quarantine;
+mod slice;
+
+use quarantine::Quarantine;
+use slice::Slice;
 
 /// Words of a block's bitmap: with eight bytes of identity they fill a cache line.
 const BLOCK_WORDS: usize = 7;
@@ -55,8 +63,29 @@ pub struct PortPoolConfig {
     /// Most blocks of 448 ports in use at once, at most `MAX_CAPACITY`; a destination has at least one. Each
     /// costs 74 bytes.
     pub blocks: usize,
+    /// How ports rest.
+    pub rest: Rest,
     /// Secret of the hash.
     pub hash_key: HashKey,
+}
+
+/// How long a port rests that was given back: the endpoint may remember the connection that used it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rest {
+    /// For how long. The default is what Linux keeps a closed connection in TIME_WAIT, 60 s.
+    pub period: Period,
+    /// Most ports at rest at once, 16 bytes each; with more, the oldest rest less. 0: none rests.
+    pub ports: usize,
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self {
+            period: Period::from_seconds(60),
+            // As many as a worker has flows by default.
+            ports: 131_072,
+        }
+    }
 }
 
 /// Why no port could be given. Only new flows are affected, and only until ports are given back.
@@ -71,19 +100,26 @@ pub enum PortError {
     /// As many blocks are in use as the pool has room for.
     #[error("too many blocks of source ports are in use; raise the pool's number of blocks")]
     BlocksFull,
+    /// The port asked for is in use toward this destination, or is not one of the worker's.
+    #[error("this source port is in use toward this endpoint, or not the worker's")]
+    NotFree,
 }
 
 /// One worker's source ports.
 pub struct PortPool<A: Address = V4> {
-    ranges: Vec<RangeInclusive<u16>>,
-    /// Ports in all ranges.
-    ports: usize,
+    slice: Slice,
     /// Finds destinations and blocks: a word is the entry's number and one bit for which of the two.
     table: Table,
     destinations: Pool<Entry<A>>,
     blocks: Pool<Block>,
+    /// For each block, the ports of it that rest.
+    resting: Slab<[u64; BLOCK_WORDS]>,
+    quarantine: Quarantine,
+    rest: Rest,
+    now: Tick,
     hash_key: HashKey,
     taken: usize,
+    reused_early: u64,
 }
 
 /// A destination with ports in use.
@@ -107,7 +143,7 @@ struct Block {
     destination: u32,
     /// Which of the destination's blocks it is.
     number: u16,
-    /// Ports in use.
+    /// Ports not free: in use or at rest.
     used: u16,
 }
 
@@ -118,27 +154,14 @@ impl<A: Address> PortPool<A> {
     /// A pool with every port free. Errors: InvalidInput for ranges or numbers out of range; ENOMEM.
     pub fn new(config: PortPoolConfig) -> io::Result<Self> {
         let PortPoolConfig {
-            mut ranges,
+            ranges,
             destinations,
             blocks,
+            rest,
             hash_key,
         } = config;
+        let slice = Slice::new(ranges)?;
         let invalid = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-        ranges.sort_by_key(|range| *range.start());
-        if ranges.is_empty() {
-            return invalid("no source ports: give each worker at least one range".into());
-        }
-        if let Some(bad) = ranges
-            .iter()
-            .find(|range| range.is_empty() || *range.start() == 0)
-        {
-            return invalid(format!(
-                "source ports {bad:?}: a range runs upward from 1 or more"
-            ));
-        }
-        if let Some(pair) = ranges.windows(2).find(|pair| pair[1].start() <= pair[0].end()) {
-            return invalid(format!("source ports {:?} and {:?} overlap", pair[0], pair[1]));
-        }
         if ![destinations, blocks]
             .iter()
             .all(|count| (1..=MAX_CAPACITY).contains(count))
@@ -146,62 +169,102 @@ impl<A: Address> PortPool<A> {
             let what = format!("source ports: {destinations} destinations and {blocks} blocks");
             return invalid(format!("{what}; each must be between 1 and {MAX_CAPACITY}"));
         }
-        let ports = ranges.iter().map(ExactSizeIterator::len).sum();
+        if rest.ports > MAX_CAPACITY {
+            return invalid(format!("{} ports at rest; at most {MAX_CAPACITY}", rest.ports));
+        }
         Ok(Self {
-            ranges,
-            ports,
+            slice,
             table: Table::new(destinations + blocks)?,
             destinations: Pool::new(destinations)?,
             blocks: Pool::new(blocks)?,
+            resting: Slab::zeroed(blocks)?,
+            quarantine: Quarantine::new(rest.ports, destinations)?,
+            rest,
+            now: Tick::default(),
             hash_key,
             taken: 0,
+            reused_early: 0,
         })
     }
 
     /// A free port toward `destination`; `random` is any number an outsider cannot know.
     pub fn take(&mut self, destination: Destination<A>, random: u32) -> Result<Port, PortError> {
-        if let Some(at) = self.find(&destination.0) {
-            return self.take_at(at, random);
+        match self.try_take(destination, random) {
+            Err(error) if self.call_back(destination, error) => self.try_take(destination, random),
+            result => result,
         }
-        let at = self.add_destination(destination)?;
-        let taken = self.take_at(at, random);
-        if taken.is_err() {
-            self.remove_destination(at);
-        }
-        taken
     }
 
-    /// Frees `port` toward `destination`. Whether it was taken.
-    pub fn give(&mut self, destination: Destination<A>, port: Port) -> bool {
-        let Some((number, bit)) = self.place_of(port) else {
-            return false;
+    /// Takes this very `port`, of a flow that exists already. Errors: `NotFree`, and as `take`.
+    pub fn reserve(&mut self, destination: Destination<A>, port: Port) -> Result<(), PortError> {
+        let (number, bit) = self.slice.place_of(port).ok_or(PortError::NotFree)?;
+        let at = match self.find(&destination.0) {
+            Some(at) => at,
+            None => self.add_destination(destination)?,
         };
-        let Some(at) = self.find(&destination.0) else {
-            return false;
+        let block = match self.find(&block_key(&destination.0, number)) {
+            Some(block) => block,
+            None => self
+                .add_block(at, number)
+                .inspect_err(|_| self.remove_unused(at))?,
         };
-        let Some(block_at) = self.find(&block_key(&destination.0, number)) else {
-            return false;
-        };
-        let block = &mut self.blocks[block_at as usize];
-        if has(&block.free, bit) {
-            return false;
+        if !has(&self.blocks[block as usize].free, bit) {
+            return Err(PortError::NotFree);
         }
-        set(&mut block.free, bit);
-        block.used -= 1;
-        let unused = block.used == 0;
+        self.take_bit(at, block, bit);
+        Ok(())
+    }
+
+    /// Gives `port` toward `destination` back; it rests before it is taken again. Whether it was taken.
+    pub fn give(&mut self, destination: Destination<A>, port: Port) -> bool {
+        let Some((at, block, bit)) = self.in_use(destination, port) else {
+            return false;
+        };
         self.taken -= 1;
-        let entry = &mut self.destinations[at as usize];
-        set(&mut entry.open, number);
-        if unused {
-            self.remove_block(block_at);
-            let entry = &mut self.destinations[at as usize];
-            clear(&mut entry.present, number);
-            clear(&mut entry.open, number);
-            if entry.present == [0; SUMMARY_WORDS] {
-                self.remove_destination(at);
+        if self.rest.ports == 0 {
+            self.free_bit(block, bit);
+            return true;
+        }
+        while self.quarantine.is_full() {
+            // The first may be a gap, and a gap is room.
+            if let Some(oldest) = self.quarantine.oldest()
+                && self.quarantine.is_full()
+            {
+                self.reused_early += 1;
+                self.wake(self.blocks[oldest.block as usize].destination);
             }
         }
+        self.quarantine.push(at, block, bit, self.now);
+        set(&mut self.resting[block as usize], bit);
         true
+    }
+
+    /// Gives `port` back that no packet has left with: it is free at once. Whether it was taken.
+    pub fn cancel(&mut self, destination: Destination<A>, port: Port) -> bool {
+        let Some((_, block, bit)) = self.in_use(destination, port) else {
+            return false;
+        };
+        self.taken -= 1;
+        self.free_bit(block, bit);
+        true
+    }
+
+    /// It is `tick` now: frees up to `budget` ports that have rested.
+    pub fn expire(&mut self, tick: Tick, budget: usize) {
+        self.now = tick;
+        for _ in 0..budget {
+            match self.quarantine.oldest() {
+                Some(oldest) if tick.since(oldest.since) >= self.rest.period.ticks() => {
+                    self.wake(self.blocks[oldest.block as usize].destination);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// Ports taken again before they had rested, ever: their destination, or the pool, had no other.
+    pub const fn reused_early(&self) -> u64 {
+        self.reused_early
     }
 
     /// Ports in use toward all destinations together.
@@ -217,32 +280,48 @@ impl<A: Address> PortPool<A> {
         let present = self.destinations[at as usize].present;
         let numbers = (0..SUMMARY_WORDS * 64).filter(|&number| has(&present, number));
         let blocks = numbers.filter_map(|number| self.find(&block_key(&destination.0, number)));
-        blocks.map(|at| usize::from(self.blocks[at as usize].used)).sum()
+        let in_use = |at: u32| {
+            let resting: u32 = self.resting[at as usize]
+                .iter()
+                .map(|word| word.count_ones())
+                .sum();
+            usize::from(self.blocks[at as usize].used) - resting as usize
+        };
+        blocks.map(in_use).sum()
     }
 
     /// Ports there are for each destination.
     pub const fn ports_per_destination(&self) -> usize {
-        self.ports
+        self.slice.len()
     }
 
-    /// Destinations with ports in use.
+    /// Destinations with ports in use or at rest.
     pub fn destinations(&self) -> Usage {
         self.destinations.usage()
     }
 
-    /// Blocks in use.
+    /// Blocks with ports in use or at rest.
     pub fn blocks(&self) -> Usage {
         self.blocks.usage()
     }
 
     /// Bytes of memory taken, all at the start.
     pub fn bytes(&self) -> usize {
-        self.table.bytes() + self.destinations.bytes() + self.blocks.bytes()
+        let rest = self.resting.bytes() + self.quarantine.bytes();
+        self.table.bytes() + self.destinations.bytes() + self.blocks.bytes() + rest
+    }
+
+    fn try_take(&mut self, destination: Destination<A>, random: u32) -> Result<Port, PortError> {
+        let at = match self.find(&destination.0) {
+            Some(at) => at,
+            None => self.add_destination(destination)?,
+        };
+        self.take_at(at, random).inspect_err(|_| self.remove_unused(at))
     }
 
     fn take_at(&mut self, at: u32, random: u32) -> Result<Port, PortError> {
         let Entry { key, present, open } = self.destinations[at as usize];
-        let possible = self.ports.div_ceil(BLOCK_PORTS);
+        let possible = self.slice.len().div_ceil(BLOCK_PORTS);
         let start = scaled(random, possible);
         let known = first_from(&open, start).and_then(|number| self.find(&block_key(&key, number)));
         let block_at = match known {
@@ -254,10 +333,15 @@ impl<A: Address> PortPool<A> {
                 self.add_block(at, number)?
             }
         };
-        let block = &mut self.blocks[block_at as usize];
+        let block = &self.blocks[block_at as usize];
         // The high bits chose the block.
         let start = scaled(random.rotate_left(16), BLOCK_PORTS);
         let bit = first_from(&block.free, start).ok_or(PortError::PortsExhausted)?;
+        Ok(self.take_bit(at, block_at, bit))
+    }
+
+    fn take_bit(&mut self, at: u32, block_at: u32, bit: usize) -> Port {
+        let block = &mut self.blocks[block_at as usize];
         clear(&mut block.free, bit);
         block.used += 1;
         let number = usize::from(block.number);
@@ -265,7 +349,65 @@ impl<A: Address> PortPool<A> {
             clear(&mut self.destinations[at as usize].open, number);
         }
         self.taken += 1;
-        Ok(self.port_at(number, bit))
+        self.slice.port_at(number, bit)
+    }
+
+    fn free_bit(&mut self, block_at: u32, bit: usize) {
+        let block = &mut self.blocks[block_at as usize];
+        set(&mut block.free, bit);
+        block.used -= 1;
+        let (at, number, unused) = (block.destination, usize::from(block.number), block.used == 0);
+        set(&mut self.destinations[at as usize].open, number);
+        if unused {
+            self.remove_block(block_at);
+            let entry = &mut self.destinations[at as usize];
+            clear(&mut entry.present, number);
+            clear(&mut entry.open, number);
+            self.remove_unused(at);
+        }
+    }
+
+    /// Numbers of the destination and the block of `port`, and its bit, if it is in use and not at rest.
+    fn in_use(&self, destination: Destination<A>, port: Port) -> Option<(u32, u32, usize)> {
+        let (number, bit) = self.slice.place_of(port)?;
+        let at = self.find(&destination.0)?;
+        let block = self.find(&block_key(&destination.0, number))?;
+        let free = has(&self.blocks[block as usize].free, bit) || has(&self.resting[block as usize], bit);
+        (!free).then_some((at, block, bit))
+    }
+
+    /// Ends the rest of the oldest port toward destination `at`. Whether there was one.
+    fn wake(&mut self, at: u32) -> bool {
+        let Some(resting) = self.quarantine.pop(at) else {
+            return false;
+        };
+        clear(&mut self.resting[resting.block as usize], resting.bit.into());
+        self.free_bit(resting.block, resting.bit.into());
+        true
+    }
+
+    /// Ends the rest of a port so that `destination`, which got `error`, can have one. Whether anything has changed.
+    #[cold]
+    fn call_back(&mut self, destination: Destination<A>, error: PortError) -> bool {
+        if let Some(at) = self.find(&destination.0)
+            && self.wake(at)
+        {
+            self.reused_early += 1;
+            return true;
+        }
+        if error == PortError::PortsExhausted {
+            return false;
+        }
+        // Room is full of others: of those that only rest, the oldest go. A bounded number, since one block may hold many.
+        let mut woken = 0;
+        while woken < 64
+            && let Some(oldest) = self.quarantine.oldest()
+        {
+            self.wake(self.blocks[oldest.block as usize].destination);
+            woken += 1;
+        }
+        self.reused_early += woken;
+        woken > 0
     }
 
     fn add_destination(&mut self, Destination(key): Destination<A>) -> Result<u32, PortError> {
@@ -285,14 +427,18 @@ impl<A: Address> PortPool<A> {
         Ok(at)
     }
 
-    fn remove_destination(&mut self, at: u32) {
+    /// Forgets destination `at` if it has no block.
+    fn remove_unused(&mut self, at: u32) {
+        if self.destinations[at as usize].present != [0; SUMMARY_WORDS] {
+            return;
+        }
         self.remove(destination_word(at));
         self.destinations.remove(at);
     }
 
     fn add_block(&mut self, destination: u32, number: usize) -> Result<u32, PortError> {
         // The last block ends where the slice does.
-        let free = ones(self.ports - number * BLOCK_PORTS);
+        let free = ones(self.slice.len() - number * BLOCK_PORTS);
         let block = Block {
             free,
             destination,
@@ -337,31 +483,6 @@ impl<A: Address> PortPool<A> {
 
     fn key_of(&self, word: u32) -> FlowKey<A> {
         key_of(&self.destinations, &self.blocks, word)
-    }
-
-    /// Block number and bit of `port`; `None` if it is not ours.
-    fn place_of(&self, port: Port) -> Option<(usize, usize)> {
-        let mut before = 0;
-        for range in &self.ranges {
-            if range.contains(&port.number()) {
-                let at = before + usize::from(port.number() - range.start());
-                return Some((at / BLOCK_PORTS, at % BLOCK_PORTS));
-            }
-            before += range.len();
-        }
-        None
-    }
-
-    /// The port there.
-    fn port_at(&self, number: usize, bit: usize) -> Port {
-        let mut at = number * BLOCK_PORTS + bit;
-        for range in &self.ranges {
-            if at < range.len() {
-                return Port::new(range.start() + at as u16);
-            }
-            at -= range.len();
-        }
-        unreachable!("blocks have no free bits past the last port")
     }
 }
 

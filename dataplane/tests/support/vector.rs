@@ -29,6 +29,8 @@ pub struct Vector {
 pub struct Setup {
     /// Flows a worker can hold.
     pub flows: Option<usize>,
+    /// New flows a worker may open in a second.
+    pub flows_per_second: Option<u32>,
     /// Source ports for SNAT, of all workers together.
     pub snat_ports: Option<std::ops::RangeInclusive<u16>>,
     /// Frames of a worker.
@@ -326,6 +328,7 @@ impl Reader {
         };
         match (word, &words[..]) {
             ("capacity", ["flows", n]) => setup.flows = number(n)?,
+            ("capacity", ["flows-per-second", n]) => setup.flows_per_second = number(n)?.map(|n| n as u32),
             ("capacity", ["frames", n]) => setup.frames = number(n)?,
             ("capacity", ["letters", n]) => setup.letters = number(n)?,
             ("capacity", ["steward", n]) => setup.steward = number(n)?,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::AtomicBool;
 
 use sluice_dataplane::addr::{Mac, V4, V6};
-use sluice_dataplane::conntrack::ports::{PortPool, PortPoolConfig};
+use sluice_dataplane::conntrack::ports::{PortPool, PortPoolConfig, Rest};
 use sluice_dataplane::conntrack::{Admission, FlowConfig, Flows, HashKey, Timeouts};
 use sluice_dataplane::counters::{CounterId, CounterPages, WorkerCounters};
 use sluice_dataplane::index::{Generation, NicPortIndex, WorkerIndex};
@@ -90,12 +90,16 @@ impl World {
                 ranges: steering.slice(index),
                 destinations: 64,
                 blocks: 256,
+                rest: Rest::default(),
                 hash_key: HashKey::from(random.words()),
             };
             let flows = FlowConfig {
                 capacity: setup.flows.unwrap_or(1024),
                 timeouts: Timeouts::default(),
-                admission: Admission::default(),
+                admission: Admission {
+                    per_second: setup.flows_per_second.unwrap_or(0),
+                    ..Admission::default()
+                },
                 hash_key: HashKey::from(random.words()),
             };
             world_workers.push(Worker::new(WorkerParts {

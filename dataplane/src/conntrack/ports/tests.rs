@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::addr::Protocol;
 
+mod rest;
+
 fn destination(n: u16) -> Destination {
     let backend = format!("10.244.0.1:{}", 8000 + n).parse().unwrap();
     let port = 40_000 + n;
@@ -21,6 +23,10 @@ fn pool(ranges: &[RangeInclusive<u16>], destinations: usize, blocks: usize) -> P
         ranges: ranges.to_vec(),
         destinations,
         blocks,
+        rest: Rest {
+            ports: 0,
+            ..Rest::default()
+        },
         hash_key,
     })
     .unwrap()
@@ -121,6 +127,7 @@ fn ranges_that_make_no_sense_are_refused() {
             ranges: ranges.to_vec(),
             destinations: 1,
             blocks: 1,
+            rest: Rest::default(),
             hash_key,
         };
         PortPool::<V4>::new(config).err().map(|error| error.to_string())
@@ -197,6 +204,7 @@ proptest! {
                     Err(PortError::PortsExhausted) => prop_assert_eq!(taken.len(), usize::from(ports)),
                     Err(PortError::DestinationsFull) => prop_assert!(taken.is_empty() && oracle.len() == 3),
                     Err(PortError::BlocksFull) => prop_assert!(all_full && blocks == 7),
+                    Err(PortError::NotFree) => prop_assert!(false),
                 }
             }
             prop_assert_eq!(pool.destinations().used, oracle.len());

@@ -157,6 +157,11 @@ impl Bed {
         self.turn();
     }
 
+    /// All that the dataplane has, as a control that connects anew is told.
+    pub(crate) fn inventory(&mut self) -> Vec<Record> {
+        self.publisher.connect().unwrap()
+    }
+
     /// What `from` sends, and everything that leaves for it.
     pub(crate) fn send(&mut self, from: &Station, packet: &Packet) -> Vec<Seen> {
         self.send_frame(from, &packet.frame(from.mac(), from.nic.mac()))

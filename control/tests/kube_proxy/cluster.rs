@@ -55,10 +55,6 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn new(options: &Options) -> Self {
-        let ranges = Ranges {
-            services: "10.96.0.0/16".parse().unwrap(),
-            node_ports: 30_000..=32_767,
-        };
         let pods = options.pods.iter().find(|net| FAMILIES.contains(&family(net)));
         let settings = Settings {
             here: Here {
@@ -76,7 +72,7 @@ impl Cluster {
             masquerade_all: options.masquerade_all,
         };
         Self {
-            model: Model::new(Allocator::new(ranges, BTreeMap::new())),
+            model: Model::new(allocator()),
             settings,
             numbers: Numbers::default(),
             objects: BTreeMap::new(),
@@ -99,6 +95,18 @@ impl Cluster {
         self.update();
     }
 
+    /// These objects, and no others; one update.
+    pub(crate) fn become_only(&mut self, objects: impl IntoIterator<Item = Value>) {
+        self.objects.clear();
+        self.apply(objects);
+    }
+
+    /// Control ends and begins anew: what it knows, it learns from the dataplane and its source.
+    pub(crate) fn restart_control(&mut self) {
+        self.numbers = Numbers::learn(&self.bed.inventory());
+        self.model = Model::new(allocator());
+    }
+
     fn update(&mut self) {
         let text: String = self
             .objects
@@ -112,6 +120,14 @@ impl Cluster {
         self.numbers = numbers;
         self.bed.publish(&records);
     }
+}
+
+fn allocator() -> Allocator {
+    let ranges = Ranges {
+        services: "10.96.0.0/16".parse().unwrap(),
+        node_ports: 30_000..=32_767,
+    };
+    Allocator::new(ranges, BTreeMap::new())
 }
 
 /// The events of a source that holds `text` and nothing else.

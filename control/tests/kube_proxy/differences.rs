@@ -147,3 +147,61 @@ pub(crate) mod rules {
 fn test(row: &crate::ledger::Row, part: &str) -> bool {
     row.text("test").contains(part)
 }
+
+/// `updates.jsonl`.
+pub(crate) mod updates {
+    use super::{Awaited, Difference};
+
+    /// The UDP flow of the row takes part in what becomes of new ones.
+    fn as_new(recorded: &str) -> String {
+        let new = recorded.rsplit_once("new: ").map_or("", |(_, new)| new);
+        recorded.replacen("UDP first, first", &format!("UDP first, {new}"), 1)
+    }
+
+    fn case(row: &crate::ledger::Row, part: &str) -> bool {
+        row.text("case").contains(part)
+    }
+
+    pub(crate) const ON_PURPOSE: &[Difference] = &[
+        Difference {
+            reason: "CT-9: UDP flows end with their Service (1.36.2 keeps them)",
+            applies: |row, _| case(row, "Service deleted") && !case(row, "recreated"),
+            ours: |_, recorded| as_new(recorded),
+        },
+        Difference {
+            reason: "CT-8: UDP flows end with the last serving endpoint (1.36.2 keeps them), and find one when it is back",
+            applies: |row, _| case(row, "scaled to zero") || case(row, "single endpoint becomes not ready"),
+            ours: |_, recorded| as_new(recorded).replacen("refused, first", "refused, served", 1),
+        },
+        Difference {
+            reason: "CT-8: UDP flows end when the last endpoint, which was terminating, is gone",
+            applies: |row, _| case(row, "single endpoint becomes terminating and serving"),
+            ours: |_, recorded| recorded.replacen("UDP first, first, first", "UDP first, first, refused", 1),
+        },
+    ];
+
+    pub(crate) const AWAITED: &[Awaited] = &[
+        Awaited {
+            what: "load balancer frontends",
+            applies: |row| row.text("frontend") == "lbIP",
+        },
+        Awaited {
+            what: "AFF-1: session affinity",
+            applies: |row| case(row, "sessionAffinity"),
+        },
+    ];
+}
+
+/// `affinity.jsonl`.
+pub(crate) mod affinity {
+    use super::{Awaited, Difference};
+
+    pub(crate) const ON_PURPOSE: &[Difference] = &[];
+
+    pub(crate) const AWAITED: &[Awaited] = &[Awaited {
+        what: "AFF-1: session affinity",
+        applies: |row| {
+            !row.text("test").starts_with("distribution") && !row.text("test").contains("pairs of flows")
+        },
+    }];
+}

@@ -9,6 +9,7 @@
 #[allow(dead_code, reason = "shared with the other replays")]
 mod support;
 
+mod affinity;
 mod bed;
 mod cluster;
 mod differences;
@@ -22,4 +23,5 @@ mod probe;
 mod rules;
 mod shape;
 mod topology;
+mod updates;
 mod variants;

@@ -107,7 +107,7 @@ impl Packet {
     pub(crate) fn answer(&self) -> Self {
         let (from, to) = ((self.dst, self.dport()), (self.src, self.sport()));
         match self.protocol {
-            TCP => Self::tcp(from, to, SYN | ACK, b""),
+            TCP => Self::tcp(from, to, ACK | self.transport[13] & SYN, b""),
             UDP => Self::udp(from, to, b"answer"),
             SCTP => Self::sctp(from, to, 2),
             other => panic!("nobody answers protocol {other}"),

@@ -79,10 +79,12 @@ impl Host {
         host
     }
 
-    /// A host for a dataplane: its kernel leaves the links alone.
+    /// A host for a dataplane: its kernel leaves the links alone, as the README says.
     pub(crate) fn silent(name: &'static str) -> Self {
         let host = Self::new(name);
         host.enter(silence);
+        host.set("ipv4/conf/default/rp_filter", "1");
+        host.set("ipv4/conf/default/arp_ignore", "8");
         host
     }
 

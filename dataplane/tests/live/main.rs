@@ -22,3 +22,7 @@ mod exchange;
 mod load;
 mod soak;
 mod heal;
+mod cluster;
+mod probe;
+mod variants;
+mod kernel;

@@ -28,6 +28,8 @@ pub mod verdict;
 pub mod conntrack;
 /// Services.
 pub mod tables;
+/// Which endpoint a client was sent to.
+pub mod affinity;
 /// Tables from the steward to a worker.
 pub mod table_slot;
 /// Surroundings.

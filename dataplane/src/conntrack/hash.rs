@@ -17,7 +17,7 @@ pub struct HashKey([u64; 4]);
 
 /// What a key hashes to. The halves name its two buckets, both together its tag (see `table`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Hash(pub(super) u64);
+pub(crate) struct Hash(pub(crate) u64);
 
 impl HashKey {
     /// A fresh secret, from getrandom(2). Errors: what getrandom says, in practice none.
@@ -30,7 +30,7 @@ impl HashKey {
 
     /// Hashes all 16 or 40 bytes.
     #[inline(always)]
-    pub(super) fn hash<A: Address>(&self, key: &FlowKey<A>) -> Hash {
+    pub(crate) fn hash<A: Address>(&self, key: &FlowKey<A>) -> Hash {
         let (words, _) = bytemuck::bytes_of(key).as_chunks::<8>();
         let word = |at: usize| u64::from_ne_bytes(words[at]);
         let [a, b, c, d] = self.0;

@@ -49,6 +49,11 @@ index!(
     WorkerIndex(u8)
 );
 
+impl NextHopIndex {
+    /// None yet: of a flow that was adopted from another process.
+    pub const UNKNOWN: Self = Self(u32::MAX);
+}
+
 /// The number of a committed table update. 0 is the empty table of a dataplane that no control has spoken to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Generation(pub u64);

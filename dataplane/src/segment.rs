@@ -1,5 +1,6 @@
 #![allow(unsafe_code)]
-//! Mapped memory: anonymous for one process's big tables and frames, or a sealed memfd to share with another.
+//! Mapped memory: anonymous for one process's big tables and frames, a sealed memfd to share with another, or a named file
+//! for the next.
 //!
 //! A `Region` is bytes; a `Slab<T>` is a region that holds plain old data of one type, zeroed at birth. Neither ever
 //! grows or moves, so raw rings and other processes may keep pointing into them.
@@ -14,12 +15,15 @@ use bytemuck::AnyBitPattern;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
+/// Files that outlive the process.
+pub mod named;
+
 /// A mapping of this process, unmapped on drop.
 #[derive(Debug)]
 pub struct Region {
     base: NonNull<u8>,
     len: usize,
-    /// Present when the memory can be handed to another process.
+    /// The file behind it: present when the memory can be handed to another process, or is left to the next.
     memfd: Option<OwnedFd>,
 }
 
@@ -48,7 +52,7 @@ impl Region {
         let memfd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&memfd, len as u64)?;
         rustix::fs::fcntl_add_seals(&memfd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        Self::map(memfd, len)
+        Self::map(memfd, len, 0)
     }
 
     /// Maps what another process handed over. Refused (InvalidData) unless the file can no longer shrink, since a
@@ -62,13 +66,15 @@ impl Region {
                 "shared segment is unsealed or of another size",
             ));
         }
-        Self::map(memfd, page_align(len)?)
+        Self::map(memfd, page_align(len)?, 0)
     }
 
-    fn map(memfd: OwnedFd, len: usize) -> io::Result<Self> {
+    fn map(memfd: OwnedFd, len: usize, offset: u64) -> io::Result<Self> {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping at an address the kernel chooses; the file cannot shrink below `len` (sealed).
-        let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, &memfd, 0)? };
+        // SAFETY: a new mapping at an address the kernel chooses; the file cannot shrink below `len`: it is sealed, or a
+        // `NamedFile` that only its owner may open and that no second process of ours gets.
+        let base =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, &memfd, offset)? };
         Self::owning(base, len, Some(memfd))
     }
 
@@ -133,6 +139,21 @@ impl<T: AnyBitPattern> Slab<T> {
         })
     }
 
+    /// The first `count` items of a region as they are. Errors: InvalidInput if it is too short for them.
+    pub fn over(region: Region, count: usize) -> io::Result<Self> {
+        if count
+            .checked_mul(size_of::<T>())
+            .is_none_or(|bytes| bytes > region.len())
+        {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(Self {
+            region,
+            count,
+            _items: PhantomData,
+        })
+    }
+
     /// Bytes of address space taken.
     pub const fn bytes(&self) -> usize {
         self.region.len()
@@ -152,7 +173,8 @@ impl<T: AnyBitPattern> Deref for Slab<T> {
 
 impl<T: AnyBitPattern> DerefMut for Slab<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        // SAFETY: as in `deref`; `&mut self` is the only access, since the region is private to this Slab.
+        // SAFETY: as in `deref`; `&mut self` is the only access, since the Slab owns the region and, where there
+        // is one, nobody else maps the file.
         unsafe { std::slice::from_raw_parts_mut(self.region.base.cast().as_ptr(), self.count) }
     }
 }

@@ -34,6 +34,8 @@ mod admission;
 mod bits;
 mod group;
 mod hash;
+/// Flows that outlive the process.
+pub mod persist;
 mod pool;
 mod table;
 
@@ -62,6 +64,28 @@ pub struct FlowConfig {
     pub admission: Admission,
     /// Secret of the hash.
     pub hash_key: HashKey,
+}
+
+impl FlowConfig {
+    /// Itself, if its limits make sense. Errors: InvalidInput.
+    fn check(&self) -> io::Result<&Self> {
+        let Self {
+            capacity, admission, ..
+        } = *self;
+        let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        if !(1..=MAX_CAPACITY).contains(&capacity) {
+            return invalid(format!(
+                "flow table capacity {capacity} is not between 1 and {MAX_CAPACITY}"
+            ));
+        }
+        if !(1..=100).contains(&admission.embryonic_percent) {
+            return invalid(format!(
+                "{} percent of half-open flows; 1 to 100",
+                admission.embryonic_percent
+            ));
+        }
+        Ok(self)
+    }
 }
 
 /// One worker's flows.
@@ -101,28 +125,21 @@ pub enum OpenError {
 }
 
 impl<A: Address> Flows<A> {
-    /// An empty table. Errors: InvalidInput for a capacity out of range; ENOMEM.
+    /// An empty table. Errors: InvalidInput for limits out of range; ENOMEM.
     pub fn new(config: FlowConfig) -> io::Result<Self> {
+        Self::over(Pool::new(config.check()?.capacity)?, config)
+    }
+
+    /// A table of no flows over these entries.
+    fn over(flows: Pool<Flow<A>>, config: FlowConfig) -> io::Result<Self> {
         let FlowConfig {
             capacity,
             timeouts,
             admission,
             hash_key,
         } = config;
-        let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-        if !(1..=MAX_CAPACITY).contains(&capacity) {
-            return invalid(format!(
-                "flow table capacity {capacity} is not between 1 and {MAX_CAPACITY}"
-            ));
-        }
-        if !(1..=100).contains(&admission.embryonic_percent) {
-            return invalid(format!(
-                "{} percent of half-open flows; 1 to 100",
-                admission.embryonic_percent
-            ));
-        }
         Ok(Self {
-            flows: Pool::new(capacity)?,
+            flows,
             table: Table::new(2 * capacity)?,
             timeouts,
             hash_key,

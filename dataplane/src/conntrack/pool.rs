@@ -50,6 +50,30 @@ impl<T: Linked> Pool<T> {
         })
     }
 
+    /// Over entries that are as they are: none counts as used before `recount`.
+    pub(super) const fn empty(entries: Slab<T>) -> Self {
+        Self {
+            entries,
+            free: 0,
+            used: 0,
+            high_water: 0,
+        }
+    }
+
+    /// Counts the entries below `end` that `is_used`, and chains the others, which must be zeroed; those from `end` on are
+    /// zeroed, too.
+    pub(super) fn recount(&mut self, end: usize, is_used: impl Fn(&T) -> bool) {
+        (self.free, self.used, self.high_water) = (0, 0, end);
+        for at in (0..end).rev() {
+            if is_used(&self.entries[at]) {
+                self.used += 1;
+            } else {
+                self.entries[at].set_link(self.free);
+                self.free = at as u32 + 1;
+            }
+        }
+    }
+
     /// Puts `entry` into a free place and says which; `None` if there is none.
     pub(super) fn insert(&mut self, entry: T) -> Option<u32> {
         let at = match self.free {

@@ -12,13 +12,15 @@ use crate::wire::sctp::chunks;
 /// Runs what is generic over the family for both.
 macro_rules! both_families {
     ($($name:ident)*) => {
-        mod v4 { $(#[test] fn $name() { super::$name::<super::V4>() })* }
-        mod v6 { $(#[test] fn $name() { super::$name::<super::V6>() })* }
+        mod v4 { $(#[test] fn $name() { super::$name::<$crate::addr::V4>() })* }
+        mod v6 { $(#[test] fn $name() { super::$name::<$crate::addr::V6>() })* }
     };
 }
 
+pub(super) use both_families;
+
 /// Addresses by number, so that one test serves both families.
-trait Numbered: Address {
+pub(super) trait Numbered: Address {
     /// The `n`th address of network `a`, and a port.
     fn nth(a: u8, n: u32, port: u16) -> Self::Socket;
 }
@@ -45,7 +47,7 @@ const HASH_KEY: [u64; 4] = [
     0x9e37_79b9_7f4a_7c15,
 ];
 
-fn config(capacity: usize) -> FlowConfig {
+pub(super) fn config(capacity: usize) -> FlowConfig {
     FlowConfig {
         capacity,
         timeouts: Timeouts::default(),
@@ -80,7 +82,7 @@ fn open<A: Address>(flows: &mut Flows<A>, new: &NewFlow<A>, tick: Tick) -> Resul
 }
 
 /// The `n`th client's flow through a frontend's port 80.
-fn new<A: Numbered>(protocol: Protocol, n: u32) -> NewFlow<A> {
+pub(super) fn new<A: Numbered>(protocol: Protocol, n: u32) -> NewFlow<A> {
     let client = A::nth(100, n >> 8, 1024 + (n & 255) as u16);
     let backend = A::nth(10, n % 50, 8080);
     NewFlow {
@@ -109,7 +111,7 @@ both_families! {
     each_direction_has_the_next_hop_it_was_opened_with
 }
 
-fn seconds(seconds: u32) -> Tick {
+pub(super) fn seconds(seconds: u32) -> Tick {
     Tick(1000).plus_seconds(seconds)
 }
 

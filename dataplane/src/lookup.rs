@@ -101,7 +101,8 @@ impl Lookup<'_> {
                     };
                     self.packet(packet, flow, &mut changed)
                 }
-                Parsed::Arp => Decision::plain(Verdict::Neighbour),
+                Parsed::Neighbour => Decision::plain(Verdict::Neighbour),
+                Parsed::Ipv6(_) => Decision::plain(self.host_or(DropReason::UnknownEtherType)),
                 Parsed::Other(reason) => Decision::plain(self.host_or(*reason)),
                 Parsed::Drop(reason) => Decision::plain(Verdict::Drop(*reason)),
             };
@@ -163,7 +164,7 @@ impl Lookup<'_> {
                 Direction::Reply => Some(Decision::plain(Verdict::Drop(DropReason::BackendGone))),
             };
         }
-        if self.flows.touch(index, direction, packet.tcp_flags, self.tick) == Touched::Reopens {
+        if self.flows.touch(index, direction, packet.signals, self.tick) == Touched::Reopens {
             // CT-16: a new connection on the tuple of a finished one is balanced afresh.
             self.close(index);
             *changed = true;
@@ -251,7 +252,7 @@ impl Lookup<'_> {
 
     /// The state of a flow that this packet opens, if it may (CT-15).
     fn opening(&self, packet: &Packet) -> Option<State> {
-        let state = State::opening(packet.key.protocol, packet.tcp_flags)?;
+        let state = State::opening(packet.key.protocol, packet.signals)?;
         (!state.is_midstream() || self.options.midstream_pickup).then_some(state)
     }
 
@@ -396,7 +397,7 @@ impl Lookup<'_> {
                 return Verdict::Drop(DropReason::Fragment); // its first may have gone to an endpoint
             }
             AddressKind::ClusterIp => match key.protocol {
-                Protocol::TCP if State::opening(key.protocol, packet.tcp_flags).is_none() => {
+                Protocol::TCP if State::opening(key.protocol, packet.signals).is_none() => {
                     return Verdict::Drop(DropReason::InvalidTcp);
                 }
                 Protocol::TCP | Protocol::UDP | Protocol::SCTP => {

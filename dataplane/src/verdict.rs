@@ -30,6 +30,12 @@ pub enum Rejection {
     PortUnreachable,
     /// The packet's time to live ended here (TTL-1: type 11, code 0).
     TimeExceeded,
+    /// Larger than the next link can send, which takes this many bytes, and not to be fragmented (type 3, code 4; IPv6:
+    /// type 2).
+    TooBig {
+        /// What the link takes.
+        mtu: u16,
+    },
 }
 
 macro_rules! drop_reasons {
@@ -58,12 +64,15 @@ macro_rules! drop_reasons {
 
 drop_reasons! {
     Truncated "truncated" "The frame ends before the header that its previous header announces.",
-    BadIpHeader "bad-ip-header" "IPv4 version, header length or total length contradict each other or the frame.",
+    BadIpHeader "bad-ip-header" "IP version, header lengths or total length contradict each other or the frame.",
     BadIpChecksum "bad-ip-checksum" "The IPv4 header checksum is wrong.",
-    BadTransportHeader "bad-transport-header" "The TCP or UDP header contradicts itself or the packet's length.",
-    BadSource "bad-source" "The source address cannot send: multicast, broadcast, loopback, unspecified, or our own on a link.",
-    UnknownEtherType "unknown-ethertype" "Neither IPv4 nor ARP, and there is no host port to give it to.",
+    BadTransportHeader "bad-transport-header" "The transport header contradicts itself or the packet's length.",
+    NoUdpChecksum "no-udp-checksum" "A UDP datagram over IPv6 without a checksum (CSM-1).",
+    BadSource "bad-source" "The source address cannot send: multicast, broadcast, loopback, unspecified, IPv4 in IPv6, or our own on a link.",
+    ExtensionHeaders "extension-headers" "More IPv6 extension headers than are looked through.",
+    UnknownEtherType "unknown-ethertype" "Neither IP nor ARP, or in a network inside of a network, and there is no host port to give it to.",
     NotForUs "not-for-us" "A unicast frame for another station's MAC address.",
+    LinkLocal "link-local" "Between addresses of one link, or discovery on it, and there is no host port to give it to.",
     Multicast "multicast" "Multicast or broadcast IP traffic, and there is no host port to give it to.",
     Fragment "fragment" "A fragment of a Service packet: its ports are unknown.",
     UnsupportedProtocol "unsupported-protocol" "A protocol Services do not carry, addressed to a Service address.",

@@ -231,6 +231,7 @@ impl Worker {
             Parsed::Ipv4(packet) if !from_host && shared.network.is_own(packet.key.src) => {
                 Parsed::Drop(DropReason::BadSource)
             }
+            Parsed::Ipv4(packet) if packet.vlan != 0 => Parsed::Other(DropReason::UnknownEtherType),
             parsed => parsed,
         };
         let packets: ArrayVec<Parsed, BURST> = frames.iter().map(parse).collect();
@@ -360,7 +361,7 @@ impl Worker {
             original,
             packet,
             rejection,
-            from.into(),
+            from,
             self.memory.bytes_mut(&mut answer),
         ) {
             Ok(len) => {

@@ -1,7 +1,7 @@
 //! Takes a destination and the time. Gives leave to send it an ICMP error, or `RejectRateLimited` (RJ-3). Never reads a
 //! clock; never grows.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
 
@@ -54,7 +54,7 @@ const DESTINATIONS: usize = 128;
 #[derive(Debug)]
 pub struct RateLimiter {
     global: Bucket,
-    destinations: ArrayVec<(Ipv4Addr, Bucket), DESTINATIONS>,
+    destinations: ArrayVec<(IpAddr, Bucket), DESTINATIONS>,
 }
 
 impl RateLimiter {
@@ -70,7 +70,7 @@ impl RateLimiter {
     }
 
     /// Takes a token for an answer to `destination`. Errors: `RejectRateLimited`, to be counted; then nothing was taken.
-    pub fn take(&mut self, destination: Ipv4Addr, now: Tick) -> Result<(), DropReason> {
+    pub fn take(&mut self, destination: IpAddr, now: Tick) -> Result<(), DropReason> {
         self.global.fill(now, GLOBAL_RATE, GLOBAL_DEPTH);
         // First, so that a flood of sources cannot turn over the memory of destinations once it is over the limit.
         if !self.global.has_token() {
@@ -89,7 +89,7 @@ impl RateLimiter {
     }
 
     /// The destination's bucket; for a new destination a full one, in place of the one asked for longest ago.
-    fn bucket_of(&mut self, destination: Ipv4Addr, now: Tick) -> Option<&mut Bucket> {
+    fn bucket_of(&mut self, destination: IpAddr, now: Tick) -> Option<&mut Bucket> {
         let at = match self
             .destinations
             .iter()
@@ -124,14 +124,21 @@ impl RateLimiter {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
 
-    fn host(number: u32) -> Ipv4Addr {
-        Ipv4Addr::from(0x0a00_0000 + number)
+    /// Hosts of both families by turns.
+    fn host(number: u32) -> IpAddr {
+        if number % 2 == 0 {
+            Ipv4Addr::from(0x0a00_0000 + number).into()
+        } else {
+            Ipv6Addr::from(0xfd << 120 | u128::from(number)).into()
+        }
     }
 
     /// Answers let through of `asked` to one destination at one instant.
-    fn granted(limiter: &mut RateLimiter, to: Ipv4Addr, now: Tick, asked: usize) -> usize {
+    fn granted(limiter: &mut RateLimiter, to: IpAddr, now: Tick, asked: usize) -> usize {
         (0..asked).filter(|_| limiter.take(to, now).is_ok()).count()
     }
 

@@ -6,9 +6,7 @@
 //! * A *checksum* is the inverted sum, as the header carries it.
 //! * A *delta* is what a sum grows by, and is never 0xffff: zero is written 0, so that no change changes no byte.
 
-use std::net::Ipv4Addr;
-
-use crate::addr::Protocol;
+use crate::addr::{Address, Protocol};
 
 /// The sum of bytes whose checksum is right.
 pub const RIGHT: u16 = 0xffff;
@@ -49,11 +47,12 @@ const fn add_wide(a: u64, b: u64) -> u64 {
     sum + carry as u64
 }
 
-/// The sum of the pseudo-header that TCP and UDP checksums cover besides their own bytes (RFC 9293 §3.1, RFC 768).
-/// `len`: bytes of the TCP segment or UDP datagram, header included.
+/// The sum of the pseudo-header that TCP, UDP and ICMPv6 checksums cover besides their own bytes (RFC 9293 §3.1,
+/// RFC 768, RFC 8200 §8.1). `len`: bytes of the segment, datagram or message, header included; IPv6 writes it and the
+/// protocol wider, which sums the same.
 #[inline]
-pub fn pseudo_header(src: Ipv4Addr, dst: Ipv4Addr, protocol: Protocol, len: u16) -> u16 {
-    let addresses = add(sum(&src.octets()), sum(&dst.octets()));
+pub fn pseudo_header<A: Address>(src: A, dst: A, protocol: Protocol, len: u16) -> u16 {
+    let addresses = add(sum(src.as_ref()), sum(dst.as_ref()));
     add(add(addresses, u16::from(protocol.0)), len)
 }
 
@@ -61,7 +60,13 @@ pub fn pseudo_header(src: Ipv4Addr, dst: Ipv4Addr, protocol: Protocol, len: u16)
 /// even offset of what the checksum covers.
 #[inline]
 pub fn delta(old: &[u8], new: &[u8]) -> u16 {
-    match add(!sum(old), sum(new)) {
+    difference(sum(old), sum(new))
+}
+
+/// `delta`, from the sums of the bytes before and after.
+#[inline]
+pub const fn difference(before: u16, after: u16) -> u16 {
+    match add(!before, after) {
         0xffff => 0,
         delta => delta,
     }

@@ -96,7 +96,7 @@ impl<T: AsRef<[u8]>> Ethernet<T> {
         Mac(array(self.bytes.as_ref(), field::SRC))
     }
 
-    /// VLAN identifier (12 bits) of the outermost tag, if there is a tag.
+    /// VLAN identifier (12 bits) of the 802.1Q tag, if that is what comes first.
     #[inline(always)]
     pub fn vlan(&self) -> Option<u16> {
         self.is_tagged()
@@ -132,7 +132,8 @@ impl<T: AsRef<[u8]>> Ethernet<T> {
 
     #[inline(always)]
     fn is_tagged(&self) -> bool {
-        EtherType(be16(self.bytes.as_ref(), field::TYPE)).is_tag()
+        // A service tag (802.1ad) stays closed: what is in it is another network's.
+        EtherType(be16(self.bytes.as_ref(), field::TYPE)) == EtherType::VLAN
     }
 }
 
@@ -169,6 +170,16 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Ethernet<T> {
     pub fn payload_mut(&mut self) -> &mut [u8] {
         let at = self.header_len();
         &mut self.bytes.as_mut()[at..]
+    }
+}
+
+/// Writes a VLAN tag, priority 0, where a tagged frame has it; the frame's type must follow already. A frame too short
+/// for a tag is left.
+#[inline(always)]
+pub fn put_tag(frame: &mut [u8], vlan: u16) {
+    if let Some(tag) = frame.get_mut(field::TYPE..field::TAGGED_TYPE) {
+        put(tag, 0, EtherType::VLAN.0.to_be_bytes());
+        put(tag, 2, (vlan & 0x0fff).to_be_bytes());
     }
 }
 

@@ -27,10 +27,12 @@ pub const FRAGMENTATION_NEEDED: u8 = 4;
 /// Code of `TIME_EXCEEDED`: the time to live ran out on the way.
 pub const TTL_EXCEEDED: u8 = 0;
 
+/// Where the checksum lies in the header.
+pub const CHECKSUM: usize = 2;
+
 mod field {
     pub(super) const TYPE: usize = 0;
     pub(super) const CODE: usize = 1;
-    pub(super) const CHECKSUM: usize = 2;
     pub(super) const ECHO_IDENT: usize = 4;
     pub(super) const ECHO_SEQUENCE: usize = 6;
     pub(super) const NEXT_HOP_MTU: usize = 6;
@@ -93,7 +95,7 @@ impl<T: AsRef<[u8]>> Icmp<T> {
     /// The checksum as carried.
     #[inline(always)]
     pub fn checksum(&self) -> u16 {
-        be16(self.bytes.as_ref(), field::CHECKSUM)
+        be16(self.bytes.as_ref(), CHECKSUM)
     }
 
     /// Identifier and sequence number of an echo request or reply.
@@ -158,7 +160,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Icmp<T> {
     /// Sets the checksum as given: by difference, when a message in flight changes.
     #[inline(always)]
     pub fn set_checksum(&mut self, checksum: u16) {
-        put(self.bytes.as_mut(), field::CHECKSUM, checksum.to_be_bytes());
+        put(self.bytes.as_mut(), CHECKSUM, checksum.to_be_bytes());
     }
 
     /// Computes and sets the checksum: for a message that is built here, never for one in flight.

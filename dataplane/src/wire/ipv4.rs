@@ -7,13 +7,13 @@ use super::{array, be16, checksum, put};
 use crate::addr::Protocol;
 use crate::verdict::DropReason;
 
-mod field {
-    pub(super) const VERSION_IHL: usize = 0;
-    pub(super) const TRAFFIC_CLASS: usize = 1;
-    pub(super) const TOTAL_LEN: usize = 2;
-    pub(super) const IDENT: usize = 4;
-    pub(super) const FRAGMENT: usize = 6;
-    pub(super) const PROTOCOL: usize = 9;
+pub(super) mod field {
+    pub(in crate::wire) const VERSION_IHL: usize = 0;
+    pub(in crate::wire) const TRAFFIC_CLASS: usize = 1;
+    pub(in crate::wire) const TOTAL_LEN: usize = 2;
+    pub(in crate::wire) const IDENT: usize = 4;
+    pub(in crate::wire) const FRAGMENT: usize = 6;
+    pub(in crate::wire) const PROTOCOL: usize = 9;
 }
 
 /// Bytes of a header without options.
@@ -28,9 +28,12 @@ pub const SRC: usize = 12;
 /// Where the destination address lies in the header.
 pub const DST: usize = 16;
 
-const DONT_FRAGMENT: u16 = 0x4000;
-const MORE_FRAGMENTS: u16 = 0x2000;
-const FRAGMENT_OFFSET: u16 = 0x1fff;
+/// Parts of the word at `field::FRAGMENT`.
+pub(super) mod flag {
+    pub(in crate::wire) const DONT_FRAGMENT: u16 = 0x4000;
+    pub(in crate::wire) const MORE: u16 = 0x2000;
+    pub(in crate::wire) const OFFSET: u16 = 0x1fff;
+}
 
 /// A packet.
 #[derive(Debug)]
@@ -99,19 +102,19 @@ impl<T: AsRef<[u8]>> Ipv4<T> {
     /// May not be fragmented.
     #[inline(always)]
     pub fn dont_fragment(&self) -> bool {
-        be16(self.bytes.as_ref(), field::FRAGMENT) & DONT_FRAGMENT != 0
+        be16(self.bytes.as_ref(), field::FRAGMENT) & flag::DONT_FRAGMENT != 0
     }
 
     /// Fragments with a higher offset follow.
     #[inline(always)]
     pub fn more_fragments(&self) -> bool {
-        be16(self.bytes.as_ref(), field::FRAGMENT) & MORE_FRAGMENTS != 0
+        be16(self.bytes.as_ref(), field::FRAGMENT) & flag::MORE != 0
     }
 
     /// Where this fragment's payload starts in the whole packet's, in bytes.
     #[inline(always)]
     pub fn fragment_offset(&self) -> usize {
-        usize::from(be16(self.bytes.as_ref(), field::FRAGMENT) & FRAGMENT_OFFSET) * 8
+        usize::from(be16(self.bytes.as_ref(), field::FRAGMENT) & flag::OFFSET) * 8
     }
 
     /// Time to live.
@@ -188,7 +191,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Ipv4<T> {
         header[field::VERSION_IHL] = 0x45;
         header[field::PROTOCOL] = protocol.0;
         put(header, field::TOTAL_LEN, total_len.to_be_bytes());
-        put(header, field::FRAGMENT, DONT_FRAGMENT.to_be_bytes());
+        put(header, field::FRAGMENT, flag::DONT_FRAGMENT.to_be_bytes());
         Ok(Self { bytes })
     }
 

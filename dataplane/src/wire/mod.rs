@@ -29,6 +29,10 @@ pub mod ethernet;
 pub mod arp;
 /// IPv4.
 pub mod ipv4;
+/// IPv4 packets in pieces.
+pub mod fragments_out;
+/// IPv6 and its extension headers.
+pub mod ipv6;
 /// TCP.
 pub mod tcp;
 /// UDP.
@@ -37,14 +41,26 @@ pub mod udp;
 pub mod sctp;
 /// ICMP for IPv4.
 pub mod icmp;
+/// ICMP for IPv6.
+pub mod icmpv6;
+/// Neighbour discovery.
+pub mod nd;
+
+/// What the two IP headers differ in.
+pub mod ip;
 
 #[cfg(test)]
 pub(crate) mod samples;
 
 pub use arp::Arp;
 pub use ethernet::{EtherType, Ethernet};
+pub use fragments_out::Fragments;
 pub use icmp::Icmp;
+pub use icmpv6::Icmpv6;
+pub use ip::Ip;
 pub use ipv4::Ipv4;
+pub use ipv6::Ipv6;
+pub use sctp::Sctp;
 pub use tcp::Tcp;
 pub use udp::Udp;
 
@@ -70,7 +86,7 @@ fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     use proptest::collection::vec;
     use proptest::prelude::*;
@@ -79,6 +95,7 @@ mod tests {
     use crate::addr::{Mac, Port};
 
     const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    const IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
 
     proptest! {
         /// The contract: every question that some bytes could answer only by a panic, and every setter, which must leave
@@ -117,6 +134,54 @@ mod tests {
                     prop_assert!(view.options().len() <= 40 && !view.to_string().is_empty());
                 }
             }
+            if sound && bytes.len() > 6 {
+                bytes[0] |= 0x60;
+                bytes[4] = 0;
+                bytes[6] = [0, 43, 44, 60, 6][usize::from(bytes[6] % 5)];
+            }
+            for check in [Ipv6::new, Ipv6::partial] {
+                if let Ok(mut view) = check(bytes.clone()) {
+                    view.set_hop_limit(255);
+                    view.set_traffic_class(255);
+                    view.set_src(IPV6);
+                    view.set_dst(IPV6);
+                    prop_assert_eq!(view.traffic_class(), 255);
+                    prop_assert_eq!(view.payload_mut().len(), view.payload().len());
+                    prop_assert!(view.upper().is_err() || view.upper().unwrap().at <= bytes.len());
+                    prop_assert!(!view.to_string().is_empty());
+                }
+            }
+            for check in [Sctp::new, Sctp::partial] {
+                if let Ok(mut view) = check(bytes.clone()) {
+                    view.set_src_port(Port::new(1));
+                    view.set_dst_port(Port::new(2));
+                    view.set_tag(3);
+                    view.fill_checksum();
+                    prop_assert!(view.checksum_ok());
+                    prop_assert_eq!(view.payload_mut().len() + 12, bytes.len());
+                    prop_assert!(!view.to_string().is_empty());
+                }
+            }
+            if let Ok(mut view) = Icmpv6::new(&mut bytes) {
+                prop_assert!(view.quoted().is_none() || view.echo().is_none());
+                view.set_echo(1, 2);
+                view.set_mtu(3);
+                view.fill_checksum(IPV6.octets(), IPV6.octets());
+                prop_assert!(view.checksum_ok(IPV6.octets(), IPV6.octets()));
+                prop_assert_eq!(view.payload_mut().len(), view.payload().len());
+                prop_assert!(!view.to_string().is_empty());
+            }
+            if sound && bytes.len() > 25 {
+                let kind = 135 + bytes[3] % 2;
+                bytes[..2].copy_from_slice(&[kind, 0]);
+                bytes[25] %= 4;
+            }
+            if let Ok(mut view) = nd::Neighbour::new(&mut bytes) {
+                view.set_target(IPV6);
+                view.set_flags(0xff);
+                view.set_link_address(Mac::BROADCAST);
+                prop_assert!(!view.to_string().is_empty());
+            }
             for check in [Tcp::new, Tcp::partial] {
                 if let Ok(mut view) = check(bytes.clone()) {
                     view.set_src_port(Port::new(1));
@@ -125,8 +190,8 @@ mod tests {
                     view.set_acknowledgement(4);
                     view.set_flags(0xff);
                     view.set_window(5);
-                    view.fill_checksum(IP, IP);
-                    prop_assert!(view.checksum_ok(IP, IP));
+                    view.fill_checksum(IP.octets(), IP.octets());
+                    prop_assert!(view.checksum_ok(IP.octets(), IP.octets()));
                     prop_assert_eq!(view.payload_mut().len(), view.payload().len());
                     prop_assert!(view.options().len() <= 40 && !view.to_string().is_empty());
                 }
@@ -135,8 +200,8 @@ mod tests {
                 if let Ok(mut view) = check(bytes.clone()) {
                     view.set_src_port(Port::new(1));
                     view.set_dst_port(Port::new(2));
-                    view.fill_checksum(IP, IP);
-                    prop_assert!(view.checksum_ok(IP, IP));
+                    view.fill_checksum(IP.octets(), IP.octets());
+                    prop_assert!(view.checksum_ok(IP.octets(), IP.octets()));
                     prop_assert_eq!(view.payload_mut().len(), view.payload().len());
                     prop_assert!(!view.to_string().is_empty());
                 }

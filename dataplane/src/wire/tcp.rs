@@ -1,10 +1,9 @@
 //! TCP segments (RFC 9293 §3.1).
 
 use std::fmt;
-use std::net::Ipv4Addr;
 
 use super::{array, be16, checksum, put};
-use crate::addr::{Port, Protocol};
+use crate::addr::{Address, Port, Protocol};
 use crate::verdict::DropReason;
 
 /// No more data from the sender.
@@ -131,11 +130,11 @@ impl<T: AsRef<[u8]>> Tcp<T> {
     }
 
     /// The checksum of the whole segment between these addresses is right.
-    pub fn checksum_ok(&self, src: Ipv4Addr, dst: Ipv4Addr) -> bool {
+    pub fn checksum_ok<A: Address>(&self, src: A, dst: A) -> bool {
         self.covered_sum(src, dst) == checksum::RIGHT
     }
 
-    fn covered_sum(&self, src: Ipv4Addr, dst: Ipv4Addr) -> u16 {
+    fn covered_sum<A: Address>(&self, src: A, dst: A) -> u16 {
         // An IP packet carries fewer than 65,536 bytes.
         let bytes = self.bytes.as_ref();
         checksum::add(
@@ -206,7 +205,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Tcp<T> {
     }
 
     /// Computes and sets the checksum: for a segment that is built here, never for one in flight.
-    pub fn fill_checksum(&mut self, src: Ipv4Addr, dst: Ipv4Addr) {
+    pub fn fill_checksum<A: Address>(&mut self, src: A, dst: A) {
         self.set_checksum(0);
         let sum = self.covered_sum(src, dst);
         self.set_checksum(!sum);
@@ -242,9 +241,10 @@ impl<T: AsRef<[u8]>> fmt::Display for Tcp<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::V4;
 
-    const SRC: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-    const DST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+    const SRC: V4 = [10, 0, 0, 1];
+    const DST: V4 = [10, 0, 0, 2];
     const BYTES: [u8; 23] = [
         0xc0, 0x01, 0x00, 0x50, 0x00, 0x00, 0x00, 0x07, 0x00, 0x00, 0x00, 0x09, 0x50, 0x18, 0x01, 0x00, 0x16,
         0x03, 0x00, 0x00, b'a', b'b', b'c',

@@ -1,10 +1,9 @@
-//! UDP datagrams over IPv4 (RFC 768), where a zero checksum means that there is none.
+//! UDP datagrams (RFC 768). A zero checksum means that there is none, which only IPv4 allows (RFC 8200 §8.1).
 
 use std::fmt;
-use std::net::Ipv4Addr;
 
 use super::{array, be16, checksum, put};
-use crate::addr::{Port, Protocol};
+use crate::addr::{Address, Port, Protocol};
 use crate::verdict::DropReason;
 
 mod field {
@@ -89,11 +88,11 @@ impl<T: AsRef<[u8]>> Udp<T> {
     }
 
     /// There is no checksum, or that of the whole datagram between these addresses is right.
-    pub fn checksum_ok(&self, src: Ipv4Addr, dst: Ipv4Addr) -> bool {
+    pub fn checksum_ok<A: Address>(&self, src: A, dst: A) -> bool {
         self.checksum() == 0 || self.covered_sum(src, dst) == checksum::RIGHT
     }
 
-    fn covered_sum(&self, src: Ipv4Addr, dst: Ipv4Addr) -> u16 {
+    fn covered_sum<A: Address>(&self, src: A, dst: A) -> u16 {
         let bytes = &self.bytes.as_ref()[..self.end()];
         checksum::add(
             checksum::pseudo_header(src, dst, Protocol::UDP, self.len()),
@@ -141,7 +140,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Udp<T> {
     }
 
     /// Computes and sets the checksum, 0xffff for 0 (CSM-1): for a datagram that is built here, never for one in flight.
-    pub fn fill_checksum(&mut self, src: Ipv4Addr, dst: Ipv4Addr) {
+    pub fn fill_checksum<A: Address>(&mut self, src: A, dst: A) {
         self.set_checksum(0);
         let sum = self.covered_sum(src, dst);
         self.set_checksum(checksum::never_zero(!sum));
@@ -170,9 +169,10 @@ impl<T: AsRef<[u8]>> fmt::Display for Udp<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::V4;
 
-    const SRC: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-    const DST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+    const SRC: V4 = [10, 0, 0, 1];
+    const DST: V4 = [10, 0, 0, 2];
     const BYTES: [u8; 11] = [0xc0, 0x01, 0x00, 0x35, 0x00, 0x0b, 0x67, 0x3c, b'a', b'b', b'c'];
 
     #[test]

@@ -17,6 +17,8 @@ pub mod parse;
 pub mod lookup;
 /// Packets rewritten.
 pub mod nat;
+/// ICMP errors about flows.
+pub mod icmp_error;
 /// Packets refused.
 pub mod reject;
 /// Frames to rings.

@@ -205,3 +205,51 @@ pub(crate) mod affinity {
         },
     }];
 }
+
+/// `flows.jsonl`.
+pub(crate) mod flows {
+    use super::{Awaited, Difference, test};
+
+    pub(crate) const ON_PURPOSE: &[Difference] = &[
+        Difference {
+            reason: "TP-6: source ports are ours to choose, and none is below 1024",
+            applies: |row, _| test(row, "SNAT source port for low client ports"),
+            ours: |_, recorded| recorded.replace("a low port for a low port", "no low port"),
+        },
+        Difference {
+            reason: "TP-6: what is only routed is not tracked, so a port that a pod also uses towards the endpoint itself is kept",
+            applies: |row, _| test(row, "used directly to the endpoint"),
+            ours: |_, _| "client-kept #0, client-kept #0, mixed up".into(),
+        },
+    ];
+
+    pub(crate) const AWAITED: &[Awaited] = &[
+        Awaited {
+            what: "load balancer frontends",
+            applies: |row| {
+                row.text("frontend").starts_with("LB")
+                    || row.text("title").contains("LB IP")
+                    || row.text("dst").starts_with("203.0.113.")
+            },
+        },
+        Awaited {
+            what: "ICM-1: errors about translated packets are translated",
+            applies: |row| {
+                let from_others = [
+                    "packet too big",
+                    "ICMP port unreachable",
+                    "hop limit 2",
+                    "hop limit 3",
+                ];
+                from_others.iter().any(|part| test(row, part))
+            },
+        },
+        Awaited {
+            what: "FRG-1: fragments follow their first",
+            applies: |row| {
+                let whole = !row.value["seen_by_endpoint"][0].is_null();
+                test(row, "8000-byte") || test(row, "hand-made fragments") && whole
+            },
+        },
+    ];
+}

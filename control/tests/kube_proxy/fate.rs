@@ -87,7 +87,7 @@ pub(crate) fn fate(bed: &mut Bed, from: &Station, sent: &Packet) -> Fate {
 }
 
 /// Where a packet that reached an endpoint of this name must have gone: NIC port and next station.
-fn place(station: &Station) -> (Nic, sluice_dataplane::addr::Mac) {
+pub(crate) fn place(station: &Station) -> (Nic, sluice_dataplane::addr::Mac) {
     (station.nic, station.mac())
 }
 
@@ -175,7 +175,7 @@ fn answered(
 }
 
 /// Whether both are alike but for addresses, hop limit, ports and checksums.
-fn same_payload(a: &Packet, b: &Packet) -> Option<()> {
+pub(crate) fn same_payload(a: &Packet, b: &Packet) -> Option<()> {
     let neutral = |p: &Packet| {
         let mut bytes = p.transport.clone();
         bytes.iter_mut().take(4).for_each(|byte| *byte = 0);

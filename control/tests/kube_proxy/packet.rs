@@ -11,6 +11,8 @@ pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMPV6: u8 = 58;
 pub(crate) const SCTP: u8 = 132;
+/// IPv6's fragment header.
+const FRAGMENT: u8 = 44;
 
 pub(crate) const FIN: u8 = 1;
 pub(crate) const SYN: u8 = 2;
@@ -25,8 +27,20 @@ pub(crate) struct Packet {
     /// TTL or hop limit.
     pub(crate) hops: u8,
     pub(crate) protocol: u8,
+    /// Which part of a datagram it is, if not all of it.
+    pub(crate) piece: Option<Piece>,
     /// Everything after the IP header.
     pub(crate) transport: Vec<u8>,
+}
+
+/// A fragment's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    pub(crate) id: u32,
+    /// In units of eight bytes.
+    pub(crate) offset: u16,
+    /// Others come after it.
+    pub(crate) more: bool,
 }
 
 impl Packet {
@@ -37,6 +51,7 @@ impl Packet {
             dst,
             hops: 64,
             protocol,
+            piece: None,
             transport,
         };
         packet.seal();
@@ -185,19 +200,36 @@ impl Packet {
                 let length = self.transport.len() as u16;
                 let mut header =
                     Ipv4Header::new(length, self.hops, protocol, src.octets(), dst.octets()).unwrap();
+                if let Some(piece) = self.piece {
+                    header.identification = piece.id as u16;
+                    header.more_fragments = piece.more;
+                    header.dont_fragment = false;
+                    header.fragment_offset = piece.offset.try_into().unwrap();
+                }
                 header.header_checksum = header.calc_header_checksum();
                 header.to_bytes().to_vec()
             }
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                let fragment = self.piece.map(|piece| {
+                    let field = piece.offset << 3 | u16::from(piece.more);
+                    let [high, low] = field.to_be_bytes();
+                    [&[self.protocol, 0, high, low][..], &piece.id.to_be_bytes()].concat()
+                });
+                let extension = fragment.unwrap_or_default();
+                let next = if extension.is_empty() {
+                    self.protocol
+                } else {
+                    FRAGMENT
+                };
                 let header = Ipv6Header {
-                    payload_length: self.transport.len() as u16,
-                    next_header: IpNumber(self.protocol),
+                    payload_length: (self.transport.len() + extension.len()) as u16,
+                    next_header: IpNumber(next),
                     hop_limit: self.hops,
                     source: src.octets(),
                     destination: dst.octets(),
                     ..Ipv6Header::default()
                 };
-                header.to_bytes().to_vec()
+                [&header.to_bytes()[..], &extension].concat()
             }
             _ => panic!("two families in one packet"),
         };
@@ -225,23 +257,75 @@ impl Packet {
         if bytes.first()? >> 4 == 4 {
             let (header, rest) = Ipv4Header::from_slice(bytes).ok()?;
             let length = usize::from(header.total_len).checked_sub(header.header_len())?;
+            let (offset, more) = (header.fragment_offset.value(), header.more_fragments);
+            let id = u32::from(header.identification);
             (header.calc_header_checksum() == header.header_checksum).then_some(Self {
                 src: IpAddr::from(header.source),
                 dst: IpAddr::from(header.destination),
                 hops: header.time_to_live,
                 protocol: header.protocol.0,
+                piece: (offset > 0 || more).then_some(Piece { id, offset, more }),
                 transport: rest[..length.min(rest.len())].to_vec(),
             })
         } else {
             let (header, rest) = Ipv6Header::from_slice(bytes).ok()?;
-            let length = usize::from(header.payload_length).min(rest.len());
+            let rest = &rest[..usize::from(header.payload_length).min(rest.len())];
+            let (mut protocol, mut transport, mut piece) = (header.next_header.0, rest, None);
+            if protocol == FRAGMENT {
+                let (fragment, after) = rest.split_at_checked(8)?;
+                let field = u16::from_be_bytes([fragment[2], fragment[3]]);
+                let id = u32::from_be_bytes([fragment[4], fragment[5], fragment[6], fragment[7]]);
+                piece = Some(Piece {
+                    id,
+                    offset: field >> 3,
+                    more: field & 1 == 1,
+                });
+                (protocol, transport) = (fragment[0], after);
+            }
             Some(Self {
                 src: IpAddr::from(header.source),
                 dst: IpAddr::from(header.destination),
                 hops: header.hop_limit,
-                protocol: header.next_header.0,
-                transport: rest[..length].to_vec(),
+                protocol,
+                piece,
+                transport: transport.to_vec(),
             })
+        }
+    }
+
+    /// Cut into fragments of at most `size` bytes of payload, a multiple of eight.
+    pub(crate) fn cut(&self, id: u32, size: usize) -> Vec<Self> {
+        let parts: Vec<_> = self.transport.chunks(size).collect();
+        let part = |(index, part): (usize, &&[u8])| Self {
+            piece: Some(Piece {
+                id,
+                offset: (index * size / 8) as u16,
+                more: index + 1 < parts.len(),
+            }),
+            transport: part.to_vec(),
+            ..self.clone()
+        };
+        parts.iter().enumerate().map(part).collect()
+    }
+
+    /// The whole of which these are all fragments, in whatever order and however often each; `None` if one is missing.
+    pub(crate) fn joined(pieces: &[Self]) -> Option<Self> {
+        let mut whole = Self {
+            piece: None,
+            transport: Vec::new(),
+            ..pieces.first()?.clone()
+        };
+        loop {
+            let next = |packet: &&Self| {
+                packet
+                    .piece
+                    .is_some_and(|piece| usize::from(piece.offset) * 8 == whole.transport.len())
+            };
+            let next = pieces.iter().find(next)?;
+            whole.transport.extend(&next.transport);
+            if !next.piece?.more {
+                return Some(whole);
+            }
         }
     }
 }
@@ -261,6 +345,15 @@ fn the_checksums_of_this_bed_are_the_published_ones() {
     let v4 = |last| IpAddr::from([192, 0, 2, last]);
     let packet = Packet::udp((v4(1), 7), (v4(2), 8), b"odd");
     assert!(packet.is_sound() && Packet::parse(&packet.bytes()).as_ref() == Some(&packet));
+    let pieces = packet.cut(7, 8);
+    assert_eq!(
+        pieces
+            .iter()
+            .filter_map(|piece| Packet::parse(&piece.bytes()))
+            .collect::<Vec<_>>(),
+        pieces
+    );
+    assert_eq!(Packet::joined(&pieces), Some(packet.clone()));
     let mut broken = packet;
     broken.transport[8] ^= 1;
     assert!(!broken.is_sound());

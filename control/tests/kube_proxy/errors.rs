@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::flows::{CLOSED, REMOTE, Talk, bench, client, family};
+use crate::bench::{CLOSED, REMOTE, Talk, bench, client, family};
 use crate::ledger::Row;
 use crate::packet::{ACK, ICMP, ICMPV6, Packet, SYN};
 use crate::topology::{Family, Station, ip, named};

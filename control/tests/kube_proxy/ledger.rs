@@ -195,13 +195,16 @@ impl Ledger {
         let wrong: Vec<_> = wrong.collect();
         assert!(wrong.is_empty(), "{}:\n{}", self.file, wrong.join("\n"));
         assert_eq!(self.total, rows, "every row is accounted for, once");
-        for difference in self.purpose {
-            let found = self.on_purpose.contains_key(difference.reason);
-            assert!(
-                found,
-                "no row differs by \"{}\": strike it off",
-                difference.reason
-            );
+        let purpose = self
+            .purpose
+            .iter()
+            .map(|d| (d.reason, self.on_purpose.contains_key(d.reason)));
+        let awaited = self
+            .awaited
+            .iter()
+            .map(|a| (a.what, self.awaits.contains_key(a.what)));
+        for (listed, found) in purpose.chain(awaited) {
+            assert!(found, "no row differs by \"{listed}\": strike it off");
         }
     }
 }

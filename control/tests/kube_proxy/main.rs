@@ -11,6 +11,7 @@ mod support;
 
 mod affinity;
 mod bed;
+mod bench;
 mod cluster;
 mod differences;
 mod errors;
@@ -25,6 +26,7 @@ mod pieces;
 mod probe;
 mod rules;
 mod shape;
+mod stories;
 mod topology;
 mod updates;
 mod variants;

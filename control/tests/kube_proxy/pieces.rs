@@ -1,8 +1,8 @@
 //! Fragments and checksums of flows (FRG-1, CSM-1).
 
+use crate::bench::{REMOTE, bench, client, family};
 use crate::cluster::Cluster;
 use crate::fate::{place, same_payload};
-use crate::flows::{REMOTE, bench, client, family};
 use crate::ledger::Row;
 use crate::packet::Packet;
 use crate::topology::{self, Family, Station, having, ip, named};

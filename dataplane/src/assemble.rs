@@ -6,6 +6,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use crate::channel::BindError;
 use crate::channel::server::{Server, ServerOptions};
@@ -16,10 +17,11 @@ use crate::counters::{CounterId, CounterPages, WorkerCounters};
 use crate::index::{NicPortIndex, WorkerIndex};
 use crate::lookup::LookupOptions;
 use crate::mailbox::Mailbox;
+use crate::neighbours::Pace;
 use crate::network::{Interface, Network, Route};
 use crate::nic::open::{self, Attach, DriverSpec, PortSpec, ZeroCopy};
 use crate::nic::xdp_socket::Umem;
-use crate::nic::{Driver, DriverInfo, FrameMemory, OpenError};
+use crate::nic::{Driver, DriverInfo, FrameMemory, OpenError, vlan};
 use crate::steering::Steering;
 use crate::steward::Steward;
 use crate::table_slot::TableSlot;
@@ -28,6 +30,9 @@ use crate::worker::{Shared, Worker, WorkerParts};
 
 /// Letters a worker or the steward can have waiting: a few bursts; each place costs 9 KiB.
 const MAILBOX: usize = 256;
+
+/// What every link must carry in one packet (RFC 8200 §5).
+const IPV6_MTU: usize = 1_280;
 
 /// Blocks of SNAT ports for each destination the config allows: one that is always there, and half of one on average
 /// for destinations with many flows.
@@ -54,6 +59,16 @@ pub enum StartError {
     /// The channel.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// A NIC port with an IPv6 address that cannot carry every IPv6 packet.
+    #[error(
+        "NIC port {port}: its MTU of {mtu} is too small for IPv6; raise it to {IPV6_MTU} or take its IPv6 addresses away"
+    )]
+    Mtu {
+        /// Its name.
+        port: String,
+        /// Bytes.
+        mtu: usize,
+    },
     /// Memory or file descriptors.
     #[error("{what}: {source}; lower the capacities in the config or raise the process's limits")]
     Resources {
@@ -120,7 +135,7 @@ impl Dataplane {
                 tables: Arc::clone(&tables),
             }));
         }
-        let network = network(config, &infos);
+        let network = network(config, &infos)?;
         let mailbox = || Mailbox::new(MAILBOX).map_err(resources("a mailbox"));
         let shared = Shared {
             network,
@@ -135,7 +150,8 @@ impl Dataplane {
             sleep: config.workers.idle == Idle::Sleep,
         };
         let counters = server.counter_pages();
-        let steward = Steward::new(server, TablesBuilder::new(limits), own_page);
+        let pace = Pace::every(Duration::from_millis(config.neighbours.probe_millis.into()));
+        let steward = Steward::new(server, TablesBuilder::new(limits), own_page, pace);
         Ok(Self {
             steward,
             workers,
@@ -152,11 +168,13 @@ fn open_ports(config: &Config, worker: WorkerIndex) -> Result<Queues, StartError
     let mut memory =
         FrameMemory::new(config.frames.count, config.frames.size).map_err(resources("frame memory"))?;
     let mut umem: Option<Umem> = None;
-    let mut drivers = Vec::new();
-    for port in &config.ports {
-        // A tap has one queue: worker 0's.
-        if port.driver == DriverKind::Tap && worker.0 > 0 {
-            drivers.push(None);
+    let mut drivers: Vec<Option<Box<dyn Driver>>> = config.ports.iter().map(|_| None).collect();
+    for (i, port) in config.ports.iter().enumerate() {
+        let same = |(_, p): &(usize, &config::NicPort)| p.interface == port.interface;
+        let sharing: Vec<_> = config.ports.iter().enumerate().filter(same).collect();
+        // A tap has one queue: worker 0's. An interface with VLANs is opened with its first port.
+        let elsewhere = port.driver == DriverKind::Tap && worker.0 > 0;
+        if elsewhere || sharing.first().is_some_and(|(first, _)| *first < i) {
             continue;
         }
         let driver = open::open(&spec(config, port, worker), &mut memory, &mut umem)?;
@@ -173,7 +191,16 @@ fn open_ports(config: &Config, worker: WorkerIndex) -> Result<Queues, StartError
             port.name,
             worker.0
         );
-        drivers.push(Some(driver));
+        if sharing.len() == 1 && port.vlan.is_none() {
+            drivers[i] = Some(driver);
+            continue;
+        }
+        let vlans: Vec<_> = sharing.iter().map(|(_, p)| p.vlan.unwrap_or(0)).collect();
+        let shared = vlan::share(driver, &vlans).map_err(resources("file descriptors"))?;
+        for ((place, port), driver) in sharing.into_iter().zip(shared) {
+            log::info!("NIC port {}: {}", port.name, driver.info().interface);
+            drivers[place] = Some(driver);
+        }
     }
     Ok((memory, drivers))
 }
@@ -205,7 +232,11 @@ fn spec(config: &Config, port: &config::NicPort, worker: WorkerIndex) -> PortSpe
 /// port its own, counted from one that is likely to be no other process's.
 fn fanout_group(config: &Config, port: &config::NicPort) -> u16 {
     let first = (rustix::process::getpid().as_raw_nonzero().get() as u16).wrapping_mul(256);
-    let nth = config.ports.iter().position(|p| p.name == port.name).unwrap_or(0);
+    let nth = config
+        .ports
+        .iter()
+        .position(|p| p.interface == port.interface)
+        .unwrap_or(0);
     first.wrapping_add(nth as u16)
 }
 
@@ -253,7 +284,16 @@ fn account(config: &Config, worker: WorkerIndex, memory: &FrameMemory, flows: &F
     );
 }
 
-fn network(config: &Config, infos: &[DriverInfo]) -> Network {
+fn network(config: &Config, infos: &[DriverInfo]) -> Result<Network, StartError> {
+    for (port, info) in config.ports.iter().zip(infos) {
+        let ipv6 = port.addresses.iter().any(|a| a.addr().is_ipv6());
+        if ipv6 && info.mtu < IPV6_MTU {
+            return Err(StartError::Mtu {
+                port: port.name.clone(),
+                mtu: info.mtu,
+            });
+        }
+    }
     let interfaces = config.ports.iter().zip(infos).map(|(port, info)| Interface {
         name: port.name.clone(),
         mac: info.mac,
@@ -274,13 +314,13 @@ fn network(config: &Config, infos: &[DriverInfo]) -> Network {
         .iter()
         .position(|p| p.role == Role::Host)
         .map(|i| NicPortIndex(i as u8));
-    Network::new(
+    Ok(Network::new(
         interfaces.collect(),
         routes.collect(),
         config.node.addresses.clone(),
         host,
         config.neighbours.capacity,
-    )
+    ))
 }
 
 #[cfg(test)]

@@ -65,6 +65,9 @@ pub struct NicPort {
     pub driver: DriverKind,
     /// The interface it opens; the name of the tap it makes.
     pub interface: String,
+    /// Its VLAN (802.1Q): several NIC ports may have one interface, each its own VLAN, and one none.
+    #[serde(default)]
+    pub vlan: Option<u16>,
     /// Our addresses on it. It has an IPv6 link-local one even if none is given, made of its MAC address.
     #[serde(default)]
     pub addresses: Vec<IpNet>,
@@ -81,6 +84,39 @@ pub struct NicPort {
     /// Complete the partial TCP and UDP checksums that virtual peers (veth) leave to hardware.
     #[serde(default = "yes")]
     pub complete_checksums: bool,
+}
+
+impl NicPort {
+    /// What of it contradicts the ports before it, or itself.
+    fn clash(&self, before: &[Self]) -> Option<(&'static str, String)> {
+        if before.iter().any(|p| p.name == self.name) {
+            return Some(("name", "must differ from every other port's".into()));
+        }
+        if self.vlan.is_some_and(|vlan| !(1..=4_094).contains(&vlan)) {
+            return Some(("vlan", "must be 1 to 4094".into()));
+        }
+        if self.vlan.is_some() && self.driver == DriverKind::Tap {
+            return Some(("vlan", "a tap has no VLANs".into()));
+        }
+        let shared = before.iter().find(|p| p.interface == self.interface)?;
+        let of_vlan = |p: &&Self| p.interface == self.interface && p.vlan == self.vlan;
+        if before.iter().any(|p| of_vlan(&p)) {
+            let problem = "ports of one interface must each have a VLAN of their own, one may have none";
+            return Some(("vlan", problem.into()));
+        }
+        let alike = (self.driver, self.attach, self.ring_size, self.complete_checksums)
+            == (
+                shared.driver,
+                shared.attach,
+                shared.ring_size,
+                shared.complete_checksums,
+            );
+        let problem = format!(
+            "shares {} with {}: driver, attach, ringSize and completeChecksums must be alike",
+            self.interface, shared.name
+        );
+        (!alike).then_some(("interface", problem))
+    }
 }
 
 /// Drivers this binary has.
@@ -289,11 +325,19 @@ impl Default for Tables {
 pub struct Neighbours {
     /// Neighbours on all ports: as many as the kernel keeps by raising gc_thresh3 to a large network's needs.
     pub capacity: usize,
+    /// Milliseconds between questions to a neighbour in use, so that one that takes another MAC address without a word is
+    /// found within a second: 3 questions of 42 bytes (IPv6: 86) a second and their answers, for each; with more than
+    /// 375 neighbours in longer intervals, so that all together are 1,000 a second. 0: known neighbours are asked every
+    /// 20 seconds only.
+    pub probe_millis: u32,
 }
 
 impl Default for Neighbours {
     fn default() -> Self {
-        Self { capacity: 16_384 }
+        Self {
+            capacity: 16_384,
+            probe_millis: 375,
+        }
     }
 }
 
@@ -450,14 +494,8 @@ impl Config {
                     "a tap leads to this host's own stack: its role is host".into(),
                 ));
             }
-            if self.ports[..i]
-                .iter()
-                .any(|p| p.name == port.name || p.interface == port.interface)
-            {
-                return Some((
-                    field("name"),
-                    "name and interface must differ from every other port's".into(),
-                ));
+            if let Some((name, problem)) = port.clash(&self.ports[..i]) {
+                return Some((field(name), problem));
             }
         }
         if self.ports.iter().filter(|p| p.role == Role::Host).count() > 1 {
@@ -489,7 +527,9 @@ impl Config {
                 return found(field, "must be 1 to 67108864");
             }
         }
-        let rings: usize = self.ports.iter().map(|p| 2 * p.ring_size as usize).sum();
+        let first = |&(i, p): &(usize, &NicPort)| !self.ports[..i].iter().any(|q| q.interface == p.interface);
+        let interfaces = self.ports.iter().enumerate().filter(first);
+        let rings: usize = interfaces.map(|(_, p)| 2 * p.ring_size as usize).sum();
         if self.frames.count < rings {
             let problem = format!("must be at least {rings}: two rings of frames for every NIC port");
             return Some(("frames.count".into(), problem));
@@ -499,81 +539,4 @@ impl Config {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SMALL: &str = "
-node: {addresses: [172.18.0.2]}
-ports:
-- {name: client0, driver: af_xdp, interface: client0, addresses: [172.18.0.2/24]}
-- {name: host0, driver: tap, interface: host0, role: host}
-workers: {count: 1, idle: sleep}
-flows: {capacity: 1000}
-channel: {socket: /run/sluice/dataplane.sock}
-";
-
-    fn error(text: &str) -> String {
-        Config::parse(text, Path::new("gateway.yaml"))
-            .unwrap_err()
-            .to_string()
-    }
-
-    #[test]
-    fn a_small_config_gets_the_defaults() {
-        let config = Config::parse(SMALL, Path::new("x")).unwrap();
-        assert_eq!(config.ports[0].ring_size, 1024);
-        assert!(config.flows.midstream_pickup);
-        assert_eq!(config.snat.ports, Snat::default().ports);
-    }
-
-    #[test]
-    fn addresses_and_routes_are_of_either_family_and_a_link_local_router_is_on_the_port_it_names() {
-        let text = SMALL.replace("[172.18.0.2/24]", "[172.18.0.2/24, \"fd00::2/64\"]")
-            + "routes: [{to: \"::/0\", via: \"fe80::1\", port: host0}, {to: \"fd01::/64\", via: \"fd00::1\"}]\n";
-        let config = Config::parse(&text, Path::new("x")).unwrap();
-        let ports: Vec<_> = config.routes.iter().map(|r| config.port_of(r)).collect();
-        assert_eq!(ports, [Some(1), Some(0)]);
-    }
-
-    #[test]
-    fn errors_name_the_file_the_place_and_what_is_allowed() {
-        let unknown = error(&SMALL.replace("workers: {count", "workers: {number"));
-        assert!(
-            unknown.starts_with("gateway.yaml:6:") && unknown.contains("number"),
-            "{unknown}"
-        );
-        assert!(!unknown.contains('\n'));
-        let two = error(&SMALL.replace("role: host", "role: link"));
-        assert_eq!(
-            two,
-            "gateway.yaml: ports[1].role: a tap leads to this host's own stack: its role is host"
-        );
-        let route = error(&(SMALL.to_owned() + "routes: [{to: 0.0.0.0/0, via: 10.0.0.1}]\n"));
-        assert_eq!(
-            route,
-            "gateway.yaml: routes[0].via: 10.0.0.1 is on no NIC port's network"
-        );
-        let family = error(&(SMALL.to_owned() + "routes: [{to: \"::/0\", via: 172.18.0.1}]\n"));
-        assert_eq!(
-            family,
-            "gateway.yaml: routes[0].via: 172.18.0.1 is not of the family of ::/0"
-        );
-        let unscoped = error(&(SMALL.to_owned() + "routes: [{to: \"::/0\", via: \"fe80::1\"}]\n"));
-        assert_eq!(
-            unscoped,
-            "gateway.yaml: routes[0].port: say which NIC port fe80::1 is on: it is link-local"
-        );
-        let node = error(&SMALL.replace("[172.18.0.2]", "[\"::1\"]"));
-        assert_eq!(
-            node,
-            "gateway.yaml: node.addresses: ::1 is no address that others can reach this node at"
-        );
-        let capacity = error(&(SMALL.to_owned() + "neighbours: {capacity: 18446744073709551615}\n"));
-        assert_eq!(
-            capacity,
-            "gateway.yaml: neighbours.capacity: must be 1 to 67108864"
-        );
-        let range = error(&(SMALL.to_owned() + "snat: {ports: [9-2]}\n"));
-        assert!(range.contains("\"9-2\" is not a port range"), "{range}");
-    }
-}
+mod tests;

@@ -58,6 +58,8 @@ counters! {
     FLOWS_OPENED Total "flows-opened" "Flows opened.",
     FLOWS_EXPIRED Total "flows-expired" "Flows that ended by their timeout.",
     SNAT_PORTS_USED Gauge "snat-ports-used" "Source ports that flows hold now.",
+    NEIGHBOURS_USED Gauge "neighbours-used" "Neighbours known now, on all NIC ports. Counted by the steward.",
+    NEIGHBOURS_LIMIT Gauge "neighbours-limit" "Most neighbours that can be known.",
     SNAT_PORTS_LIMIT Gauge "snat-ports-limit" "Source ports that this worker may hand out toward one destination.",
 }
 

@@ -24,6 +24,11 @@ pub enum Purpose {
     Send,
     /// Steward: an ARP or neighbour discovery packet received on this NIC port.
     Neighbour,
+    /// Steward: what came by this neighbour on this NIC port came from another station than we know.
+    Doubt {
+        /// The neighbour.
+        neighbour: IpAddr,
+    },
     /// Steward: received on this NIC port; its next hop must be resolved before it can go on.
     Resolve {
         /// NIC port of the neighbour.

@@ -1,56 +1,76 @@
-//! The steward's ARP and neighbour discovery: answers for our addresses, resolves next hops before they are needed, refreshes them
-//! before they go stale, and keeps a few packets waiting meanwhile. A scan of addresses where nobody is finds every
-//! bound of it, so neighbours that we want (endpoints, routers, the host) have room and questions kept for them.
+//! The steward's ARP and neighbour discovery: answers for our addresses, resolves next hops before they are needed, asks
+//! those in use again before anybody would notice that they moved, and keeps a few packets waiting meanwhile. A scan of
+//! addresses where nobody is finds every bound of it, so neighbours that we want (endpoints, routers, the host) have
+//! room and questions kept for them.
 //!
-//! Takes  ARP packets and packets whose next hop is unknown; time is handed in.
-//! Gives  ARP packets to send, waiting packets to go on; writes `NextHops`.
+//! A neighbour in use that takes another MAC address (a failover, a pod restarted) is healed within a second: by its own
+//! announcement; by a worker that sees a packet come from another station (`doubt`); and if it is silent, because it is
+//! asked every `Pace`, and everybody a quarter of a second later if it does not answer.
+//!
+//! Takes  ARP and discovery packets, doubts, and packets whose next hop is unknown; time is handed in.
+//! Gives  packets to send, waiting packets to go on; writes `NextHops`.
 //! Never  waits: one neighbour that does not answer holds up nobody else.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use crate::addr::Mac;
 use crate::index::{NextHopIndex, NicPortIndex};
+use crate::mailbox::{Letter, Purpose};
 use crate::network::{Interface, Network};
 use crate::next_hop::Reachability;
-use crate::tick::{TICKS_PER_SECOND, Tick};
+use crate::tick::{TICKS_PER_SECOND, Tick, ticks};
 use crate::wire::ethernet::{EtherType, Ethernet};
 
 mod arp;
+mod neighbour;
 
-/// Between unanswered questions (RFC 1122 §2.3.2.1: at most one a second for a destination).
-const RETRY: u32 = TICKS_PER_SECOND;
-
-/// Questions without an answer before a neighbour counts as unreachable: Linux's mcast_solicit.
-const TRIES: u32 = 3;
-
-/// Age at which a known neighbour is asked again, well before anybody would notice a change.
-const REFRESH: u32 = 20 * TICKS_PER_SECOND;
-
-/// Between questions to an unreachable neighbour. It is asked on so that it heals by itself.
-const RETRY_UNREACHABLE: u32 = 5 * TICKS_PER_SECOND;
+use neighbour::{Due, Neighbour};
 
 /// Packets that wait for one neighbour: Linux keeps 3 and more; a burst's first window of 10 segments fits.
 const WAITING: usize = 16;
 
-/// Packets that wait for all neighbours together: 64 full neighbours, 1.5 MB at an MTU of 1,500.
+/// Packets that wait for all neighbours together: 64 full neighbours, 1.5 MB at an MTU of 1,500. Once half of it is
+/// taken, a neighbour may keep one packet, so that 32 who do not answer leave room for 512 who may.
 const WAITING_IN_ALL: usize = 1_024;
+
+/// Questions in a tick to neighbours that are known, on average: 1,000 a second. With more neighbours each is asked less
+/// often.
+const KNOWN_PER_TICK: usize = 1_000 / TICKS_PER_SECOND as usize;
 
 /// Between two log lines on address conflicts: who causes one can cause a million.
 const CONFLICT_LOG: u32 = 10 * TICKS_PER_SECOND;
 
 /// What the steward sends on.
 pub trait Outbox {
-    /// An ARP packet, ready to go out on this NIC port. `false` if there was no room for it.
+    /// A question or an answer, ready to go out on this NIC port. `false` if there was no room for it.
     fn send(&mut self, port: NicPortIndex, frame: &[u8]) -> bool;
     /// A packet that was received on this NIC port and waited; its next hop is now known.
     fn release(&mut self, received: NicPortIndex, frame: &[u8]);
+}
+
+/// Ticks between questions to a known neighbour in use; `None`: asked only to keep it known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace(Option<u32>);
+
+impl Pace {
+    /// Every `interval`, in whole ticks; zero: never.
+    pub fn every(interval: Duration) -> Self {
+        Self((!interval.is_zero()).then(|| ticks(interval)))
+    }
+
+    /// So that `known` neighbours together are not asked too often.
+    fn stretched(self, known: usize) -> Self {
+        Self(self.0.map(|pace| pace.max((known / KNOWN_PER_TICK) as u32)))
+    }
 }
 
 /// Every neighbour we ever asked for or heard from.
 #[derive(Debug, Default)]
 pub struct Neighbours {
     known: BTreeMap<NextHopIndex, Neighbour>,
+    pace: Pace,
     /// Packets that wait, for all neighbours.
     waiting: usize,
     /// The last `tick`.
@@ -59,23 +79,55 @@ pub struct Neighbours {
     conflict: Option<Tick>,
 }
 
-#[derive(Debug)]
-struct Neighbour {
-    port: NicPortIndex,
-    address: IpAddr,
-    state: Reachability,
-    /// When it was last asked or last answered.
-    since: Tick,
-    /// Questions since the last answer.
-    tries: u32,
-    waiting: Vec<(NicPortIndex, Vec<u8>)>,
-    /// Resolved for its own sake, not for a packet: asked for until it answers.
-    wanted: bool,
-    /// Has answered once: flows may name it.
-    answered: bool,
-}
-
 impl Neighbours {
+    /// Nobody known; those in use will be asked at this pace.
+    pub fn new(pace: Pace) -> Self {
+        Self {
+            pace,
+            ..Self::default()
+        }
+    }
+
+    /// A letter from a worker. `false` if its packet found no room to wait.
+    #[must_use]
+    pub fn read(&mut self, network: &Network, letter: &Letter, now: Tick, out: &mut impl Outbox) -> bool {
+        let received = (letter.port, letter.packet());
+        match letter.purpose {
+            Purpose::Neighbour => self.received(network, received.0, received.1, now, out),
+            Purpose::Resolve { port, neighbour } => {
+                return self.resolve(network, port, neighbour, Some(received), now, out);
+            }
+            Purpose::Doubt { neighbour } => self.doubt(network, received.0, neighbour, now, out),
+            Purpose::Send | Purpose::Receive => {}
+        }
+        true
+    }
+
+    /// A packet came by this neighbour, but from another station than we know: everybody is asked. The packet's station is
+    /// not believed: anybody can send a packet.
+    pub fn doubt(
+        &mut self,
+        network: &Network,
+        port: NicPortIndex,
+        address: IpAddr,
+        now: Tick,
+        out: &mut impl Outbox,
+    ) {
+        if let Some(index) = network.next_hops().find(port, address)
+            && let Some(neighbour) = self.known.get_mut(&index)
+            && let Some(interface) = network.interfaces().get(port.get())
+            && interface.peer_mac.is_none()
+            && neighbour.doubt(now)
+        {
+            neighbour.ask(network, interface, Mac::BROADCAST, now, out);
+        }
+    }
+
+    /// Whom we resolve for their own sake is from now on said afresh.
+    pub fn want_nobody(&mut self) {
+        self.known.values_mut().for_each(|n| n.wanted = false);
+    }
+
     /// Makes sure `address` on `port` is being resolved, and lets `packet` (received on the port given with it) wait
     /// for it. `false` if there is no room for the packet or for the neighbour.
     #[must_use]
@@ -109,6 +161,11 @@ impl Neighbours {
                 neighbour.ask(network, interface, Mac::BROADCAST, now, out);
             }
         }
+        let most = if self.waiting < WAITING_IN_ALL / 2 {
+            WAITING
+        } else {
+            1
+        };
         match (neighbour.state, packet) {
             (_, None) => true,
             (Reachability::Reachable(_), Some((received, frame))) => {
@@ -116,7 +173,7 @@ impl Neighbours {
                 true
             }
             (Reachability::Incomplete, Some((received, frame)))
-                if neighbour.waiting.len() < WAITING && self.waiting < WAITING_IN_ALL =>
+                if neighbour.waiting.len() < most && self.waiting < WAITING_IN_ALL =>
             {
                 neighbour.waiting.push((received, frame.to_vec()));
                 self.waiting += 1;
@@ -126,7 +183,7 @@ impl Neighbours {
         }
     }
 
-    /// An Ethernet frame with an ARP packet, received on `port`.
+    /// An Ethernet frame with an ARP or neighbour discovery packet, received on `port`.
     pub fn received(
         &mut self,
         network: &Network,
@@ -154,8 +211,7 @@ impl Neighbours {
             }
             return;
         }
-        // The host's own kernel reaches everything through us; only its own addresses are its own business.
-        let for_us = is_own(network, heard.target) != from_host;
+        let for_us = is_for_us(network, interface, &heard, from_host);
         if let Some((sender, mac)) = heard.about {
             let known = network.next_hops().find(port, sender);
             // The host's kernel has the node's addresses on its end of the host port, whatever networks links have.
@@ -176,27 +232,37 @@ impl Neighbours {
                     .known
                     .entry(index)
                     .or_insert_with(|| Neighbour::new(port, sender, now));
-                self.waiting -= neighbour.waiting.len();
-                neighbour.learn(network, index, mac, now, out);
+                match neighbour.state {
+                    // RFC 4861 §7.2.5: believed only once the station we know no longer answers.
+                    Reachability::Reachable(other) if other != mac && !heard.replaces => {
+                        if neighbour.doubt(now) {
+                            neighbour.ask(network, interface, other, now, out);
+                        }
+                    }
+                    _ => {
+                        self.waiting -= neighbour.waiting.len();
+                        neighbour.learn(network, index, mac, now, out);
+                    }
+                }
             }
         }
-        if for_us && let Some(asked) = heard.asked {
-            let sender = heard.about.map(|(sender, _)| sender);
-            if let Some(frame) = answer(interface, asked, sender, heard.from) {
-                out.send(port, &frame);
-            }
+        if for_us
+            && heard.asked
+            && let Some(frame) = answer(interface, &heard)
+        {
+            out.send(port, &frame);
         }
     }
 
     /// Asks again where it is due, as far as there is room for questions; the rest is asked at the next tick. Forgets
-    /// who never answered and is not wanted: the next packet asks anew. Gives how many packets waited for neighbours
-    /// that are now given up.
+    /// whom nobody needs: the next packet asks anew. Gives how many packets waited for neighbours that are now given up.
     pub fn tick(&mut self, network: &Network, now: Tick, out: &mut impl Outbox) -> usize {
         if self.ticked == now {
             return 0;
         }
         self.ticked = now;
         let mut given_up = 0;
+        let pace = self.pace.stretched(self.known.len());
         let waiting = &mut self.waiting;
         let mut room = true;
         self.known.retain(|&index, neighbour| {
@@ -206,91 +272,46 @@ impl Neighbours {
             if !room || interface.peer_mac.is_some() {
                 return true;
             }
-            let (due, to) = match (neighbour.state, neighbour.tries) {
-                (Reachability::Incomplete, 0) => (0, Mac::BROADCAST),
-                (Reachability::Reachable(mac), 0) => (REFRESH, mac),
-                (Reachability::Reachable(_) | Reachability::Incomplete, _) => (RETRY, Mac::BROADCAST),
-                (Reachability::Unreachable | Reachability::Forgotten, _) => {
-                    (RETRY_UNREACHABLE, Mac::BROADCAST)
-                }
-            };
-            if now.since(neighbour.since) < due {
-                return true;
-            }
-            if neighbour.state == Reachability::Unreachable {
-                if !neighbour.wanted && !neighbour.answered {
+            let used = || network.next_hops().take_used(index);
+            match neighbour.due(now, pace, used) {
+                Due::Nothing => {}
+                Due::Question(to) => room = neighbour.ask(network, interface, to, now, out),
+                Due::Forget => {
                     network.next_hops().forget(index);
                     return false;
                 }
-            } else if neighbour.tries >= TRIES {
-                neighbour.state = Reachability::Unreachable;
-                network.next_hops().set(index, neighbour.state);
-                *waiting -= neighbour.waiting.len();
-                given_up += neighbour.waiting.len();
-                neighbour.waiting = Vec::new();
-                // A scan makes thousands of the others.
-                let level = if neighbour.wanted {
-                    log::Level::Warn
-                } else {
-                    log::Level::Debug
-                };
-                log::log!(
-                    level,
-                    "{}: neighbour {} does not answer",
-                    interface.name,
-                    neighbour.address
-                );
+                Due::GiveUp => {
+                    neighbour.state = Reachability::Unreachable;
+                    network.next_hops().set(index, neighbour.state);
+                    *waiting -= neighbour.waiting.len();
+                    given_up += neighbour.waiting.len();
+                    neighbour.waiting = Vec::new();
+                    // A scan makes thousands of the others.
+                    let level = if neighbour.wanted {
+                        log::Level::Warn
+                    } else {
+                        log::Level::Debug
+                    };
+                    let (name, address) = (&interface.name, neighbour.address);
+                    log::log!(level, "{name}: neighbour {address} does not answer");
+                    room = neighbour.ask(network, interface, Mac::BROADCAST, now, out);
+                }
             }
-            room = neighbour.ask(network, interface, to, now, out);
             true
         });
         given_up
     }
 }
 
-impl Neighbour {
-    const fn new(port: NicPortIndex, address: IpAddr, now: Tick) -> Self {
-        Self {
-            port,
-            address,
-            state: Reachability::Incomplete,
-            since: now,
-            tries: 0,
-            waiting: Vec::new(),
-            wanted: false,
-            answered: false,
-        }
-    }
-
-    /// Asks; a question that found no room was not one.
-    fn ask(
-        &mut self,
-        network: &Network,
-        interface: &Interface,
-        to: Mac,
-        now: Tick,
-        out: &mut impl Outbox,
-    ) -> bool {
-        let asked = question(network, interface, self.port, self.address, to)
-            .is_none_or(|frame| out.send(self.port, &frame));
-        if asked {
-            self.tries = self.tries.saturating_add(1);
-            self.since = now;
-        }
-        asked
-    }
-
-    fn learn(&mut self, network: &Network, index: NextHopIndex, mac: Mac, now: Tick, out: &mut impl Outbox) {
-        if self.state != Reachability::Reachable(mac) {
-            self.state = Reachability::Reachable(mac);
-            network.next_hops().set(index, self.state);
-        }
-        self.answered = true;
-        self.tries = 0;
-        self.since = now;
-        for (received, frame) in self.waiting.drain(..) {
-            out.release(received, &frame);
-        }
+/// Whether what was heard speaks to us. The host's own kernel reaches everything through us; only its own addresses are
+/// its own business, and what it asks without an address: whether its own are free.
+fn is_for_us(network: &Network, interface: &Interface, heard: &Heard, from_host: bool) -> bool {
+    let own = is_own(network, heard.target);
+    match heard.target {
+        _ if !from_host => own,
+        IpAddr::V6(v6) if interface.link_local() == Some(v6) => true,
+        IpAddr::V6(v6) => !own && heard.asker.is_some() && !v6.is_unicast_link_local(),
+        IpAddr::V4(_) => !own,
     }
 }
 
@@ -306,18 +327,25 @@ fn enter(network: &Network, port: NicPortIndex, address: IpAddr, wanted: bool) -
 /// What a neighbour said, whatever its words.
 #[derive(Debug)]
 struct Heard {
-    /// The speaker and its MAC address, unless it keeps them to itself.
+    /// An address and its MAC address.
     about: Option<(IpAddr, Mac)>,
+    /// Who asks, unless it keeps its address to itself.
+    asker: Option<IpAddr>,
     /// The station that speaks.
     from: Mac,
-    /// The address it asks for, if it asks.
-    asked: Option<IpAddr>,
+    /// Whether it asks for `target`.
+    asked: bool,
     /// The address it speaks of.
     target: IpAddr,
+    /// Whether it may replace a MAC address that we know.
+    replaces: bool,
 }
 
 fn hear(frame: &[u8]) -> Option<Heard> {
     let ethernet = Ethernet::new(frame).ok()?;
+    if ethernet.vlan().is_some_and(|vlan| vlan != 0) {
+        return None; // of another network than the NIC port's
+    }
     match ethernet.ether_type() {
         EtherType::ARP => arp::hear(ethernet.payload()),
         _ => None,
@@ -337,15 +365,17 @@ fn question(
     }
 }
 
-fn answer(interface: &Interface, asked: IpAddr, sender: Option<IpAddr>, to: Mac) -> Option<Vec<u8>> {
-    let IpAddr::V4(asked) = asked else {
-        return None;
-    };
-    let sender = match sender {
-        Some(IpAddr::V4(sender)) => sender,
-        _ => Ipv4Addr::UNSPECIFIED,
-    };
-    Some(arp::answer(interface, asked, (to, sender)))
+fn answer(interface: &Interface, heard: &Heard) -> Option<Vec<u8>> {
+    match (heard.target, heard.asker) {
+        (IpAddr::V4(target), asker) => {
+            let asker = match asker {
+                Some(IpAddr::V4(asker)) => asker,
+                _ => Ipv4Addr::UNSPECIFIED,
+            };
+            Some(arp::answer(interface, target, (heard.from, asker)))
+        }
+        (IpAddr::V6(_), _) => None,
+    }
 }
 
 fn is_own(network: &Network, address: IpAddr) -> bool {

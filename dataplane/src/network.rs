@@ -216,6 +216,16 @@ impl Network {
         Some((route.port, route.via.map_or(Some(destination), A::of)?))
     }
 
+    /// The neighbour that packets from `source` come by on `port`, if this one came from another station than we know
+    /// it by: it may have moved, or another may have sent it.
+    pub fn moved<A: Address>(&self, port: NicPortIndex, source: A, station: Mac) -> Option<IpAddr> {
+        let (out, neighbour) = self.route(source)?;
+        match self.next_hops.look_up(out, neighbour)? {
+            (_, Reachability::Reachable(known)) if out == port && known != station => Some(neighbour.into()),
+            _ => None,
+        }
+    }
+
     /// `route` for an address of whichever family.
     pub fn route_to(&self, destination: IpAddr) -> Option<(NicPortIndex, IpAddr)> {
         match destination {

@@ -1,8 +1,8 @@
 //! The dataplane's one non-packet thread: takes transactions from the channel, builds the next tables, hands them to
-//! every worker, acknowledges when all have taken them; answers and asks ARP; wakes up for nothing else.
+//! every worker, acknowledges when all have taken them; answers and asks ARP and neighbour discovery; wakes up for nothing else.
 //!
 //! Takes  transactions, letters from workers, signals.
-//! Gives  tables to workers, acknowledgements to control, ARP to the links.
+//! Gives  tables to workers, acknowledgements to control, questions and answers to the links.
 //! Never  handles a packet that has somewhere to go; nothing it does makes a worker wait.
 
 use std::io;
@@ -19,17 +19,20 @@ use crate::channel::server::{Event, Server, Transaction};
 use crate::counters::{CounterId, WorkerCounters};
 use crate::index::{Generation, NicPortIndex};
 use crate::mailbox::Purpose;
-use crate::neighbours::{Neighbours, Outbox};
+use crate::neighbours::{Neighbours, Outbox, Pace};
 use crate::tables::{Tables, TablesBuilder};
-use crate::tick::Tick;
+use crate::tick::{TICKS_PER_SECOND, Tick};
 use crate::verdict::DropReason;
 use crate::worker::Shared;
 
-/// How often ARP is looked after: well within its one-second retry.
+/// How often neighbours are looked after: every tick.
 const WAKE: Timespec = Timespec {
     tv_sec: 0,
-    tv_nsec: 250_000_000,
+    tv_nsec: 1_000_000_000 / TICKS_PER_SECOND as i64,
 };
+
+/// Between two looks at which neighbours are still wanted, as far as something was deleted: a look goes over all records.
+const WANT: u32 = 60 * TICKS_PER_SECOND;
 
 /// The steward's own.
 pub struct Steward {
@@ -38,17 +41,21 @@ pub struct Steward {
     neighbours: Neighbours,
     /// Packets that waited for a neighbour in vain.
     counters: WorkerCounters,
+    /// When it was last said which neighbours are wanted, and whether something was deleted since.
+    wanted: (Tick, bool),
     /// Published, but not yet taken by every worker.
     unacknowledged: Option<Generation>,
 }
 
 impl Steward {
-    /// A steward that serves control on `server`, builds with `builder` and counts on a page of its own.
-    pub fn new(server: Server, builder: TablesBuilder, counters: WorkerCounters) -> Self {
+    /// A steward that serves control on `server`, builds with `builder`, counts on a page of its own and asks neighbours
+    /// at this pace.
+    pub fn new(server: Server, builder: TablesBuilder, counters: WorkerCounters, pace: Pace) -> Self {
         Self {
             server,
             builder,
-            neighbours: Neighbours::default(),
+            neighbours: Neighbours::new(pace),
+            wanted: (Tick::now(), false),
             counters,
             unacknowledged: None,
         }
@@ -95,6 +102,24 @@ impl Steward {
                 .neighbours
                 .tick(&shared.network, Tick::now(), &mut Post { shared });
             self.count(DropReason::NeighbourUnreachable, given_up);
+            let (used, limit) = (
+                shared.network.next_hops().used(),
+                shared.network.next_hops().limit(),
+            );
+            self.counters.set(CounterId::NEIGHBOURS_USED, used as u64);
+            self.counters.set(CounterId::NEIGHBOURS_LIMIT, limit as u64);
+            self.want_afresh(shared);
+        }
+    }
+
+    /// Wants the neighbours of what there is, and no longer those of what was deleted: they may be forgotten.
+    fn want_afresh(&mut self, shared: &Shared) {
+        if self.wanted.1 && Tick::now().since(self.wanted.0) >= WANT {
+            self.wanted = (Tick::now(), false);
+            self.neighbours.want_nobody();
+            self.greet(shared);
+            let records: Vec<_> = self.builder.records().collect();
+            self.pre_resolve(shared, &records);
         }
     }
 
@@ -132,19 +157,9 @@ impl Steward {
         let mut post = Post { shared };
         // Bounded: what comes while we read is read after the channel has had its turn.
         for _ in 0..shared.steward.capacity() {
-            let read = shared.steward.open(|letter| match letter.purpose {
-                Purpose::Neighbour => {
-                    self.neighbours
-                        .received(&shared.network, letter.port, letter.packet(), now, &mut post);
-                }
-                Purpose::Resolve { port, neighbour } => {
-                    let packet = Some((letter.port, letter.packet()));
-                    let taken =
-                        self.neighbours
-                            .resolve(&shared.network, port, neighbour, packet, now, &mut post);
-                    self.count(DropReason::NeighbourPending, usize::from(!taken));
-                }
-                Purpose::Send | Purpose::Receive => {}
+            let read = shared.steward.open(|letter| {
+                let taken = self.neighbours.read(&shared.network, letter, now, &mut post);
+                self.count(DropReason::NeighbourPending, usize::from(!taken));
             });
             if read.is_none() {
                 return;
@@ -168,6 +183,7 @@ impl Steward {
                         deletes.len()
                     );
                     self.publish(shared, &tables);
+                    self.wanted.1 |= !deletes.is_empty();
                     self.pre_resolve(shared, &puts);
                 }
                 Err(refusal) => {

@@ -34,7 +34,7 @@ use crate::tables::{Picker, Tables};
 use crate::tick::Tick;
 use crate::tx::{Flushed, TxQueue};
 use crate::verdict::{DropReason, Rejection, Verdict};
-use crate::wire::ethernet;
+use crate::wire::ethernet::{self, Ethernet};
 
 /// Ticks in which all flows are looked at for expiry once: 2 s, the shortest timeout anybody would notice. Looking more
 /// often costs a cache line a flow and finds nothing.
@@ -105,6 +105,8 @@ pub struct Worker {
     /// Whom to wake at the end of the turn.
     rung: u64,
     ring_steward: bool,
+    /// The last tick in which the steward was told of a doubt.
+    doubted: Tick,
 }
 
 struct NicPort {
@@ -152,6 +154,7 @@ impl Worker {
             sweep: (Tick::default(), 0),
             rung: 0,
             ring_steward: false,
+            doubted: Tick::default(),
         }
     }
 
@@ -235,6 +238,7 @@ impl Worker {
             parsed => parsed,
         };
         let packets: ArrayVec<Parsed, BURST> = frames.iter().map(parse).collect();
+        self.doubt(shared, port, frames, &packets, tick);
         let mut decisions = [Decision {
             verdict: Verdict::Punt,
             rewrite: None,
@@ -255,6 +259,24 @@ impl Worker {
         self.counters.add(CounterId::FLOWS_OPENED, lookup.opened);
         for ((frame, packet), decision) in frames.drain(..).zip(&packets).zip(&decisions) {
             self.carry_out(shared, port, frame, packet, decision, tick);
+        }
+    }
+
+    /// Looks at one packet of a burst, for all of them: if it did not come from the station its neighbour is known by,
+    /// the steward is told, once a tick at most.
+    fn doubt(&mut self, shared: &Shared, port: NicPortIndex, frames: &Burst, packets: &[Parsed], tick: Tick) {
+        let (Some(frame), Some(Parsed::Ipv4(packet))) = (frames.first(), packets.first()) else {
+            return;
+        };
+        let Ok(ethernet) = Ethernet::new(self.memory.bytes(frame)) else {
+            return;
+        };
+        if self.doubted != tick
+            && let Some(neighbour) = shared.network.moved(port, packet.key.src, ethernet.src())
+        {
+            self.doubted = tick;
+            // A full box loses a doubt; there will be others.
+            self.ring_steward |= shared.steward.post(Purpose::Doubt { neighbour }, port, &[]);
         }
     }
 

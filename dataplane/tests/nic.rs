@@ -19,7 +19,7 @@ use conformance::{FRAMES, Pair, Port, conformance, receive};
 use namespace::{User, address_with_neighbour, delete, in_namespace, skipped, veth};
 use sluice_dataplane::nic::open::{Attach, DriverSpec, PortSpec, ZeroCopy, open};
 use sluice_dataplane::nic::xdp_socket::Umem;
-use sluice_dataplane::nic::{Burst, FrameMemory, Link, OpenError, memory};
+use sluice_dataplane::nic::{Burst, FrameMemory, Link, OpenError, memory, vlan};
 
 const AF_PACKET: DriverSpec = DriverSpec::AfPacket { fanout: None };
 const TAP: DriverSpec = DriverSpec::Tap { mtu: 1500 };
@@ -254,6 +254,62 @@ fn the_kernel_finishes_checksums_before_a_tap_hands_them_over() {
             }
         },
     );
+}
+
+#[test]
+fn ports_of_one_interface_have_a_vlan_each() {
+    in_namespace("ports_of_one_interface_have_a_vlan_each", User::Same, || {
+        let mut drivers = vec![AF_PACKET];
+        if may_use(&NATIVE, "VLANs over AF_XDP") {
+            drivers.extend([NATIVE, GENERIC]);
+        }
+        for driver in drivers {
+            veth("va", "vb");
+            tagged_frames_cross("va", "vb", driver);
+            delete("va");
+        }
+    });
+}
+
+/// Sends frames with and without a tag to the interface, and from each of its ports.
+fn tagged_frames_cross(from: &str, to: &str, driver: DriverSpec) {
+    let mut memory = FrameMemory::new(FRAMES, 2048).unwrap();
+    let mut peer = port(&mut memory, &mut None, from, AF_PACKET);
+    let trunk = port(&mut memory, &mut None, to, driver);
+    let mut ports = vlan::share(trunk, &[0, 100]).unwrap();
+    let plain = |n: u8| {
+        let mut frame = vec![n; 100];
+        // A broadcast of an experimental type (RFC 9542 §3).
+        frame[..6].fill(0xff);
+        frame[6..14].copy_from_slice(&[2, 0, 0, 0, 0, 9, 0x88, 0xb5]);
+        frame
+    };
+    let tagged = |n: u8| {
+        let mut frame = plain(n);
+        frame.splice(12..12, [0x81, 0, 0, 100]);
+        frame
+    };
+    let ours = |frames: Vec<Vec<u8>>| {
+        let ours = |frame: &Vec<u8>| frame.len() >= 100 && frame[6..12] == [2, 0, 0, 0, 0, 9];
+        frames.into_iter().filter(ours).collect::<Vec<_>>()
+    };
+    // A veth may lose what is sent right after it came up: what does not arrive is sent again.
+    let cross = |memory: &mut FrameMemory, from: &mut Port, to: &mut Port, frame: &[u8]| loop {
+        let mut burst: Burst = memory.copy_in(frame).into_iter().collect();
+        from.tx_burst(memory, &mut burst);
+        let got = ours(receive(memory, to, Duration::from_millis(100)));
+        if let Some(first) = got.into_iter().next() {
+            return first;
+        }
+    };
+    for (place, on_the_wire) in [plain(1), tagged(2)].into_iter().enumerate() {
+        let inside = plain(on_the_wire[20]);
+        let port = &mut ports[place];
+        assert_eq!(cross(&mut memory, &mut peer, port, &on_the_wire), inside);
+        assert_eq!(cross(&mut memory, port, &mut peer, &inside), on_the_wire);
+    }
+    peer.close(&mut memory);
+    ports.into_iter().for_each(|port| port.close(&mut memory));
 }
 
 /// Has the kernel send a datagram to the port, checks its checksum, and gives whether the driver completed it.

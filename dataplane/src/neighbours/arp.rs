@@ -16,9 +16,11 @@ pub(super) fn hear(payload: &[u8]) -> Option<Heard> {
     let speaks = !sender.is_unspecified() && !mac.is_group();
     Some(Heard {
         about: speaks.then_some((sender.into(), mac)),
+        asker: speaks.then_some(sender.into()),
         from: mac,
-        asked: (packet.operation() == Operation::REQUEST).then(|| packet.target_ip().into()),
+        asked: packet.operation() == Operation::REQUEST,
         target: packet.target_ip().into(),
+        replaces: true,
     })
 }
 

@@ -1,6 +1,7 @@
 //! Neighbours come and go, over hand-moved time.
 
 use super::*;
+use crate::neighbours::neighbour::TRIES;
 use crate::wire::arp::{Arp, Operation};
 
 const GATEWAY: Mac = Mac([2, 0, 0, 0, 0, 1]);
@@ -266,3 +267,5 @@ fn the_host_needs_no_arp() {
     ));
     assert_eq!((out.sent.len(), out.released.len()), (0, 1));
 }
+
+mod healing;

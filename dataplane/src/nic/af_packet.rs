@@ -93,6 +93,10 @@ impl AfPacket {
                 e,
             )
         })?;
+        interface.receive_groups(socket.as_fd()).map_err(|e| {
+            let advice = "check that the interface still exists";
+            spec.error("cannot receive group frames (neighbour solicitations)", advice, e)
+        })?;
         let mut mode = format!("tpacket v2, ring {}, {merging}", ring.capacity());
         if let Some(group) = fanout {
             let value = u32::from(group) | libc::PACKET_FANOUT_HASH << 16;

@@ -5,8 +5,8 @@
 //! ledger knows which are out.
 //!
 //! Frames of a queue without a socket stay with the kernel: every queue that should be received from needs a port.
-//! VLAN tags that the interface strips (or a veth peer never writes) are not seen by XDP: switch that off
-//! (rxvlan, and txvlan at a veth peer). Needs CAP_NET_RAW, CAP_BPF and CAP_NET_ADMIN.
+//! VLAN tags that the interface would strip are kept in the frames (rxvlan is switched off at open); those that a veth
+//! peer never writes are not seen by XDP: switch off txvlan there. Needs CAP_NET_RAW, CAP_BPF and CAP_NET_ADMIN.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -37,6 +37,8 @@ const RESERVE: usize = 2 * BURST;
 pub struct AfXdp {
     rings: Rings,
     socket: Arc<OwnedFd>,
+    /// Has the NIC pass on group frames.
+    _groups: OwnedFd,
     /// Keeps the interface's program attached while any port uses it.
     _attachment: Arc<Attachment>,
     ledger: Ledger,
@@ -65,13 +67,22 @@ impl AfXdp {
             .mac()
             .map_err(|e| spec.error("cannot read its address", "check the interface", e))?;
         check_sizes(spec, memory)?;
+        let groups = interface.group_receiver().map_err(|e| {
+            let advice = "run with CAP_NET_RAW, as root";
+            spec.error("cannot receive group frames (neighbour solicitations)", advice, e)
+        })?;
+        let tags = if interface.keep_tags().is_ok() {
+            "tags kept"
+        } else {
+            "tags as the NIC has them"
+        };
         let umem = Umem::of(umem, memory);
         let attachment = xdp_attach::attachment(spec, &interface, attach)?;
         let (socket, rings, shared) = xdp_socket::bind(spec, &interface, zero_copy, memory, umem)?;
         let options = sockopt::xdp_options(&socket).unwrap_or(XdpOptionsFlags::empty());
         let zero_copy = options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY);
         let mode = format!(
-            "{}, {}, queue {}, ring {}, {}",
+            "{}, {}, queue {}, ring {}, {}, {tags}",
             match attachment.mode() {
                 XdpMode::Native => "native",
                 XdpMode::Generic => "generic",
@@ -92,6 +103,7 @@ impl AfXdp {
         let mut driver = Self {
             rings,
             socket: Arc::new(socket),
+            _groups: groups,
             _attachment: attachment.clone(),
             ledger: Ledger::new(memory),
             interface,

@@ -2,7 +2,7 @@
 //! Never changes anything but what its name says.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
@@ -15,6 +15,9 @@ pub(crate) const FRAME_OVERHEAD: usize = 14 + 4;
 
 /// linux/ethtool.h.
 const ETHTOOL_SGRO: u32 = 0x2c;
+const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETHTOOL_SFLAGS: u32 = 0x26;
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 
 /// One interface of the network namespace this was made in.
 #[derive(Debug)]
@@ -79,7 +82,37 @@ impl Interface {
 
     /// Stops the kernel from merging received packets into ones longer than the MTU. It stays so after close.
     pub(crate) fn disable_merging(&self) -> io::Result<()> {
-        sys::ethtool_set(self.control.as_fd(), &self.name, ETHTOOL_SGRO, 0)
+        sys::ethtool(self.control.as_fd(), &self.name, ETHTOOL_SGRO, 0).map(drop)
+    }
+
+    /// Has VLAN tags stay in received frames, where the NIC would take them out: a frame without its tag would seem to
+    /// be of another network. It stays so after close.
+    pub(crate) fn keep_tags(&self) -> io::Result<()> {
+        let fd = self.control.as_fd();
+        let flags = sys::ethtool(fd, &self.name, ETHTOOL_GFLAGS, 0)?;
+        if flags & ETH_FLAG_RXVLAN == 0 {
+            return Ok(());
+        }
+        sys::ethtool(fd, &self.name, ETHTOOL_SFLAGS, flags & !ETH_FLAG_RXVLAN).map(drop)
+    }
+
+    /// Has the NIC pass on frames to all groups while `socket`, an AF_PACKET one, is open: neighbour solicitations come
+    /// to groups that the kernel, having none of our addresses, never joins.
+    pub(crate) fn receive_groups(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        // struct packet_mreq: index, type, and no address.
+        let mut request = [0u8; 16];
+        request[..4].copy_from_slice(&self.index.to_ne_bytes());
+        request[4..6].copy_from_slice(&(libc::PACKET_MR_ALLMULTI as u16).to_ne_bytes());
+        sys::set_option(socket, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &request)
+    }
+
+    /// A socket that does nothing but `receive_groups`.
+    pub(crate) fn group_receiver(&self) -> io::Result<OwnedFd> {
+        // Protocol 0: it receives nothing itself.
+        let socket =
+            rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+        self.receive_groups(socket.as_fd())?;
+        Ok(socket)
     }
 
     /// Names the network namespace among all of this boot; 0 on kernels that cannot tell (before 5.14).

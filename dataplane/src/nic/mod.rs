@@ -20,6 +20,8 @@ use arrayvec::ArrayVec;
 pub mod frame;
 /// Ports between threads of one process.
 pub mod memory;
+/// One queue shared out by VLAN.
+pub mod vlan;
 
 /// Opening a port by its description.
 #[cfg(feature = "nic")]

@@ -5,6 +5,7 @@ use std::io;
 
 use super::af_packet::AfPacket;
 use super::af_xdp::AfXdp;
+use super::frame::HEADROOM;
 use super::interface::{FRAME_OVERHEAD, Interface};
 use super::tap::Tap;
 use super::xdp_socket::Umem;
@@ -165,6 +166,8 @@ impl PortSpec {
             "its MTU of {mtu} bytes does not fit the frames of {} bytes",
             memory.chunk_size()
         );
-        Err(self.refusal(what, format!("lower the MTU below {room} or use larger frames")))
+        let larger = (mtu + FRAME_OVERHEAD + HEADROOM + 1).next_power_of_two();
+        let advice = format!("lower the MTU below {room} or use larger frames (frames.size: {larger})");
+        Err(self.refusal(what, advice))
     }
 }

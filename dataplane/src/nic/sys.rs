@@ -236,14 +236,15 @@ struct EthtoolValue {
     data: u32,
 }
 
-/// SIOCETHTOOL with one of the commands that set a single number (ETHTOOL_SGRO).
-pub(crate) fn ethtool_set(fd: BorrowedFd<'_>, interface: &str, command: u32, data: u32) -> io::Result<()> {
+/// SIOCETHTOOL with one of the commands that set or tell a single number (ETHTOOL_SGRO, ETHTOOL_GFLAGS).
+pub(crate) fn ethtool(fd: BorrowedFd<'_>, interface: &str, command: u32, data: u32) -> io::Result<u32> {
     let mut value = EthtoolValue { command, data };
     let mut request = InterfaceRequest::new(interface)?;
     let pointer = (&raw mut value).expose_provenance();
     request.data[..size_of::<usize>()].copy_from_slice(&pointer.to_ne_bytes());
     // SAFETY: the union holds a pointer to an `ethtool_value` that outlives the call, as SIOCETHTOOL wants.
-    checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) }).map(drop)
+    checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) })?;
+    Ok(value.data)
 }
 
 /// bpf(2): `attributes` is the command's part of `union bpf_attr`, zeros after it understood. Gives what the kernel

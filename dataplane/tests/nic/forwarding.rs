@@ -12,13 +12,16 @@ use sluice_dataplane::nic::open::DriverSpec;
 use sluice_dataplane::nic::{Burst, FrameMemory};
 
 use crate::conformance::FRAMES;
-use crate::namespace::{address, enter_new_namespace, move_to, up, veth};
+use crate::namespace::{address, address6, enter_new_namespace, move_to, up, veth};
 use crate::port;
+
+/// The server, in both families.
+const SERVERS: [&str; 2] = ["10.9.0.2:7", "[fd09::2]:7"];
 
 /// More than any ring or socket buffer on the way holds.
 const BYTES: usize = 4 << 20;
 
-/// A client sends `BYTES` to a server in another namespace, which sends them back.
+/// A client sends `BYTES` to a server in another namespace, which sends them back: by IPv4, then by IPv6.
 pub(crate) fn tcp_echo_through(driver: &DriverSpec) {
     veth("wa", "va");
     veth("wb", "vb");
@@ -33,27 +36,38 @@ pub(crate) fn tcp_echo_through(driver: &DriverSpec) {
         arrived.recv().unwrap();
         up("wb");
         address("wb", [10, 9, 0, 2]);
-        let (mut stream, _) = TcpListener::bind("10.9.0.2:7").unwrap().accept().unwrap();
-        let mut all = Vec::new();
-        stream.read_to_end(&mut all).unwrap();
-        stream.write_all(&all).unwrap();
+        address6("wb", 2);
+        let listener = TcpListener::bind("[::]:7").unwrap();
+        for _ in SERVERS {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).unwrap();
+            stream.write_all(&all).unwrap();
+        }
     });
     move_to("wb", other_namespace.recv().unwrap().as_fd());
     moved.send(()).unwrap();
     address("wa", [10, 9, 0, 1]);
+    address6("wa", 1);
     let client = thread::spawn(|| {
         let sent: Vec<u8> = (0..BYTES).map(|n| (n * 31 / 7) as u8).collect();
-        // The server may not listen yet.
-        let mut stream = loop {
-            if let Ok(stream) = TcpStream::connect("10.9.0.2:7") {
-                break stream;
-            }
-        };
-        stream.write_all(&sent).unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
-        let mut echoed = Vec::new();
-        stream.read_to_end(&mut echoed).unwrap();
-        assert!(echoed == sent, "{} of {BYTES} bytes came back", echoed.len());
+        for server in SERVERS {
+            // The server may not listen yet.
+            let mut stream = loop {
+                if let Ok(stream) = TcpStream::connect(server) {
+                    break stream;
+                }
+            };
+            stream.write_all(&sent).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            let mut echoed = Vec::new();
+            stream.read_to_end(&mut echoed).unwrap();
+            assert!(
+                echoed == sent,
+                "{} of {BYTES} bytes came back from {server}",
+                echoed.len()
+            );
+        }
     });
     let (mut to_right, mut to_left) = (Burst::new(), Burst::new());
     while !client.is_finished() {

@@ -161,6 +161,17 @@ pub(crate) fn address(name: &str, octets: [u8; 4]) {
     request(name, libc::SIOCSIFNETMASK, &socket_address([255, 255, 255, 0]));
 }
 
+/// Gives the interface an address in fd09::/64 that works at once.
+pub(crate) fn address6(name: &str, last: u8) {
+    std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "0").unwrap();
+    let mut bytes = [0; 16];
+    [bytes[0], bytes[1], bytes[15]] = [0xfd, 9, last];
+    let index = rustix::net::netdevice::name_to_index(control(), name).unwrap();
+    // struct ifaddrmsg: AF_INET6, prefix length, IFA_F_NODAD, scope, index; IFA_ADDRESS. RTM_NEWADDR.
+    let message = [&[libc::AF_INET6 as u8, 64, 2, 0], &index.to_ne_bytes()[..]].concat();
+    route(20, 0x600, &[message, attribute(1, &bytes)].concat());
+}
+
 /// Gives the interface 10.9.0.1/24 and a neighbour 10.9.0.2, so that the kernel can send to it without asking.
 pub(crate) fn address_with_neighbour(name: &str) {
     address(name, [10, 9, 0, 1]);

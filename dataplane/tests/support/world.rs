@@ -249,15 +249,8 @@ impl World {
         let mut post = Post { shared };
         let mut read = 0;
         while read < shared.steward.capacity() {
-            let letter = shared.steward.open(|letter| match letter.purpose {
-                Purpose::Neighbour => {
-                    neighbours.received(&shared.network, letter.port, letter.packet(), now, &mut post)
-                }
-                Purpose::Resolve { port, neighbour } => {
-                    let packet = Some((letter.port, letter.packet()));
-                    let _ = neighbours.resolve(&shared.network, port, neighbour, packet, now, &mut post);
-                }
-                Purpose::Send | Purpose::Receive => {}
+            let letter = shared.steward.open(|letter| {
+                let _ = neighbours.read(&shared.network, letter, now, &mut post);
             });
             if letter.is_none() {
                 break;

@@ -1,0 +1,103 @@
+//! What a config may say, and how it is refused.
+
+use super::*;
+
+const SMALL: &str = "
+node: {addresses: [172.18.0.2]}
+ports:
+- {name: client0, driver: af_xdp, interface: client0, addresses: [172.18.0.2/24]}
+- {name: host0, driver: tap, interface: host0, role: host}
+workers: {count: 1, idle: sleep}
+flows: {capacity: 1000}
+channel: {socket: /run/sluice/dataplane.sock}
+";
+
+fn error(text: &str) -> String {
+    Config::parse(text, Path::new("gateway.yaml"))
+        .unwrap_err()
+        .to_string()
+}
+
+#[test]
+fn a_small_config_gets_the_defaults() {
+    let config = Config::parse(SMALL, Path::new("x")).unwrap();
+    assert_eq!(config.ports[0].ring_size, 1024);
+    assert!(config.flows.midstream_pickup);
+    assert_eq!(config.snat.ports, Snat::default().ports);
+}
+
+#[test]
+fn addresses_and_routes_are_of_either_family_and_a_link_local_router_is_on_the_port_it_names() {
+    let text = SMALL.replace("[172.18.0.2/24]", "[172.18.0.2/24, \"fd00::2/64\"]")
+        + "routes: [{to: \"::/0\", via: \"fe80::1\", port: host0}, {to: \"fd01::/64\", via: \"fd00::1\"}]\n";
+    let config = Config::parse(&text, Path::new("x")).unwrap();
+    let ports: Vec<_> = config.routes.iter().map(|r| config.port_of(r)).collect();
+    assert_eq!(ports, [Some(1), Some(0)]);
+}
+
+#[test]
+fn errors_name_the_file_the_place_and_what_is_allowed() {
+    let unknown = error(&SMALL.replace("workers: {count", "workers: {number"));
+    assert!(
+        unknown.starts_with("gateway.yaml:6:") && unknown.contains("number"),
+        "{unknown}"
+    );
+    assert!(!unknown.contains('\n'));
+    let two = error(&SMALL.replace("role: host", "role: link"));
+    assert_eq!(
+        two,
+        "gateway.yaml: ports[1].role: a tap leads to this host's own stack: its role is host"
+    );
+    let route = error(&(SMALL.to_owned() + "routes: [{to: 0.0.0.0/0, via: 10.0.0.1}]\n"));
+    assert_eq!(
+        route,
+        "gateway.yaml: routes[0].via: 10.0.0.1 is on no NIC port's network"
+    );
+    let family = error(&(SMALL.to_owned() + "routes: [{to: \"::/0\", via: 172.18.0.1}]\n"));
+    assert_eq!(
+        family,
+        "gateway.yaml: routes[0].via: 172.18.0.1 is not of the family of ::/0"
+    );
+    let unscoped = error(&(SMALL.to_owned() + "routes: [{to: \"::/0\", via: \"fe80::1\"}]\n"));
+    assert_eq!(
+        unscoped,
+        "gateway.yaml: routes[0].port: say which NIC port fe80::1 is on: it is link-local"
+    );
+    let node = error(&SMALL.replace("[172.18.0.2]", "[\"::1\"]"));
+    assert_eq!(
+        node,
+        "gateway.yaml: node.addresses: ::1 is no address that others can reach this node at"
+    );
+    let capacity = error(&(SMALL.to_owned() + "neighbours: {capacity: 18446744073709551615}\n"));
+    assert_eq!(
+        capacity,
+        "gateway.yaml: neighbours.capacity: must be 1 to 67108864"
+    );
+    let range = error(&(SMALL.to_owned() + "snat: {ports: [9-2]}\n"));
+    assert!(range.contains("\"9-2\" is not a port range"), "{range}");
+}
+
+#[test]
+fn ports_of_one_interface_each_have_a_vlan_of_their_own() {
+    let trunk = |more: &str| {
+        SMALL.replace(
+            "- {name: host0",
+            &format!("- {{name: v100, driver: af_xdp, interface: client0, {more}}}\n- {{name: host0"),
+        )
+    };
+    let config = Config::parse(&trunk("vlan: 100"), Path::new("x")).unwrap();
+    assert_eq!(config.ports[1].vlan, Some(100));
+    for (more, problem) in [
+        (
+            "role: link",
+            "vlan: ports of one interface must each have a VLAN of their own, one may have none",
+        ),
+        ("vlan: 4095", "vlan: must be 1 to 4094"),
+        (
+            "vlan: 100, ringSize: 64",
+            "interface: shares client0 with client0: driver, attach, ringSize and completeChecksums must be alike",
+        ),
+    ] {
+        assert_eq!(error(&trunk(more)), format!("gateway.yaml: ports[1].{problem}"));
+    }
+}

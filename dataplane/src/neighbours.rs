@@ -24,6 +24,7 @@ use crate::tick::{TICKS_PER_SECOND, Tick, ticks};
 use crate::wire::ethernet::{EtherType, Ethernet};
 
 mod arp;
+mod nd;
 mod neighbour;
 
 use neighbour::{Due, Neighbour};
@@ -348,6 +349,7 @@ fn hear(frame: &[u8]) -> Option<Heard> {
     }
     match ethernet.ether_type() {
         EtherType::ARP => arp::hear(ethernet.payload()),
+        EtherType::IPV6 => nd::hear(&ethernet),
         _ => None,
     }
 }
@@ -361,7 +363,7 @@ fn question(
 ) -> Option<Vec<u8>> {
     match address {
         IpAddr::V4(address) => Some(arp::question(network, interface, port, address, to)),
-        IpAddr::V6(_) => None,
+        IpAddr::V6(address) => nd::question(interface, address, to),
     }
 }
 
@@ -374,7 +376,10 @@ fn answer(interface: &Interface, heard: &Heard) -> Option<Vec<u8>> {
             };
             Some(arp::answer(interface, target, (heard.from, asker)))
         }
-        (IpAddr::V6(_), _) => None,
+        (IpAddr::V6(target), Some(IpAddr::V6(asker))) => {
+            nd::answer(interface, target, (heard.from, Some(asker)))
+        }
+        (IpAddr::V6(target), _) => nd::answer(interface, target, (heard.from, None)),
     }
 }
 

@@ -1,10 +1,11 @@
 //! Completes transport checksums that the sender left to hardware. A veth or tap peer delivers TCP and UDP whose
 //! checksum field holds only the folded sum of the pseudo-header (CHECKSUM_PARTIAL, linux/skbuff.h): nobody would
-//! ever finish it once the packet leaves by another NIC port.
+//! ever finish it once the packet leaves by another NIC port. SCTP's checksum is then zero.
 //! Takes a frame. Gives whether it completed one. Never reads outside the frame; leaves alone fragments, other
 //! protocols, right checksums and wrong ones: what is not exactly the pseudo-header sum is the sender's own.
 
 use super::DriverStats;
+use crate::wire::sctp;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -14,6 +15,11 @@ const VLAN_TAGS: [u16; 2] = [0x8100, 0x88a8];
 const MAX_TAGS: usize = 2;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const SCTP: u8 = 132;
+/// IPv6 extension headers with options (RFC 8200 §4.3, §4.6), of which the first may be followed by the second.
+const HOP_BY_HOP: u8 = 0;
+const DESTINATION: u8 = 60;
+const MAX_OPTIONS: usize = 2;
 
 /// Completes the checksum of `frame` if it is partial, and counts it.
 pub(crate) fn complete(frame: &mut [u8], stats: &mut DriverStats) {
@@ -32,7 +38,7 @@ fn try_complete(frame: &mut [u8]) -> Option<()> {
     let field = match segment.protocol {
         TCP => segment.start + 16,
         UDP => segment.start + 6,
-        _ => return None,
+        _ => return complete_sctp(frame.get_mut(segment.start..segment.end)?),
     };
     let pseudo = fold(segment.pseudo_sum);
     if field + 2 > segment.end || u16_at(frame, field)? != pseudo {
@@ -55,6 +61,18 @@ fn try_complete(frame: &mut [u8]) -> Option<()> {
         .get_mut(field..field + 2)?
         .copy_from_slice(&checksum.to_be_bytes());
     Some(())
+}
+
+/// SCTP's CRC32c has no pseudo-header: one that is left to hardware is zero (net/sctp/output.c).
+fn complete_sctp(packet: &mut [u8]) -> Option<()> {
+    let field = sctp::CHECKSUM..sctp::HEADER_LEN;
+    if packet.get(field.clone())? != [0; 4] {
+        return None;
+    }
+    // Little-endian on the wire (RFC 9260 Appendix A).
+    let checksum = crc32c::crc32c(packet);
+    packet.get_mut(field)?.copy_from_slice(&checksum.to_le_bytes());
+    (checksum != 0).then_some(())
 }
 
 /// An unfragmented transport segment: `start..end` lies in the frame.
@@ -88,13 +106,22 @@ fn find_segment(frame: &[u8]) -> Option<Segment> {
         }
         ETHERTYPE_IPV6 => {
             let header = frame.get(l3..l3 + 40)?;
-            let len = usize::from(u16_at(header, 4)?);
-            // Only what follows the fixed header directly: extension headers are not walked here.
-            (l3 + 40, l3 + 40 + len, header[6], &header[8..40])
+            let end = l3 + 40 + usize::from(u16_at(header, 4)?);
+            let (mut start, mut next) = (l3 + 40, header[6]);
+            // Options do not enter the pseudo-header. A routing header changes it and a fragment has no checksum of its
+            // own: senders finish those themselves.
+            for _ in 0..MAX_OPTIONS {
+                if next == HOP_BY_HOP || next == DESTINATION {
+                    let extension = frame.get(start..start + 2)?;
+                    next = extension[0];
+                    start += 8 + usize::from(extension[1]) * 8;
+                }
+            }
+            (start, end, next, &header[8..40])
         }
         _ => return None,
     };
-    if end > frame.len() || !matches!(protocol, TCP | UDP) {
+    if end > frame.len() || start > end || !matches!(protocol, TCP | UDP | SCTP) {
         return None;
     }
     let pseudo_sum = sum(addresses) + u64::from(protocol) + (end - start) as u64;
@@ -188,6 +215,47 @@ mod tests {
         };
         assert_eq!(tcp.checksum, tcp.calc_checksum_ipv4(&ip, b"hello").unwrap());
         assert_eq!(partial, right);
+    }
+
+    /// An SCTP packet (RFC 9260 §3) whose CRC32c is left to hardware, over IPv6 with a destination options header.
+    fn sctp_over_options() -> Vec<u8> {
+        let (udp, _) = packet(false, false, true, (1, 2), (0, 0), &[]);
+        let mut bytes = udp[..54].to_vec();
+        bytes[18..20].copy_from_slice(&24u16.to_be_bytes());
+        bytes[20] = DESTINATION;
+        bytes.extend([SCTP, 0, 1, 4, 0, 0, 0, 0]);
+        bytes.extend([0x0f, 0xa0, 0x00, 0x50, 1, 2, 3, 4, 0, 0, 0, 0, 11, 0, 0, 4]);
+        bytes
+    }
+
+    #[test]
+    fn sctp_left_to_hardware_gets_its_crc_and_another_stays() {
+        let mut bytes = sctp_over_options();
+        assert!(complete_checksum(&mut bytes));
+        let packet = sctp::Sctp::new(&bytes[62..]).unwrap();
+        assert!(packet.checksum_ok());
+        assert!(!complete_checksum(&mut bytes), "a right one stays");
+        bytes[70] ^= 1;
+        let before = bytes.clone();
+        assert!(!complete_checksum(&mut bytes));
+        assert_eq!(bytes, before, "a wrong one stays wrong");
+    }
+
+    #[test]
+    fn tcp_behind_ipv6_options_is_completed_and_behind_a_routing_header_left_alone() {
+        for (next, completes) in [(DESTINATION, true), (HOP_BY_HOP, true), (43, false), (44, false)] {
+            let (right, _) = packet(true, false, true, (1, 2), (4000, 80), b"hello");
+            let mut bytes = right.clone();
+            bytes.splice(54..54, [TCP, 0, 1, 4, 0, 0, 0, 0]);
+            let len = u16_at(&bytes, 18).unwrap() + 8;
+            bytes[18..20].copy_from_slice(&len.to_be_bytes());
+            bytes[20] = next;
+            let expected = bytes.clone();
+            let pseudo = fold(find_segment(&right).unwrap().pseudo_sum);
+            bytes[78..80].copy_from_slice(&pseudo.to_be_bytes());
+            assert_eq!(complete_checksum(&mut bytes), completes, "next header {next}");
+            assert_eq!(bytes == expected, completes);
+        }
     }
 
     #[test]

@@ -1,6 +1,11 @@
 //! Neighbours of both families that move, fall silent, come back and are forgotten, over hand-moved time.
 
+use std::net::Ipv6Addr;
+
 use super::*;
+use crate::addr::Protocol;
+use crate::wire::nd::{self, Neighbour as Message};
+use crate::wire::{Icmpv6, Ipv6, ipv6};
 
 const MOVED: Mac = Mac([2, 0, 0, 0, 0, 8]);
 const SECOND: u32 = TICKS_PER_SECOND;
@@ -64,7 +69,11 @@ impl Link {
                         (GATEWAY, arp.sender_ip()),
                     )
                 }
-                other => panic!("{other}"),
+                _ => {
+                    let ip = Ipv6::new(ethernet.payload()).unwrap();
+                    let asked = Message::received(&ip).unwrap();
+                    advertisement(station, asked.target(), nd::SOLICITED | nd::OVERRIDE, ip.src())
+                }
             };
             self.neighbours
                 .received(&self.network, PODS, &answer, self.now, &mut self.out);
@@ -93,8 +102,43 @@ impl Link {
     }
 }
 
-fn both() -> [IpAddr; 1] {
-    [IpAddr::from([10, 244, 0, 7])]
+fn v6(text: &str) -> Ipv6Addr {
+    text.parse().unwrap()
+}
+
+fn both() -> [IpAddr; 2] {
+    [IpAddr::from([10, 244, 0, 7]), v6("fd00::7").into()]
+}
+
+fn nd_frame(message: [u8; nd::LEN], from: Mac, src: Ipv6Addr, dst: Ipv6Addr, hop_limit: u8) -> Vec<u8> {
+    let mut bytes = vec![0; 14 + ipv6::HEADER_LEN + nd::LEN];
+    let (header, packet) = bytes.split_at_mut(14);
+    Ethernet::blank(header, EtherType::IPV6).unwrap().set_src(from);
+    let mut ip = Ipv6::blank(packet, Protocol::ICMPV6).unwrap();
+    ip.set_hop_limit(hop_limit);
+    ip.set_src(src);
+    ip.set_dst(dst);
+    ip.payload_mut().copy_from_slice(&message);
+    let mut icmp = Icmpv6::new(ip.payload_mut()).unwrap();
+    icmp.fill_checksum(src.octets(), dst.octets());
+    bytes
+}
+
+fn advertisement(station: Mac, target: Ipv6Addr, flags: u8, dst: Ipv6Addr) -> Vec<u8> {
+    let mut message = [0; nd::LEN];
+    let mut builder = Message::blank(&mut message[..], nd::ADVERTISEMENT).unwrap();
+    builder.set_target(target);
+    builder.set_flags(flags);
+    builder.set_link_address(station);
+    nd_frame(message, station, target, dst, 255)
+}
+
+fn solicitation(station: Mac, src: Ipv6Addr, target: Ipv6Addr, hop_limit: u8) -> Vec<u8> {
+    let mut message = [0; nd::LEN];
+    let mut builder = Message::blank(&mut message[..], nd::SOLICITATION).unwrap();
+    builder.set_target(target);
+    builder.set_link_address(station);
+    nd_frame(message, station, src, target, hop_limit)
 }
 
 #[test]
@@ -193,7 +237,7 @@ fn a_doubt_makes_everybody_be_asked_at_once_and_once_a_second() {
 #[test]
 fn an_announcement_heals_at_once_but_makes_nobody_known() {
     let mut link = Link::new();
-    let [v4] = both().map(|address| link.resolve(address));
+    let [v4, v6_] = both().map(|address| link.resolve(address));
     let pod = Ipv4Addr::new(10, 244, 0, 7);
     let gratuitous = arp::frame(
         Operation::REQUEST,
@@ -201,11 +245,30 @@ fn an_announcement_heals_at_once_but_makes_nobody_known() {
         (MOVED, pod),
         (Mac::default(), pod),
     );
-    for frame in [gratuitous] {
+    let unsolicited = advertisement(MOVED, v6("fd00::7"), nd::OVERRIDE, v6("ff02::1"));
+    let stranger = advertisement(MOVED, v6("fd00::9"), nd::OVERRIDE, v6("ff02::1"));
+    for frame in [gratuitous, unsolicited, stranger] {
         link.neighbours
             .received(&link.network, PODS, &frame, link.now, &mut link.out);
     }
     assert_eq!(link.state(v4), Reachability::Reachable(MOVED));
+    assert_eq!(link.state(v6_), Reachability::Reachable(MOVED));
+    assert_eq!(link.network.next_hops().find(PODS, v6("fd00::9")), None);
+}
+
+#[test]
+fn an_advertisement_without_override_replaces_nobody_who_answers() {
+    // RFC 4861 §7.2.5.
+    let mut link = Link::new();
+    let index = link.resolve(v6("fd00::7").into());
+    let other = advertisement(MOVED, v6("fd00::7"), nd::SOLICITED, v6("fd00::1"));
+    link.neighbours
+        .received(&link.network, PODS, &other, link.now, &mut link.out);
+    assert_eq!(link.state(index), Reachability::Reachable(POD));
+    assert_eq!(link.out.sent.len(), 1, "but the one we know is asked");
+    link.answer();
+    (0..SECOND).for_each(|_| link.pass());
+    assert_eq!(link.state(index), Reachability::Reachable(POD));
 }
 
 #[test]
@@ -285,5 +348,63 @@ fn an_unwanted_neighbour_is_forgotten_an_hour_after_its_last_answer_and_flows_le
         assert_eq!(link.state(index), Reachability::Unreachable);
         step(&mut link, 130);
         assert_eq!(link.state(index), Reachability::Forgotten);
+    }
+}
+
+#[test]
+fn solicitations_for_our_addresses_are_answered_and_nothing_else() {
+    let mut link = Link::new();
+    let own = link.network.interfaces()[0].link_local().unwrap();
+    let mut ask = |src: &str, target: Ipv6Addr, hop_limit| {
+        let frame = solicitation(POD, v6(src), target, hop_limit);
+        link.neighbours
+            .received(&link.network, PODS, &frame, link.now, &mut link.out);
+        std::mem::take(&mut link.out.sent)
+    };
+    for target in [v6("fd00::1"), own] {
+        let [(_, answer)] = &ask("fd00::7", target, 255)[..] else {
+            panic!("one answer")
+        };
+        let ethernet = Ethernet::new(&answer[..]).unwrap();
+        assert_eq!((ethernet.src(), ethernet.dst()), (GATEWAY, POD));
+        let ip = Ipv6::new(ethernet.payload()).unwrap();
+        assert_eq!((ip.src(), ip.dst(), ip.hop_limit()), (target, v6("fd00::7"), 255));
+        let answer = Message::received(&ip).unwrap();
+        assert_eq!((answer.target(), answer.link_address()), (target, Some(GATEWAY)));
+        assert_eq!(answer.flags(), nd::ROUTER | nd::SOLICITED | nd::OVERRIDE);
+    }
+    assert!(ask("fd00::7", v6("fd00::2"), 255).is_empty(), "not ours");
+    assert!(
+        ask("fd00::7", v6("fd00::1"), 254).is_empty(),
+        "from beyond the link"
+    );
+    let index = link.network.next_hops().find(PODS, v6("fd00::7")).unwrap();
+    assert_eq!(
+        link.state(index),
+        Reachability::Reachable(POD),
+        "who asks for us is known"
+    );
+}
+
+#[test]
+fn a_question_goes_to_the_solicited_node_group_from_our_address_on_that_link() {
+    let mut link = Link::new();
+    link.station = None;
+    for (neighbour, source) in [
+        ("fd00::a1b2:c3d4", "fd00::1"),
+        ("fe80::a1b2:c3d4", "fe80::ff:fe00:1"),
+    ] {
+        assert!(
+            link.neighbours
+                .resolve(&link.network, PODS, v6(neighbour), None, link.now, &mut link.out)
+        );
+        let (_, frame) = link.out.sent.pop().unwrap();
+        let ethernet = Ethernet::new(&frame[..]).unwrap();
+        assert_eq!(ethernet.dst(), Mac([0x33, 0x33, 0xff, 0xb2, 0xc3, 0xd4]));
+        let ip = Ipv6::new(ethernet.payload()).unwrap();
+        assert_eq!((ip.src(), ip.dst()), (v6(source), v6("ff02::1:ffb2:c3d4")));
+        let question = Message::received(&ip).unwrap();
+        assert!(question.is_solicitation() && question.target() == v6(neighbour));
+        assert_eq!(question.link_address(), Some(GATEWAY));
     }
 }

@@ -130,7 +130,7 @@ mod tests {
 
     /// Hosts of both families by turns.
     fn host(number: u32) -> IpAddr {
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             Ipv4Addr::from(0x0a00_0000 + number).into()
         } else {
             Ipv6Addr::from(0xfd << 120 | u128::from(number)).into()

@@ -24,8 +24,6 @@ pub const ECHO_REPLY: u8 = 129;
 pub const PORT_UNREACHABLE: u8 = 4;
 /// Code of `TIME_EXCEEDED`: the hop limit ran out on the way.
 pub const HOP_LIMIT_EXCEEDED: u8 = 0;
-/// Code of `PARAMETER_PROBLEM`: an option nobody here knows.
-pub const UNKNOWN_OPTION: u8 = 2;
 
 /// Where the checksum lies in the header.
 pub const CHECKSUM: usize = 2;

@@ -515,6 +515,12 @@ impl Config {
         if self.flows.capacity == 0 || self.flows.capacity > 1 << 30 {
             return found("flows.capacity", "must be 1 to 1073741824");
         }
+        if !(1..=100).contains(&self.flows.embryonic_percent) {
+            return found("flows.embryonicPercent", "must be 1 to 100");
+        }
+        if self.snat.resting_ports > 1 << 30 {
+            return found("snat.restingPorts", "must be 0 to 1073741824");
+        }
         for (field, limit) in [
             ("tables.servicePorts", self.tables.service_ports),
             ("tables.frontends", self.tables.frontends),

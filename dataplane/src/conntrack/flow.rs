@@ -1,4 +1,8 @@
 #![allow(unsafe_code)]
+#![allow(
+    clippy::multiple_bound_locations,
+    reason = "the derive of AnyBitPattern repeats the bound"
+)]
 //! A flow's entry: one cache line (IPv6: two) that holds all a known packet needs, so that forwarding it costs one miss
 //! after the bucket's. For IPv4:
 //!
@@ -12,7 +16,6 @@
 //! Each tuple is as the packets of that direction arrive (CT-1): the original one addressed to the frontend, the reply
 //! one coming from the endpoint. What leaves in one direction is therefore the other tuple reversed.
 
-use std::mem::offset_of;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use bytemuck::{AnyBitPattern, Pod, Zeroable};
@@ -21,9 +24,11 @@ use super::pool::Linked;
 use super::state::{Advance, State};
 use crate::addr::{Address, FlowKey, Port, Protocol, V4, V6};
 use crate::index::{BackendIndex, NextHopIndex, ServicePortIndex};
-use crate::nat::{self, Rewrite};
+use crate::nat::Rewrite;
 use crate::prefetch::prefetch;
-use crate::tick::{TICKS_PER_SECOND, Tick};
+use crate::tick::Tick;
+
+mod adopt;
 
 /// Which of its two tuples a packet of a flow carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -308,86 +313,6 @@ impl<A: Address> Flow<A> {
     #[inline(always)]
     pub const fn next_hop(&self, direction: Direction) -> NextHopIndex {
         self.next_hops[direction as usize]
-    }
-}
-
-/// What taking over from another process needs.
-impl<A: Address> Flow<A> {
-    /// Changes whenever a stored flow would mean something else.
-    pub(super) fn layout() -> u64 {
-        let places = [
-            size_of::<Self>(),
-            size_of::<A>(),
-            State::ALL.len(),
-            offset_of!(Self, protocol),
-            offset_of!(Self, state),
-            offset_of!(Self, flags),
-            offset_of!(Self, last_seen),
-            offset_of!(Self, opened),
-            offset_of!(Self, l3_delta),
-            offset_of!(Self, l4_delta),
-            offset_of!(Self, next_hops),
-            TICKS_PER_SECOND as usize,
-        ];
-        places.iter().fold(1, |layout: u64, &place| {
-            layout.wrapping_mul(257).wrapping_add(place as u64)
-        })
-    }
-
-    /// No flow, whatever else it holds.
-    pub(super) const fn is_free(&self) -> bool {
-        self.state == State::Free as u8
-    }
-
-    /// Makes it none, and zero.
-    pub(super) fn clear(&mut self) {
-        self.retire();
-        *self = Self::zeroed();
-    }
-
-    /// Whether all that a packet will be rewritten by can be so: a state of its protocol, tuples that fit each other, the
-    /// deltas that follow from them, times that have been. Whether another flow has its tuples is not known here.
-    pub(super) fn is_sound(&self, now: Tick) -> bool {
-        let [original, reply] = Direction::BOTH.map(|direction| self.key(direction));
-        let addresses = [original.src, original.dst, reply.src, reply.dst];
-        let past = |tick: Tick, later: Tick| later.0.wrapping_sub(tick.0) <= u32::MAX / 2;
-        // Services carry no others.
-        matches!(self.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP)
-            && self.state().is_of(self.protocol)
-            && self.flags.0 & !FlowFlags::ALL == 0
-            && self.zero == 0
-            && !addresses.contains(&A::default())
-            && original != reply
-            && (self.flags.contains(FlowFlags::SNAT) || reply.dst == original.src)
-            && nat::deltas(&original, &reply.reversed()) == (self.l3_delta, self.l4_delta)
-            && past(self.opened, self.last_seen)
-            && past(self.last_seen, now)
-    }
-
-    /// Its slots were another process's.
-    pub(super) const fn adopted(&mut self) {
-        self.flags.0 |= FlowFlags::ADOPTED.0;
-        self.backend = BackendIndex(u32::MAX);
-        self.backend_generation = 0;
-        self.service_port = ServicePortIndex(u32::MAX);
-        self.next_hops = [NextHopIndex::UNKNOWN; 2];
-        self.link = 0;
-    }
-
-    pub(super) const fn rebind(
-        &mut self,
-        backend: BackendIndex,
-        generation: u32,
-        service_port: ServicePortIndex,
-    ) {
-        self.flags.0 &= !FlowFlags::ADOPTED.0;
-        self.backend = backend;
-        self.backend_generation = generation;
-        self.service_port = service_port;
-    }
-
-    pub(super) const fn set_next_hops(&mut self, next_hops: [NextHopIndex; 2]) {
-        self.next_hops = next_hops;
     }
 }
 

@@ -12,31 +12,28 @@
 //! rests first (`quarantine`), unless its destination has no other left.
 
 use std::io;
-use std::ops::RangeInclusive;
-
-use bytemuck::{AnyBitPattern, Pod, Zeroable};
 
 use super::MAX_CAPACITY;
 use super::bits::{clear, first_from, has, ones, scaled, set};
 use super::hash::HashKey;
-use super::pool::{Linked, Pool, Usage};
+use super::pool::{Pool, Usage};
 use super::table::{NoRoom, Table};
-use crate::addr::{Address, FlowKey, Port, V4, V6};
+use crate::addr::{Address, FlowKey, Port, V4};
 use crate::segment::Slab;
-use crate::tick::{Period, Tick};
+use crate::tick::Tick;
 
+mod config;
+mod entry;
 mod quarantine;
 mod slice;
 
+pub use config::{PortError, PortPoolConfig, Rest};
+
+use entry::{
+    BLOCK_PORTS, BLOCK_WORDS, Block, Entry, SUMMARY_WORDS, block_key, block_word, destination_word, key_of,
+};
 use quarantine::Quarantine;
 use slice::Slice;
-
-/// Words of a block's bitmap: with eight bytes of identity they fill a cache line.
-const BLOCK_WORDS: usize = 7;
-/// Ports in a block.
-const BLOCK_PORTS: usize = BLOCK_WORDS * 64;
-/// Words with a bit per block: all 65,535 ports are 147 blocks.
-const SUMMARY_WORDS: usize = 3;
 
 /// What a source port is taken for: our address, endpoint address and port, protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -50,59 +47,6 @@ impl<A: Address> Destination<A> {
             ..*reply
         })
     }
-}
-
-/// How a worker's pool is made.
-#[derive(Clone, Debug)]
-pub struct PortPoolConfig {
-    /// Ports that this worker owns: no other worker, no socket and no node port uses them (TP-7). 1 to 65535, in any
-    /// order, no port twice.
-    pub ranges: Vec<RangeInclusive<u16>>,
-    /// Most destinations with ports in use at once, at most `MAX_CAPACITY`. Each costs 74 bytes, of IPv6 138.
-    pub destinations: usize,
-    /// Most blocks of 448 ports in use at once, at most `MAX_CAPACITY`; a destination has at least one. Each
-    /// costs 74 bytes.
-    pub blocks: usize,
-    /// How ports rest.
-    pub rest: Rest,
-    /// Secret of the hash.
-    pub hash_key: HashKey,
-}
-
-/// How long a port rests that was given back: the endpoint may remember the connection that used it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rest {
-    /// For how long. The default is what Linux keeps a closed connection in TIME_WAIT, 60 s.
-    pub period: Period,
-    /// Most ports at rest at once, 16 bytes each; with more, the oldest rest less. 0: none rests.
-    pub ports: usize,
-}
-
-impl Default for Rest {
-    fn default() -> Self {
-        Self {
-            period: Period::from_seconds(60),
-            // As many as a worker has flows by default.
-            ports: 131_072,
-        }
-    }
-}
-
-/// Why no port could be given. Only new flows are affected, and only until ports are given back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PortError {
-    /// Every port of the slice is in use toward this destination; others are unaffected (TP-8).
-    #[error("every source port toward this endpoint is in use; add endpoints or an address to translate to")]
-    PortsExhausted,
-    /// As many destinations have ports in use as the pool has room for.
-    #[error("source ports are in use toward too many endpoints; raise the pool's number of destinations")]
-    DestinationsFull,
-    /// As many blocks are in use as the pool has room for.
-    #[error("too many blocks of source ports are in use; raise the pool's number of blocks")]
-    BlocksFull,
-    /// The port asked for is in use toward this destination, or is not one of the worker's.
-    #[error("this source port is in use toward this endpoint, or not the worker's")]
-    NotFree,
 }
 
 /// One worker's source ports.
@@ -121,34 +65,6 @@ pub struct PortPool<A: Address = V4> {
     taken: usize,
     reused_early: u64,
 }
-
-/// A destination with ports in use.
-#[derive(Clone, Copy, AnyBitPattern)]
-#[repr(C, align(64))]
-struct Entry<A: Address> {
-    key: FlowKey<A>,
-    /// Blocks that exist. While the entry is free, the chain's link.
-    present: [u64; SUMMARY_WORDS],
-    /// Blocks that exist and have a free port.
-    open: [u64; SUMMARY_WORDS],
-}
-
-/// 448 ports of a destination.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Block {
-    /// Ports not in use.
-    free: [u64; BLOCK_WORDS],
-    /// The destination's entry. While the block is free, the chain's link.
-    destination: u32,
-    /// Which of the destination's blocks it is.
-    number: u16,
-    /// Ports not free: in use or at rest.
-    used: u16,
-}
-
-const _: () =
-    assert!(size_of::<Entry<V4>>() == 64 && size_of::<Entry<V6>>() == 128 && size_of::<Block>() == 64);
 
 impl<A: Address> PortPool<A> {
     /// A pool with every port free. Errors: InvalidInput for ranges or numbers out of range; ENOMEM.
@@ -483,53 +399,6 @@ impl<A: Address> PortPool<A> {
 
     fn key_of(&self, word: u32) -> FlowKey<A> {
         key_of(&self.destinations, &self.blocks, word)
-    }
-}
-
-const fn destination_word(at: u32) -> u32 {
-    at << 1
-}
-
-const fn block_word(at: u32) -> u32 {
-    at << 1 | 1
-}
-
-fn key_of<A: Address>(destinations: &[Entry<A>], blocks: &[Block], word: u32) -> FlowKey<A> {
-    let at = (word >> 1) as usize;
-    if word & 1 == 0 {
-        return destinations[at].key;
-    }
-    let Block {
-        destination, number, ..
-    } = blocks[at];
-    block_key(&destinations[destination as usize].key, number.into())
-}
-
-/// A destination's key has no destination port; a block of it is found by its number in that place.
-fn block_key<A: Address>(destination: &FlowKey<A>, number: usize) -> FlowKey<A> {
-    FlowKey {
-        dst_port: Port::new(number as u16 + 1),
-        ..*destination
-    }
-}
-
-impl<A: Address> Linked for Entry<A> {
-    fn link(&self) -> u32 {
-        self.present[0] as u32
-    }
-
-    fn set_link(&mut self, link: u32) {
-        self.present[0] = link.into();
-    }
-}
-
-impl Linked for Block {
-    fn link(&self) -> u32 {
-        self.destination
-    }
-
-    fn set_link(&mut self, link: u32) {
-        self.destination = link;
     }
 }
 

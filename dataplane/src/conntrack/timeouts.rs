@@ -108,3 +108,30 @@ impl Timeouts {
         period.ticks()
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "nic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_seconds_or_durations_within_bounds_and_the_others_keep_their_defaults() {
+        let parse = |text: &str| serde_saphyr::from_str::<Timeouts>(text);
+        let expected = Timeouts {
+            tcp_established: Period::from_seconds(7200),
+            udp: Period::from_seconds(45),
+            ..Timeouts::default()
+        };
+        assert_eq!(parse("{tcpEstablished: 2h, udp: 45}").unwrap(), expected);
+        for bad in ["0", "31d", "soon", "-1"] {
+            let says = parse(&format!("{{udp: {bad}}}")).unwrap_err().to_string();
+            assert!(says.contains("from 1s to 30d"), "{says}");
+        }
+        assert!(
+            parse("{udpTimeout: 3}")
+                .unwrap_err()
+                .to_string()
+                .contains("udpTimeout")
+        );
+    }
+}

@@ -2,6 +2,7 @@ use std::collections::VecDeque;
 
 use super::*;
 use crate::addr::V6;
+use crate::tick::Period;
 
 fn resting_pool<A: Address>(range: RangeInclusive<u16>, blocks: usize, ports: usize) -> PortPool<A> {
     PortPool::new(PortPoolConfig {

@@ -27,7 +27,7 @@ mod run;
 use run::{Run, Way};
 
 /// Runs of each vector in each way, with different random choices: queues, places in bursts, source ports, endpoints.
-const ROUNDS: u64 = 4;
+const ROUNDS: u64 = 2;
 
 /// Runs all vectors that can hold in this way; panics with every failure.
 fn run_all(way: Way) {
@@ -145,7 +145,7 @@ fn every_vector_is_named_for_what_must_happen_and_quotes_its_rules() {
     let vectors = vectors();
     let rules: BTreeSet<&String> = vectors.iter().flat_map(|vector| &vector.rules).collect();
     println!("{} vectors quote {} rules", vectors.len(), rules.len());
-    assert!(vectors.len() >= 70);
+    assert!(vectors.len() >= 300);
     for vector in &vectors {
         let kebab = vector
             .name

@@ -15,7 +15,7 @@ use crate::sandbox::now;
 /// chance lets thirty attempts in turn be lost.
 pub(crate) const STUCK: Duration = Duration::from_secs(30);
 /// How long an answer over UDP may take before the request is sent again.
-const UDP_WAIT: Duration = Duration::from_millis(200);
+const UDP_WAIT: Duration = Duration::from_millis(100);
 /// Where every pod listens.
 pub(crate) const PORT: u16 = 8080;
 

@@ -178,6 +178,19 @@ fn a_client_or_router_with_a_new_mac_address_is_found_within_a_second() {
     );
 }
 
+#[test]
+fn a_pod_with_a_new_mac_address_is_found_within_a_second() {
+    sandboxed(
+        "heal::a_pod_with_a_new_mac_address_is_found_within_a_second",
+        LIMIT,
+        || {
+            heals("a pod changed its MAC address", |world| {
+                world.pods.ip("link set eth0 address 02:00:00:00:0b:01");
+            });
+        },
+    );
+}
+
 /// A pod that a machine took over says so (RFC 5227 §3): nobody waits for anything.
 #[test]
 fn a_pod_that_announces_its_new_mac_address_is_found_at_once() {

@@ -111,16 +111,6 @@ pub(crate) mod rules {
             },
         },
         Awaited {
-            what: "SCTP",
-            applies: |row| {
-                let single = row.text("setup") == "single remote endpoint";
-                let refused = row.text("outcome") == "REJECT-ICMP" && row.text("frontend") == "clusterIP";
-                row.text("proto").starts_with("SCTP")
-                    && (single || row.text("setup").starts_with("SCTP"))
-                    && !refused
-            },
-        },
-        Awaited {
             what: "RJ-2: an error about a packet to an address of ours comes from there, one to the node from its own address",
             applies: |row| {
                 let (source, dst) = (row.text("source"), row.text("dst"));

@@ -415,6 +415,36 @@ mod tests {
     }
 
     #[test]
+    fn a_packet_from_another_station_than_its_neighbours_is_noticed_on_the_neighbours_port_only() {
+        let network = network();
+        let (known, other) = (Mac([2; 6]), Mac([4; 6]));
+        let hops = network.next_hops();
+        for (port, address) in [(PODS, "fd00:10:244::9"), (WAN, "192.0.2.1")] {
+            let index = hops.insert(port, address.parse::<IpAddr>().unwrap()).unwrap();
+            hops.set(index, Reachability::Reachable(known));
+        }
+        let pod = v6("fd00:10:244::9");
+        assert_eq!(network.moved(PODS, pod, other), Some(pod.into()));
+        assert_eq!(network.moved(PODS, pod, known), None);
+        assert_eq!(
+            network.moved(WAN, pod, other),
+            None,
+            "asymmetric routes are no sign"
+        );
+        assert_eq!(
+            network.moved(PODS, v6("fd00:10:244::8"), other),
+            None,
+            "nor is a stranger"
+        );
+        let router = IpAddr::from([192, 0, 2, 1]);
+        assert_eq!(
+            network.moved(WAN, [8, 8, 8, 8], other),
+            Some(router),
+            "whoever is behind it"
+        );
+    }
+
+    #[test]
     fn np_2_node_ports_answer_on_the_primary_address_of_each_family_or_on_those_listed() {
         let network = network();
         assert!(network.is_node_port_address([192, 0, 2, 2], &[]));

@@ -3,9 +3,9 @@
 //! One steward writes, every worker reads, nobody locks. A flow names its next hop by index, so a changed MAC address
 //! heals every flow at its next packet. An index is the slot of an open-addressed table and the slot's generation: a
 //! neighbour that answered once and is forgotten later takes its generation with it, so that whoever still has its
-//! index learns that it is `Forgotten` and never finds the slot's next neighbour. 32 generations are enough, because the
+//! index learns that it is `Forgotten` and never finds the slot's next neighbour. 31 generations are enough, because the
 //! steward forgets such a neighbour an hour after its last answer at the earliest: an index comes to life again after
-//! 32 hours, and no flow sleeps longer than 24 (`conntrack::Timeouts`).
+//! 31 hours, and no flow sleeps longer than 24 (`conntrack::Timeouts`).
 //!
 //! A key is three words, so a reader takes a snapshot (a sequence lock): the tag, then address and state, then the tag
 //! again. Orderings:
@@ -33,7 +33,7 @@ pub enum Reachability {
     Reachable(Mac),
     /// Does not answer.
     Unreachable,
-    /// The index is of a neighbour that was forgotten: the address must be looked up afresh.
+    /// The index is of a neighbour that was forgotten, or `UNKNOWN`: the address must be looked up afresh.
     Forgotten,
 }
 
@@ -68,7 +68,9 @@ const UNREACHABLE: u64 = 2 << 56;
 /// Unreachable, but reachable once: flows may name it.
 const LOST: u64 = 3 << 56;
 const USED: u64 = 1 << 58;
-const GENERATION: u64 = 0b1_1111 << 59;
+const GENERATION_AT: u32 = 59;
+/// One less than 5 bits can tell: the last is that of `NextHopIndex::UNKNOWN`, which is nobody's.
+const GENERATIONS: u64 = 31;
 const MAC: u64 = (1 << 48) - 1;
 
 /// Bits of an index that are the slot; the others are the generation.
@@ -153,8 +155,8 @@ impl NextHops {
         for (to, word) in key.address.iter().zip(words) {
             to.store(word, Ordering::Relaxed);
         }
-        let generation = self.states[slot].load(Ordering::Relaxed) & GENERATION;
-        let state = generation | u64::from(port.0) << 48;
+        let generation = generation(self.states[slot].load(Ordering::Relaxed));
+        let state = generation << GENERATION_AT | u64::from(port.0) << 48;
         self.states[slot].store(state, Ordering::Relaxed);
         let count = (tag(slot) & !NAMES).wrapping_add(CHANGE);
         key.tag.store(count | name, Ordering::Release); // A
@@ -194,8 +196,8 @@ impl NextHops {
         fence(Ordering::Release); // B
         let state = self.states[slot].load(Ordering::Relaxed);
         if matches!(state & KIND, REACHABLE | LOST) {
-            let next = state.wrapping_add(GENERATION & GENERATION.wrapping_neg()) & GENERATION;
-            self.states[slot].store(next, Ordering::Relaxed);
+            let next = (generation(state) + 1) % GENERATIONS;
+            self.states[slot].store(next << GENERATION_AT, Ordering::Relaxed);
         }
         self.used.fetch_sub(1, Ordering::Relaxed);
     }
@@ -236,11 +238,15 @@ fn key(port: NicPortIndex, address: IpAddr) -> (u64, [u64; 2]) {
 }
 
 fn index(slot: usize, state: u64) -> NextHopIndex {
-    NextHopIndex(((state & GENERATION) >> 59 << SLOT_BITS) as u32 | slot as u32)
+    NextHopIndex((generation(state) << SLOT_BITS) as u32 | slot as u32)
+}
+
+const fn generation(state: u64) -> u64 {
+    state >> GENERATION_AT
 }
 
 fn is_of(index: NextHopIndex, state: u64) -> bool {
-    u64::from(index.0 >> SLOT_BITS) == state >> 59
+    u64::from(index.0 >> SLOT_BITS) == generation(state)
 }
 
 fn port(state: u64) -> NicPortIndex {
@@ -310,7 +316,7 @@ mod tests {
     fn the_index_of_a_forgotten_neighbour_never_finds_its_slots_next_one() {
         let hops = NextHops::new(1);
         let mut old = Vec::new();
-        for generation in 0..31 {
+        for generation in 0..30 {
             let index = hops.insert(PORT, [10, 0, 0, 7]).unwrap();
             hops.set(index, mac(generation));
             if generation % 2 == 0 {
@@ -325,6 +331,10 @@ mod tests {
         hops.set(index, mac(99));
         assert!(old.iter().all(|&old| hops.get(old).1 == Reachability::Forgotten));
         assert_eq!(hops.get(index).1, mac(99));
+        hops.forget(index);
+        let first = hops.insert(PORT, [10, 0, 0, 7]);
+        assert_eq!(first, Some(old[0]), "after 31 hours at the earliest");
+        assert_eq!(hops.get(NextHopIndex::UNKNOWN).1, Reachability::Forgotten);
     }
 
     #[test]

@@ -5,11 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use sluice_dataplane::addr::Protocol;
 use sluice_dataplane::channel::record::{
     Algorithm, BackendRecord, FrontendKind, FrontendRecord, Key, NetworkKind, NetworkRecord, Record,
-    ServicePortRecord, SettingsRecord,
+    ServicePortRecord, SettingsRecord, SourceRangeRecord,
 };
 use sluice_dataplane::index::ServicePortIndex;
 
@@ -71,16 +72,35 @@ impl Numbers {
 pub struct Settings {
     /// Where this gateway is.
     pub here: Here,
-    /// Addresses that accept node ports; none: the primary one (NP-2).
+    /// This node's addresses, for source ranges that one of them is in (LBR-3).
     pub node_addresses: Vec<IpAddr>,
-    /// Pods' addresses.
-    pub pod_range: Option<IpNet>,
-    /// Cluster IPs.
-    pub service_range: IpNet,
+    /// Where node addresses accept node ports; none: the primary ones (NP-2).
+    pub node_port_addresses: Vec<IpNet>,
+    /// Pods' addresses; none: nobody counts as a pod, nor as none (TP-2).
+    pub pod_ranges: Vec<IpNet>,
+    /// Cluster IPs are in these (VD-5).
+    pub service_ranges: Vec<IpNet>,
     /// How a new flow picks its endpoint.
     pub algorithm: Algorithm,
-    /// TP-3.
-    pub masquerade_all: bool,
+    /// spec.externalIPs counts (SVC-12).
+    pub external_ips: bool,
+    /// For the dataplane.
+    pub switches: SettingsRecord,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            here: Here::default(),
+            node_addresses: Vec::new(),
+            node_port_addresses: Vec::new(),
+            pod_ranges: Vec::new(),
+            service_ranges: Vec::new(),
+            algorithm: Algorithm::default(),
+            external_ips: true,
+            switches: SettingsRecord::default(),
+        }
+    }
 }
 
 /// The desired table.
@@ -96,11 +116,21 @@ pub struct Compiled {
 
 /// Compiles `model`; `before` are the numbers of the last compilation, or of the dataplane's inventory.
 pub fn compile(model: &Model, slices: &Slices, settings: &Settings, before: &Numbers) -> Compiled {
-    let proxied: Vec<&Service> = model
-        .services()
-        .map(|service| &**service)
-        .filter(|service| service.is_proxied())
-        .collect();
+    services(
+        model.services().map(|service| &**service),
+        slices,
+        settings,
+        before,
+    )
+}
+
+fn services<'a>(
+    services: impl Iterator<Item = &'a Service>,
+    slices: &Slices,
+    settings: &Settings,
+    before: &Numbers,
+) -> Compiled {
+    let proxied: Vec<&Service> = services.filter(|service| service.is_proxied()).collect();
     let ports = || {
         proxied
             .iter()
@@ -108,10 +138,7 @@ pub fn compile(model: &Model, slices: &Slices, settings: &Settings, before: &Num
     };
     let numbers = before.assign(ports().map(|(service, port)| port_name(service, port)));
     let mut table = Table::default();
-    table.put(Record::Settings(SettingsRecord {
-        masquerade_all: settings.masquerade_all,
-        ..SettingsRecord::default()
-    }));
+    table.put(Record::Settings(settings.switches));
     for (kind, network) in networks(settings) {
         table.put(Record::Network(NetworkRecord { kind, network }));
     }
@@ -142,23 +169,27 @@ impl Table {
         self.records.insert(record.key(), record);
     }
 
+    /// The first of a key stays; who is refused is told, unless it is the same service port: one address may be written
+    /// twice, or be of two kinds.
     fn frontend(&mut self, service: &Service, record: FrontendRecord) {
-        let record = Record::Frontend(record);
-        let key = record.key();
-        if let (Some(_), Key::Frontend(address, protocol, port)) = (self.records.get(&key), &key) {
-            let address = if address.is_unspecified() {
-                "node port".to_owned()
-            } else {
-                address.to_string()
-            };
-            let conflict = (service.name.to_string(), format!("{address} {port}/{protocol}"));
-            // A node port is one to its user, in however many families.
-            if self.conflicts.last() != Some(&conflict) {
-                self.conflicts.push(conflict);
+        let key = Key::Frontend(record.address, record.protocol, record.port);
+        match self.records.get(&key) {
+            Some(Record::Frontend(had)) if had.service_port == record.service_port => {}
+            Some(_) => {
+                let address = if record.has_own_address() {
+                    record.address.to_string()
+                } else {
+                    "node port".to_owned()
+                };
+                let frontend = format!("{address} {}/{}", record.port, record.protocol);
+                let conflict = (service.name.to_string(), frontend);
+                // A node port is one to its user, in however many families.
+                if self.conflicts.last() != Some(&conflict) {
+                    self.conflicts.push(conflict);
+                }
             }
-            return;
+            None => self.put(Record::Frontend(record)),
         }
-        self.records.insert(key, record);
     }
 }
 
@@ -172,24 +203,30 @@ fn port_name(service: &Service, port: &ServicePort) -> PortName {
 }
 
 fn networks(settings: &Settings) -> Vec<(NetworkKind, IpNet)> {
-    let pods = settings
-        .pod_range
-        .map(|network| (NetworkKind::PodRange, network.trunc()));
-    let nodes = settings
-        .node_addresses
+    let pods = settings.pod_ranges.iter();
+    let services = settings.service_ranges.iter();
+    let mut node_ports = settings.node_port_addresses.clone();
+    // NP-2: a list of one family leaves the other at "all".
+    for zero in [IpNet::from(Ipv4Net::default()), IpNet::from(Ipv6Net::default())] {
+        let same = |network: &IpNet| network.addr().is_ipv4() == zero.addr().is_ipv4();
+        if !node_ports.is_empty() && !node_ports.iter().any(same) {
+            node_ports.push(zero);
+        }
+    }
+    let pods = pods.map(|network| (NetworkKind::PodRange, network.trunc()));
+    let services = services.map(|network| (NetworkKind::ServiceRange, network.trunc()));
+    let node_ports = node_ports
         .iter()
-        .map(|ip| (NetworkKind::NodePortAddresses, IpNet::from(*ip)));
-    let services = (NetworkKind::ServiceRange, settings.service_range.trunc());
-    pods.into_iter().chain([services]).chain(nodes).collect()
+        .map(|network| (NetworkKind::NodePortAddresses, network.trunc()));
+    pods.chain(services).chain(node_ports).collect()
 }
 
-/// SVC-2, SVC-7.
 fn service_port(
     table: &mut Table,
     index: ServicePortIndex,
     service: &Service,
     port: &ServicePort,
-    slices: &[k8s_openapi::api::discovery::v1::EndpointSlice],
+    slices: &[EndpointSlice],
     settings: &Settings,
 ) {
     table.put(Record::ServicePort(ServicePortRecord {
@@ -203,38 +240,70 @@ fn service_port(
         external_local: service.external_local,
         internal_local: service.internal_local,
     }));
-    let has_family = |address: &IpAddr| {
-        service
-            .cluster_ips
-            .iter()
-            .any(|ip| ip.is_ipv6() == address.is_ipv6())
-    };
-    let cluster = service
-        .cluster_ips
-        .iter()
-        .map(|ip| (FrontendKind::ClusterIp, *ip, port.port));
-    let external = service.external_ips.iter().filter(|ip| has_family(ip));
-    let external = external.map(|ip| (FrontendKind::ExternalIp, *ip, port.port));
-    // In the families the Service has.
-    let every = service.cluster_ips.iter().map(|ip| match ip {
-        IpAddr::V4(_) => IpAddr::from([0; 4]),
-        IpAddr::V6(_) => IpAddr::from([0; 16]),
-    });
-    let node = every.filter_map(|every| Some((FrontendKind::NodePort, every, port.node_port?)));
-    for (kind, address, number) in cluster.chain(external).chain(node) {
-        let record = FrontendRecord {
-            address,
-            protocol: port.protocol,
-            port: number,
-            kind,
-            service_port: index,
+    // SVC-2, SVC-3: a family without a cluster IP has nothing.
+    for cluster_ip in &service.cluster_ips {
+        let family = Family {
+            index,
+            service,
+            port,
+            cluster_ip: *cluster_ip,
         };
-        table.frontend(service, record);
+        family.compile(table, slices, settings);
     }
-    for candidate in sets::candidates(service, port, slices, &settings.here) {
-        if has_family(&candidate.address) {
+}
+
+/// A service port in one of its Service's families.
+struct Family<'a> {
+    index: ServicePortIndex,
+    service: &'a Service,
+    port: &'a ServicePort,
+    cluster_ip: IpAddr,
+}
+
+impl Family<'_> {
+    fn has(&self, address: IpAddr) -> bool {
+        address.is_ipv6() == self.cluster_ip.is_ipv6()
+    }
+
+    fn compile(&self, table: &mut Table, slices: &[EndpointSlice], settings: &Settings) {
+        let (service, port) = (self.service, self.port);
+        // SVC-7.
+        let mut frontends = vec![(FrontendKind::ClusterIp, self.cluster_ip, port.port)];
+        let of_family = |kind, ip: IpAddr| self.has(ip).then_some((kind, ip, port.port));
+        // Before external IPs: an address that is both has its source ranges.
+        let balanced = service.load_balancer_ips.iter();
+        frontends.extend(balanced.filter_map(|ip| of_family(FrontendKind::LoadBalancerIp, *ip)));
+        let external_ips = service.external_ips.iter().filter(|_| settings.external_ips);
+        frontends.extend(external_ips.filter_map(|ip| of_family(FrontendKind::ExternalIp, *ip)));
+        if let Some(number) = port.node_port {
+            let every = match self.cluster_ip {
+                IpAddr::V4(_) => IpAddr::from([0; 4]),
+                IpAddr::V6(_) => IpAddr::from([0; 16]),
+            };
+            frontends.push((FrontendKind::NodePort, every, number));
+        }
+        let external = frontends.iter().any(|(kind, ..)| kind.is_external());
+        for (kind, address, number) in frontends {
+            let record = FrontendRecord {
+                address,
+                protocol: port.protocol,
+                port: number,
+                kind,
+                service_port: self.index,
+            };
+            table.frontend(service, record);
+        }
+        for network in self.source_ranges(settings) {
+            let service_port = self.index;
+            table.put(Record::SourceRange(SourceRangeRecord {
+                service_port,
+                network,
+            }));
+        }
+        let ipv6 = self.cluster_ip.is_ipv6();
+        for candidate in sets::candidates(service, port, slices, &settings.here, ipv6, external) {
             table.put(Record::Backend(BackendRecord {
-                service_port: index,
+                service_port: self.index,
                 address: candidate.address,
                 port: candidate.port,
                 in_cluster_set: candidate.in_cluster_set,
@@ -245,4 +314,28 @@ fn service_port(
             }));
         }
     }
+
+    /// LBR-3 to LBR-5: none where the family is unrestricted. LBR-8: the annotation is not read.
+    fn source_ranges(&self, settings: &Settings) -> Vec<IpNet> {
+        let balanced = self.service.load_balancer_ips.iter();
+        let balanced: Vec<IpAddr> = balanced.copied().filter(|ip| self.has(*ip)).collect();
+        let ranges = self
+            .service
+            .source_ranges
+            .iter()
+            .filter(|range| self.has(range.addr()));
+        let mut ranges: Vec<IpNet> = ranges.copied().collect();
+        if balanced.is_empty() || ranges.iter().any(|range| range.prefix_len() == 0) {
+            return Vec::new();
+        }
+        // The node talks to an address that is its own, too: from it.
+        let node_is_in = |range: &IpNet| settings.node_addresses.iter().any(|node| range.contains(node));
+        if ranges.iter().any(node_is_in) {
+            ranges.extend(balanced.into_iter().map(IpNet::from));
+        }
+        ranges
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use sluice_dataplane::channel::record::SettingsRecord;
 
 use crate::allocate::{Allocator, state};
 use crate::api::{self, Status, View};
@@ -54,13 +55,22 @@ fn settings(config: &Config) -> Settings {
     Settings {
         here: Here {
             node: config.node.name.clone(),
+            as_local: config.node.treat_as_local.clone(),
             zone: String::new(),
         },
         node_addresses: config.node.addresses.clone(),
-        pod_range: config.pod_range,
-        service_range: config.service_range.into(),
+        node_port_addresses: config.node_port_addresses.clone(),
+        pod_ranges: config.pod_ranges.clone(),
+        service_ranges: std::iter::once(config.service_range.into())
+            .chain(config.other_service_ranges.iter().copied())
+            .collect(),
         algorithm: config.algorithm.into(),
-        masquerade_all: config.masquerade_all,
+        external_ips: config.external_ips,
+        switches: SettingsRecord {
+            masquerade_all: config.masquerade_all,
+            ping_replies: config.ping_replies,
+            undefined_ports: config.undefined_ports.into(),
+        },
     }
 }
 
@@ -238,12 +248,8 @@ mod tests {
 
     fn daemon<'a>(state: &'a Path, double: &Rc<RefCell<Double>>) -> Daemon<'a, Rc<RefCell<Double>>> {
         let settings = Settings {
-            here: Here::default(),
-            node_addresses: Vec::new(),
-            pod_range: None,
-            service_range: "10.96.0.0/16".parse().unwrap(),
-            algorithm: sluice_dataplane::channel::record::Algorithm::Maglev,
-            masquerade_all: false,
+            service_ranges: vec!["10.96.0.0/16".parse().unwrap()],
+            ..Settings::default()
         };
         let (numbers, view, told) = Default::default();
         let mut publisher = Publisher::new(double.clone());

@@ -17,12 +17,13 @@ fn settings() -> Settings {
         here: Here {
             node: "node-a".into(),
             zone: "z1".into(),
+            as_local: Vec::new(),
         },
         node_addresses: vec!["192.0.2.1".parse().unwrap()],
-        pod_range: Some("10.244.0.0/16".parse().unwrap()),
-        service_range: "10.96.0.0/16".parse().unwrap(),
+        pod_ranges: vec!["10.244.0.0/16".parse().unwrap()],
+        service_ranges: vec!["10.96.0.0/16".parse().unwrap()],
         algorithm: Algorithm::Maglev,
-        masquerade_all: false,
+        ..Settings::default()
     }
 }
 

@@ -25,16 +25,26 @@ pub struct Config {
     pub state: PathBuf,
     /// The API.
     pub api: Socket,
-    /// Cluster IPs.
+    /// Cluster IPs are given out from here.
     pub service_range: Ipv4Net,
+    /// Other networks of cluster IPs, which Services name themselves.
+    pub other_service_ranges: Vec<IpNet>,
     /// Pods' addresses.
-    pub pod_range: Option<IpNet>,
+    pub pod_ranges: Vec<IpNet>,
+    /// Where node addresses accept node ports; none: the primary ones.
+    pub node_port_addresses: Vec<IpNet>,
     /// Node ports.
     pub node_ports: RangeInclusive<u16>,
     /// How a new flow picks its endpoint.
     pub algorithm: Algorithm,
     /// TP-3.
     pub masquerade_all: bool,
+    /// SVC-12.
+    pub external_ips: bool,
+    /// PING-1.
+    pub ping_replies: bool,
+    /// VD-6.
+    pub undefined_ports: UndefinedPorts,
 }
 
 /// The file's form.
@@ -52,26 +62,95 @@ struct Written {
     api: Socket,
     #[serde(default = "service_range")]
     service_range: Ipv4Net,
-    #[serde(default = "pod_range")]
-    pod_range: Option<IpNet>,
+    #[serde(default)]
+    other_service_ranges: Vec<IpNet>,
+    #[serde(default = "pod_ranges")]
+    pod_ranges: Vec<IpNet>,
+    #[serde(default)]
+    node_port_addresses: NodePortAddresses,
     #[serde(default = "node_port_range")]
     node_port_range: String,
     #[serde(default)]
     algorithm: Algorithm,
     #[serde(default)]
     masquerade_all: bool,
+    #[serde(default = "yes", rename = "externalIPs")]
+    external_ips: bool,
+    #[serde(default)]
+    ping_replies: bool,
+    #[serde(default)]
+    undefined_ports: UndefinedPorts,
+}
+
+/// NP-2.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum NodePortAddresses {
+    Word(String),
+    Networks(Vec<String>),
+}
+
+impl Default for NodePortAddresses {
+    fn default() -> Self {
+        Self::Word("primary".into())
+    }
+}
+
+impl NodePortAddresses {
+    fn networks(self) -> anyhow::Result<Vec<IpNet>> {
+        match self {
+            Self::Word(word) if word == "primary" => Ok(Vec::new()),
+            Self::Word(word) => bail!("must be `primary` or a list of networks, not \"{word}\""),
+            Self::Networks(list) if list.is_empty() => {
+                bail!("must name a network; without this field it is `primary`")
+            }
+            Self::Networks(list) => {
+                let network = |text: String| {
+                    text.parse()
+                        .with_context(|| format!("\"{text}\" is not a network"))
+                };
+                list.into_iter().map(network).collect()
+            }
+        }
+    }
+}
+
+/// What becomes of packets to an external or load-balancer IP on a port it does not have (VD-6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UndefinedPorts {
+    /// Not ours: routed on.
+    #[default]
+    PassOn,
+    /// Silence.
+    Drop,
+    /// ICMP port unreachable.
+    Reject,
+}
+
+impl From<UndefinedPorts> for record::UndefinedPorts {
+    fn from(fate: UndefinedPorts) -> Self {
+        match fate {
+            UndefinedPorts::PassOn => Self::PassOn,
+            UndefinedPorts::Drop => Self::Drop,
+            UndefinedPorts::Reject => Self::Reject,
+        }
+    }
 }
 
 /// This gateway as a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Node {
     /// Its name, which endpoints' `nodeName` is compared with. The host's name if absent.
     #[serde(default)]
     pub name: String,
-    /// Addresses that accept node ports. Absent: the primary one (NP-2).
+    /// Its addresses: a source range that has one lets the node itself through, too (LBR-3).
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
+    /// Nodes whose endpoints count as this one's (TP-11); `*` for all.
+    #[serde(default)]
+    pub treat_as_local: Vec<String>,
 }
 
 /// A Unix socket.
@@ -128,13 +207,13 @@ const fn service_range() -> Ipv4Net {
     Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 96, 0, 0), 16)
 }
 
-// An Option so that the file can say `podRange: null`: no source is a pod then (TP-2).
-#[allow(clippy::unnecessary_wraps)]
-const fn pod_range() -> Option<IpNet> {
-    Some(IpNet::V4(Ipv4Net::new_assert(
-        std::net::Ipv4Addr::new(10, 244, 0, 0),
-        16,
-    )))
+fn pod_ranges() -> Vec<IpNet> {
+    let range = Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 244, 0, 0), 16);
+    vec![range.into()]
+}
+
+const fn yes() -> bool {
+    true
 }
 
 fn node_port_range() -> String {
@@ -192,6 +271,8 @@ impl Config {
         if written.manifests.is_empty() {
             return Err(at("manifests", anyhow::anyhow!("must name at least one folder")));
         }
+        let node_port_addresses = written.node_port_addresses.networks();
+        let node_port_addresses = node_port_addresses.map_err(|error| at("nodePortAddresses", error))?;
         let mut this_node = written.node;
         if this_node.name.is_empty() {
             let host = nix::unistd::gethostname().map_err(|error| at("node.name", error.into()))?;
@@ -209,10 +290,15 @@ impl Config {
                 socket: resolve(written.api.socket),
             },
             service_range: range,
-            pod_range: written.pod_range,
+            other_service_ranges: written.other_service_ranges,
+            pod_ranges: written.pod_ranges,
+            node_port_addresses,
             node_ports,
             algorithm: written.algorithm,
             masquerade_all: written.masquerade_all,
+            external_ips: written.external_ips,
+            ping_replies: written.ping_replies,
+            undefined_ports: written.undefined_ports,
         })
     }
 }

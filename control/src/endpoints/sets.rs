@@ -13,8 +13,18 @@ use crate::model::{Service, ServicePort, names, protocol};
 pub struct Here {
     /// Its node's name, "" if it is no node.
     pub node: String,
+    /// Nodes whose endpoints count as local, too: a gateway that runs no pods has none of its own (TP-11). `*` is every
+    /// node.
+    pub as_local: Vec<String>,
     /// Its zone, "" if it has none.
     pub zone: String,
+}
+
+impl Here {
+    fn is_local(&self, node: &str) -> bool {
+        !node.is_empty()
+            && (node == self.node || self.as_local.iter().any(|name| name == node || name == "*"))
+    }
 }
 
 /// An endpoint of a service port.
@@ -44,18 +54,22 @@ struct Seen<'a> {
     endpoint: &'a Endpoint,
 }
 
-/// The endpoints of `port`, by address and port (EP-11).
+/// The endpoints of `port`, by address and port (EP-11). `external`: it is reachable from outside in this family, which
+/// is that of the candidates, too: each family is a Service of its own (SVC-2).
 pub fn candidates(
     service: &Service,
     port: &ServicePort,
     slices: &[EndpointSlice],
     here: &Here,
+    ipv6: bool,
+    external: bool,
 ) -> Vec<Candidate> {
     let mut seen: BTreeMap<(IpAddr, u16), Seen<'_>> = BTreeMap::new();
     for slice in slices {
         // SVC-5; FQDN slices are the DNS server's (EP-3).
         let labels = slice.metadata.labels.as_ref();
-        if labels.is_some_and(|labels| labels.contains_key(super::HEADLESS)) || slice.address_type == "FQDN" {
+        let family = if ipv6 { "IPv6" } else { "IPv4" };
+        if labels.is_some_and(|labels| labels.contains_key(super::HEADLESS)) || slice.address_type != family {
             continue;
         }
         for number in numbers(port, slice) {
@@ -68,7 +82,7 @@ pub fn candidates(
                     continue;
                 };
                 // EPM-3: an endpoint on a loopback address would be this gateway itself.
-                if address.is_ipv6() != (slice.address_type == "IPv6") || names::unusable(address).is_some() {
+                if address.is_ipv6() != ipv6 || names::unusable(address).is_some() {
                     continue;
                 }
                 let new = Seen::new(endpoint, here);
@@ -82,7 +96,7 @@ pub fn candidates(
             }
         }
     }
-    decide(service, port, &seen, here)
+    decide(service, &seen, here, external)
 }
 
 /// The numbers that `slice` gives the service port (EP-5, EP-6).
@@ -110,7 +124,10 @@ impl<'a> Seen<'a> {
             ready: conditions.and_then(|c| c.ready).unwrap_or(true),
             serving: conditions.and_then(|c| c.serving).unwrap_or(true),
             terminating,
-            local: !here.node.is_empty() && endpoint.node_name.as_deref() == Some(here.node.as_str()),
+            local: endpoint
+                .node_name
+                .as_deref()
+                .is_some_and(|name| here.is_local(name)),
             endpoint,
         }
     }
@@ -122,12 +139,11 @@ impl<'a> Seen<'a> {
 
 fn decide(
     service: &Service,
-    port: &ServicePort,
     seen: &BTreeMap<(IpAddr, u16), Seen<'_>>,
     here: &Here,
+    external: bool,
 ) -> Vec<Candidate> {
     // CAT-5, CAT-6.
-    let external = port.node_port.is_some() || !service.external_ips.is_empty();
     let wants_cluster = !service.internal_local || external;
     let wants_local = service.internal_local || (service.external_local && external);
     let ready: Vec<&Seen<'_>> = seen.values().filter(|seen| seen.ready).collect();

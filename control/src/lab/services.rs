@@ -48,7 +48,7 @@ dataplane: {{socket: {}}}
 state: {}
 api: {{socket: {}}}
 serviceRange: 10.96.0.0/16
-podRange: 10.244.0.0/16
+podRanges: [10.244.0.0/16]
 algorithm: random
 ",
         path(state.manifests())?,

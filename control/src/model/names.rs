@@ -1,7 +1,9 @@
 //! The forms that names and addresses may have (VAL-1, VAL-2, VAL-4, VAL-5, VAL-15, VAL-19). Each function gives what
 //! is wrong with a text, in words that complete "must …"; nothing if it is right.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
 
 fn is_label_char(c: char) -> bool {
     c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'
@@ -98,6 +100,30 @@ pub(super) fn address(text: &str) -> Result<IpAddr, &'static str> {
     }
 }
 
+/// An address as old objects may have it (SVC-13): numbers of IPv4 are decimal, whatever zeroes they begin with.
+pub(crate) fn old_address(text: &str) -> Option<IpAddr> {
+    let number = |part: &str| {
+        let digits = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        digits.then(|| part.parse::<u8>().ok()).flatten()
+    };
+    let dotted = || {
+        let numbers: Option<Vec<u8>> = text.split('.').map(number).collect();
+        let four: [u8; 4] = numbers?.try_into().ok()?;
+        Some(IpAddr::from(Ipv4Addr::from(four)))
+    };
+    text.parse::<IpAddr>()
+        .ok()
+        .map(|address| address.to_canonical())
+        .or_else(dotted)
+}
+
+/// A network as old objects may have it (SVC-13), without what lies beyond its length.
+pub(crate) fn old_network(text: &str) -> Option<IpNet> {
+    let (address, length) = text.trim().split_once('/')?;
+    let length = length.parse().ok()?;
+    Some(IpNet::new(old_address(address)?, length).ok()?.trunc())
+}
+
 /// An address that can be a frontend's or an endpoint's (VAL-15, EPM-3).
 pub(crate) fn unusable(address: IpAddr) -> Option<&'static str> {
     let (link_local, link_local_multicast) = match address {
@@ -112,5 +138,39 @@ pub(crate) fn unusable(address: IpAddr) -> Option<&'static str> {
         Some("must not be a link-local address")
     } else {
         link_local_multicast.then_some("must not be a link-local multicast address")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn svc_13_old_forms_of_addresses_and_networks_are_read_as_decimal() {
+        let address = |text| old_address(text).map(|address| address.to_string());
+        for (text, meant) in [
+            ("10.96.0.010", Some("10.96.0.10")),
+            ("192.000.002.008", Some("192.0.2.8")),
+            ("::ffff:10.0.0.1", Some("10.0.0.1")),
+            ("FD00::0001", Some("fd00::1")),
+            ("10.96.0.256", None),
+            ("10.96.0", None),
+            ("10.96.0.+1", None),
+            ("", None),
+        ] {
+            assert_eq!(address(text).as_deref(), meant, "{text}");
+        }
+        let network = |text| old_network(text).map(|network| network.to_string());
+        for (text, meant) in [
+            ("192.000.002.0/024", Some("192.0.2.0/24")),
+            ("  198.51.100.7/24 ", Some("198.51.100.0/24")),
+            ("0.0.0.0/0", Some("0.0.0.0/0")),
+            ("fd00::1/64", Some("fd00::/64")),
+            ("10.0.0.0/33", None),
+            ("10.0.0.0", None),
+            ("", None),
+        ] {
+            assert_eq!(network(text).as_deref(), meant, "{text}");
+        }
     }
 }

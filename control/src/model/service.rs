@@ -6,11 +6,12 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sluice_dataplane::addr::Protocol;
 
-use super::defaults;
+use super::{defaults, names};
 
 /// What names a Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,6 +65,10 @@ pub struct Service {
     pub cluster_ips: Vec<IpAddr>,
     /// spec.externalIPs.
     pub external_ips: Vec<IpAddr>,
+    /// Load-balancer IPs that are addressed here: `status.loadBalancer.ingress` in VIP mode (SVC-9, SVC-10).
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// spec.loadBalancerSourceRanges, of both families.
+    pub source_ranges: Vec<IpNet>,
     /// ClientIP affinity in seconds, 0 for none.
     pub affinity_seconds: u32,
     /// externalTrafficPolicy: Local.
@@ -82,7 +87,7 @@ pub struct Service {
 
 impl Service {
     /// The meaning of a valid object.
-    pub(super) fn new(name: ServiceName, object: core::Service) -> Result<Self, String> {
+    pub(crate) fn new(name: ServiceName, object: core::Service) -> Result<Self, String> {
         let spec = object.spec.as_ref().ok_or("has no spec")?;
         let port = |port: &core::ServicePort| -> Result<ServicePort, String> {
             let number = |n: i32| u16::try_from(n).map_err(|_| format!("{n} is not a port"));
@@ -102,7 +107,7 @@ impl Service {
         let addresses = |list: &Option<Vec<String>>| -> Vec<IpAddr> {
             list.iter()
                 .flatten()
-                .filter_map(|text| text.parse().ok())
+                .filter_map(|text| names::old_address(text))
                 .collect()
         };
         let affinity = spec
@@ -121,6 +126,13 @@ impl Service {
                 addresses(&spec.cluster_ips)
             },
             external_ips: addresses(&spec.external_ips),
+            load_balancer_ips: load_balancer_ips(&object),
+            source_ranges: spec
+                .load_balancer_source_ranges
+                .iter()
+                .flatten()
+                .filter_map(|text| names::old_network(text))
+                .collect(),
             affinity_seconds: affinity
                 .and_then(|config| config.timeout_seconds)
                 .and_then(|seconds| u32::try_from(seconds).ok())
@@ -148,6 +160,23 @@ impl Service {
     pub fn is_proxied(&self) -> bool {
         !self.headless && !self.external_name && !self.others && !self.cluster_ips.is_empty()
     }
+}
+
+fn load_balancer_ips(object: &core::Service) -> Vec<IpAddr> {
+    let balanced = |spec: &core::ServiceSpec| spec.type_.as_deref() == Some("LoadBalancer");
+    let status = object
+        .status
+        .as_ref()
+        .filter(|_| object.spec.as_ref().is_some_and(balanced));
+    let ingress = status
+        .and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref())
+        .into_iter()
+        .flatten();
+    ingress
+        .filter(|one| one.ip_mode.as_deref().is_none_or(|mode| mode == "VIP"))
+        .filter_map(|one| names::old_address(one.ip.as_deref()?))
+        .filter(|address| names::unusable(*address).is_none())
+        .collect()
 }
 
 /// The number of a protocol's name; TCP if it has none.

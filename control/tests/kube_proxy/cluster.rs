@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use sluice_control::allocate::{Allocator, Ranges};
 use sluice_control::compile::{Compiled, Numbers, Settings, compile};
@@ -12,7 +13,7 @@ use sluice_control::manifest;
 use sluice_control::model::Model;
 use sluice_control::problem::SourceText;
 use sluice_control::source::{Batch, Event};
-use sluice_dataplane::channel::record::Algorithm;
+use sluice_dataplane::channel::record::{Algorithm, SettingsRecord};
 
 use crate::bed::Bed;
 use crate::topology::{Family, named};
@@ -59,17 +60,22 @@ impl Cluster {
         let settings = Settings {
             here: Here {
                 node: "node1".into(),
-                zone: String::new(),
+                ..Here::default()
             },
-            node_addresses: options
+            node_port_addresses: options
                 .node_ports
                 .iter()
-                .filter_map(|net| net.parse().ok())
+                .filter_map(|net| net.parse::<IpAddr>().ok())
+                .map(IpNet::from)
                 .collect(),
-            pod_range: pods.map(|net| net.parse().unwrap()),
-            service_range: "10.96.0.0/16".parse().unwrap(),
+            pod_ranges: pods.map(|net| net.parse().unwrap()).into_iter().collect(),
+            service_ranges: vec!["10.96.0.0/16".parse().unwrap()],
             algorithm: Algorithm::Random,
-            masquerade_all: options.masquerade_all,
+            switches: SettingsRecord {
+                masquerade_all: options.masquerade_all,
+                ..SettingsRecord::default()
+            },
+            ..Settings::default()
         };
         Self {
             model: Model::new(allocator()),

@@ -32,8 +32,11 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// Starts it on a host with what `config` says about node, ports and routes.
+    /// Starts it on a host with what `config` says about node, ports and routes; its af_packet is another driver where
+    /// `SLUICE_LIVE_DRIVER` says so.
     pub(crate) fn start(host: Host, config: &str) -> Self {
+        let driver = std::env::var("SLUICE_LIVE_DRIVER").unwrap_or_else(|_| "af_packet".to_owned());
+        let config = config.replace("driver: af_packet", &format!("driver: {driver}"));
         let path = |ending| format!("/run/{}.{ending}", host.0);
         let (file, log, socket) = (path("yaml"), path("log"), path("sock"));
         fs::write(&file, format!("{config}{SMALL}channel: {{socket: {socket}}}\n")).unwrap();

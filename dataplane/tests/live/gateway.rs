@@ -13,10 +13,13 @@ use crate::host::Host;
 use crate::records::Records;
 use crate::sandbox::wait_until;
 
-/// Capacities far below a cluster's, so that a start is quick.
+/// Capacities far below a cluster's, so that a start is quick; and flows that are over are forgotten soon, so that this can
+/// be waited for. Those that are not over, established or half closed, have their usual time.
 const SMALL: &str = "
 workers: {count: 1, idle: sleep}
-flows: {capacity: 65536}
+flows:
+  capacity: 65536
+  timeouts: {tcpSynSent: 10s, tcpSynRecv: 10s, tcpMidstream: 10s, tcpFinWait: 10s, tcpLastAck: 10s, tcpTimeWait: 10s, tcpClose: 5s, udp: 10s, udpStream: 10s}
 frames: {count: 8192, size: 2048}
 tables: {servicePorts: 64, frontends: 256, backends: 1024}
 neighbours: {capacity: 1024}

@@ -1,0 +1,110 @@
+//! What control has said, as lists to be searched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// A service port.
+#[derive(Clone, Debug, Default)]
+pub struct Service {
+    pub protocol: u8,
+    pub algorithm: &'static str,
+    pub external_local: bool,
+    pub internal_local: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Cluster,
+    External,
+}
+
+/// What an endpoint is named by.
+pub type BackendName = (&'static str, IpAddr, u16);
+
+/// An endpoint of a service port.
+#[derive(Clone, Debug)]
+pub struct Backend {
+    pub ready: bool,
+    pub local: bool,
+    pub usable: bool,
+    pub serving: bool,
+    /// Which of all endpoints there ever were: one that comes back is another.
+    pub life: u64,
+}
+
+/// A network: an address and the bits of it that count.
+pub type Prefix = (IpAddr, u32);
+
+pub fn contains((network, len): Prefix, address: IpAddr) -> bool {
+    let (network, address) = match (network, address) {
+        (IpAddr::V4(n), IpAddr::V4(a)) => (u128::from(n.to_bits()) << 96, u128::from(a.to_bits()) << 96),
+        (IpAddr::V6(n), IpAddr::V6(a)) => (n.to_bits(), a.to_bits()),
+        _ => return false,
+    };
+    len == 0 || (network ^ address) >> (128 - len) == 0
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Tables {
+    pub services: BTreeMap<&'static str, Service>,
+    /// By address (none: every node address, a node port), protocol and port.
+    pub frontends: BTreeMap<(Option<IpAddr>, u8, u16), (Kind, &'static str)>,
+    pub backends: BTreeMap<BackendName, Backend>,
+    pub pods: Vec<Prefix>,
+    pub service_ranges: Vec<Prefix>,
+    pub node_port_networks: Vec<Prefix>,
+    pub masquerade_all: bool,
+    lives: u64,
+}
+
+impl Tables {
+    pub fn put_backend(&mut self, name: BackendName, mut backend: Backend) {
+        self.lives += 1;
+        backend.life = self.backends.get(&name).map_or(self.lives, |known| known.life);
+        self.backends.insert(name, backend);
+    }
+
+    /// CT-5: the very endpoint is still there, and serves.
+    pub fn serves(&self, name: BackendName, life: u64) -> bool {
+        self.backends
+            .get(&name)
+            .is_some_and(|backend| backend.life == life && backend.serving)
+    }
+
+    /// CAT-1, CAT-2.
+    pub fn set(&self, service: &str, local: bool) -> BTreeSet<BackendName> {
+        let of_service = self.backends.iter().filter(|((of, ..), _)| *of == service);
+        of_service
+            .filter(|(_, b)| b.ready && (b.local || !local))
+            .map(|(name, _)| *name)
+            .collect()
+    }
+
+    /// CAT-7.
+    pub fn has_any(&self, service: &str) -> bool {
+        self.backends
+            .iter()
+            .any(|((of, ..), backend)| *of == service && backend.usable)
+    }
+
+    pub fn is_pod(&self, address: IpAddr) -> bool {
+        self.pods.iter().any(|range| contains(*range, address))
+    }
+
+    /// TP-2: there are pod ranges of this address's family.
+    pub fn has_pod_range(&self, address: IpAddr) -> bool {
+        self.pods
+            .iter()
+            .any(|(range, _)| range.is_ipv4() == address.is_ipv4())
+    }
+
+    pub fn in_service_range(&self, address: IpAddr) -> bool {
+        self.service_ranges.iter().any(|range| contains(*range, address))
+    }
+
+    /// What the address is to Services, whatever the port (VD-4, VD-6).
+    pub fn kind_of(&self, address: IpAddr) -> Option<Kind> {
+        let mut at = self.frontends.iter().filter(|((of, ..), _)| *of == Some(address));
+        at.next().map(|(_, (kind, _))| *kind)
+    }
+}

@@ -11,7 +11,6 @@ use sluice_control::manifest;
 use sluice_control::model::Model;
 use sluice_control::problem::SourceText;
 use sluice_control::source::Event;
-use sluice_dataplane::channel::record::Algorithm;
 use sluice_dataplane::index::Generation;
 use sluice_dataplane::tables::{TableLimits, TablesBuilder};
 
@@ -44,12 +43,8 @@ pub(crate) fn run(data: &[u8]) {
         assert!(!problem.with_source(false).is_empty());
     }
     let settings = Settings {
-        here: Default::default(),
-        node_addresses: Vec::new(),
-        pod_range: None,
-        service_range: "10.96.0.0/16".parse().unwrap(),
-        algorithm: Algorithm::Maglev,
-        masquerade_all: false,
+        service_ranges: vec!["10.96.0.0/16".parse().unwrap()],
+        ..Settings::default()
     };
     let compiled = compile(&model, &endpoints::slices(&model), &settings, &Numbers::default());
     let refused = TablesBuilder::new(TableLimits::default())

@@ -28,12 +28,16 @@ fn set<T>(field: &mut Option<T>, value: T) {
 
 /// Fills in what `service` leaves out.
 pub fn apply(service: &mut Service) {
-    let status = ServiceStatus {
-        load_balancer: Some(LoadBalancerStatus::default()),
+    // Status is not the user's to write; what a manifest says there is an old printout. But for a load balancer's
+    // addresses: a folder has no controller that would give them, so that here they are given by whoever writes it.
+    let balanced = service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("LoadBalancer");
+    let written = service.status.take().and_then(|status| status.load_balancer);
+    service.status = Some(ServiceStatus {
+        load_balancer: written
+            .filter(|_| balanced)
+            .or_else(|| Some(LoadBalancerStatus::default())),
         ..ServiceStatus::default()
-    };
-    // Status is not the user's to write; what a manifest says there is an old printout.
-    service.status = Some(status);
+    });
     let spec = service.spec.get_or_insert_default();
     for text in [
         &mut spec.type_,

@@ -124,7 +124,8 @@ pub fn compile(model: &Model, slices: &Slices, settings: &Settings, before: &Num
     )
 }
 
-fn services<'a>(
+/// The same for Services from wherever.
+pub fn services<'a>(
     services: impl Iterator<Item = &'a Service>,
     slices: &Slices,
     settings: &Settings,

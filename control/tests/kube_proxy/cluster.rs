@@ -7,16 +7,16 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use sluice_control::allocate::{Allocator, Ranges};
-use sluice_control::compile::{Compiled, Numbers, Settings, compile};
+use sluice_control::compile::{Compiled, Numbers, Settings, services};
 use sluice_control::endpoints::{self, sets::Here};
 use sluice_control::manifest;
-use sluice_control::model::Model;
+use sluice_control::model::{Model, Service};
 use sluice_control::problem::SourceText;
 use sluice_control::source::{Batch, Event};
 use sluice_dataplane::channel::record::{Algorithm, SettingsRecord};
 
 use crate::bed::Bed;
-use crate::topology::{Family, named};
+use crate::topology::{Family, PRIMARY, ip, named};
 
 /// The families that are replayed; rows of others are awaited.
 pub(crate) const FAMILIES: &[Family] = &[Family::V4];
@@ -51,25 +51,26 @@ pub(crate) struct Cluster {
     numbers: Numbers,
     objects: BTreeMap<String, Value>,
     port: u16,
+    node_port: u16,
     pub(crate) bed: Bed,
 }
 
 impl Cluster {
     pub(crate) fn new(options: &Options) -> Self {
-        let pods = options.pods.iter().find(|net| FAMILIES.contains(&family(net)));
+        let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect();
         let settings = Settings {
             here: Here {
                 node: "node1".into(),
                 ..Here::default()
             },
+            node_addresses: PRIMARY.iter().map(|address| ip(address)).collect(),
             node_port_addresses: options
                 .node_ports
                 .iter()
-                .filter_map(|net| net.parse::<IpAddr>().ok())
-                .map(IpNet::from)
+                .map(|net| net.parse().unwrap())
                 .collect(),
-            pod_ranges: pods.map(|net| net.parse().unwrap()).into_iter().collect(),
-            service_ranges: vec!["10.96.0.0/16".parse().unwrap()],
+            pod_ranges: nets(&options.pods),
+            service_ranges: nets(&["10.96.0.0/16", "fd00:10:96::/112"]),
             algorithm: Algorithm::Random,
             switches: SettingsRecord {
                 masquerade_all: options.masquerade_all,
@@ -82,7 +83,8 @@ impl Cluster {
             settings,
             numbers: Numbers::default(),
             objects: BTreeMap::new(),
-            port: 2000,
+            port: 10_000,
+            node_port: 1024,
             bed: Bed::new(&options.extra),
         }
     }
@@ -91,6 +93,13 @@ impl Cluster {
     pub(crate) fn next_port(&mut self) -> u16 {
         self.port = self.port.checked_add(1).unwrap();
         self.port
+    }
+
+    /// The same for the node itself: none that the gateway could choose for it (see `Bed::new`).
+    pub(crate) fn next_node_port(&mut self) -> u16 {
+        self.node_port += 1;
+        assert!(self.node_port < 10_000, "too many flows of the node's");
+        self.node_port
     }
 
     /// Adds objects, or replaces those of the same kind and name; all of it is one update.
@@ -113,19 +122,46 @@ impl Cluster {
         self.model = Model::new(allocator());
     }
 
+    /// The Service with the cluster IPs of both families again.
+    fn dual_stack(&self, service: &Service) -> Service {
+        let object = &self.objects[&format!("\"Service\" \"{}\"", service.name.name)];
+        let ips = object["spec"]["clusterIPs"].as_array().unwrap();
+        Service {
+            cluster_ips: ips
+                .iter()
+                .map(|text| text.as_str().unwrap().parse().unwrap())
+                .collect(),
+            ..service.clone()
+        }
+    }
+
     fn update(&mut self) {
-        let text: String = self
-            .objects
-            .values()
-            .map(|object| format!("---\n{object}\n"))
-            .collect();
+        let single = self.objects.values().map(single_stack);
+        let text: String = single.map(|object| format!("---\n{object}\n")).collect();
         self.model.apply(said(&text));
         assert!(self.model.problems().is_empty(), "{:?}", self.model.problems());
         let slices = endpoints::slices(&self.model);
-        let Compiled { records, numbers, .. } = compile(&self.model, &slices, &self.settings, &self.numbers);
+        let dual: Vec<_> = self
+            .model
+            .services()
+            .map(|service| self.dual_stack(service))
+            .collect();
+        let Compiled { records, numbers, .. } = services(dual.iter(), &slices, &self.settings, &self.numbers);
         self.numbers = numbers;
         self.bed.publish(&records);
     }
+}
+
+/// A Service of two families as the model can take it: control has clusters of one.
+fn single_stack(object: &Value) -> Value {
+    let mut object = object.clone();
+    if object["kind"] == "Service" {
+        let spec = &mut object["spec"];
+        spec["clusterIPs"].as_array_mut().unwrap().truncate(1);
+        spec["ipFamilies"].as_array_mut().unwrap().truncate(1);
+        spec["ipFamilyPolicy"] = json!("SingleStack");
+    }
+    object
 }
 
 fn allocator() -> Allocator {

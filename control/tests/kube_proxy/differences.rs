@@ -9,12 +9,6 @@ const HAIRPIN: Difference = Difference {
     ours: |_, recorded| recorded.replace("client-kept-no-reply-possible", "node-primary"),
 };
 
-/// Frontends of load balancers.
-const LOAD_BALANCERS: Awaited = Awaited {
-    what: "load balancer frontends",
-    applies: |row| row.text("frontend") == "lbIP",
-};
-
 /// Whose address an ICMP error of ours has.
 const REJECTED_BY: Awaited = Awaited {
     what: "RJ-2: an error about a packet to an address of ours comes from there, one to the node from its own address",
@@ -30,35 +24,20 @@ const REJECTED_BY: Awaited = Awaited {
 
 /// `matrix.jsonl`.
 pub(crate) mod matrix {
-    use super::{Awaited, Difference, HAIRPIN, LOAD_BALANCERS, REJECTED_BY};
+    use super::{Awaited, Difference, HAIRPIN, REJECTED_BY};
 
     pub(crate) const ON_PURPOSE: &[Difference] = &[HAIRPIN];
 
-    pub(crate) const AWAITED: &[Awaited] = &[LOAD_BALANCERS, REJECTED_BY];
+    pub(crate) const AWAITED: &[Awaited] = &[REJECTED_BY];
 }
 
 /// `variants.jsonl`.
 pub(crate) mod variants {
-    use super::{Awaited, Difference, HAIRPIN, LOAD_BALANCERS};
+    use super::{Awaited, Difference, HAIRPIN};
 
     pub(crate) const ON_PURPOSE: &[Difference] = &[HAIRPIN];
 
-    pub(crate) const AWAITED: &[Awaited] = &[LOAD_BALANCERS, LISTED];
-
-    /// Node ports on listed networks.
-    const LISTED: Awaited = Awaited {
-        what: "NP-2: nodePortAddresses as networks",
-        applies: |row| {
-            let (setup, dst) = (row.text("setup"), row.text("dst"));
-            let primary = dst == "172.18.1.1";
-            match setup.strip_prefix("nodePortAddresses ") {
-                None | Some("unset" | "[\"primary\"]") => false,
-                Some(list) if list.contains("0.0.0.0/0") => !primary,
-                Some(list) if list.contains("198.51.100") => primary || dst == "198.51.100.1",
-                Some(_) => primary,
-            }
-        },
-    };
+    pub(crate) const AWAITED: &[Awaited] = &[];
 }
 
 /// `rules.jsonl`.
@@ -101,13 +80,10 @@ pub(crate) mod rules {
 
     pub(crate) const AWAITED: &[Awaited] = &[
         Awaited {
-            what: "load balancer frontends and their source ranges",
+            what: "LBR-1: source ranges of load balancers",
             applies: |row| {
-                let wanted = !["PASSED-ON", "RST", "ECHO-REPLY"].contains(&row.text("outcome"));
-                let bound = row.text("setup").contains("also bound");
-                let balanced =
-                    row.text("dst").starts_with("203.0.113.") && !(bound && row.text("outcome") != "FORWARD");
-                balanced && wanted || test(row, "loadBalancerSourceRanges tightened")
+                let refused = test(row, "loadBalancerSourceRanges: ") && row.text("outcome") == "DROP";
+                refused || test(row, "loadBalancerSourceRanges tightened")
             },
         },
         Awaited {
@@ -170,16 +146,10 @@ pub(crate) mod updates {
         },
     ];
 
-    pub(crate) const AWAITED: &[Awaited] = &[
-        Awaited {
-            what: "load balancer frontends",
-            applies: |row| row.text("frontend") == "lbIP",
-        },
-        Awaited {
-            what: "AFF-1: session affinity",
-            applies: |row| case(row, "sessionAffinity"),
-        },
-    ];
+    pub(crate) const AWAITED: &[Awaited] = &[Awaited {
+        what: "AFF-1: session affinity",
+        applies: |row| case(row, "sessionAffinity"),
+    }];
 }
 
 /// `affinity.jsonl`.
@@ -214,14 +184,6 @@ pub(crate) mod flows {
     ];
 
     pub(crate) const AWAITED: &[Awaited] = &[
-        Awaited {
-            what: "load balancer frontends",
-            applies: |row| {
-                row.text("frontend").starts_with("LB")
-                    || row.text("title").contains("LB IP")
-                    || row.text("dst").starts_with("203.0.113.")
-            },
-        },
         Awaited {
             what: "ICM-1: errors about translated packets are translated",
             applies: |row| {

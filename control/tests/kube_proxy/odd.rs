@@ -80,8 +80,9 @@ fn tcp(from: (std::net::IpAddr, u16), to: (std::net::IpAddr, u16), flags: u8, pa
 
 /// A datagram as long as the one that the recorded error quotes whole.
 fn udp(row: &Row, from: (std::net::IpAddr, u16), to: (std::net::IpAddr, u16)) -> Packet {
-    let quoted = row.value["returned"][0]["quoted_len"].as_u64().unwrap_or(31) as usize;
+    let quoted = row.value["returned"][0]["quoted_len"].as_u64();
     let headers = if from.0.is_ipv4() { 28 } else { 48 };
+    let quoted = quoted.map_or(headers + 3, |quoted| quoted as usize);
     Packet::udp(from, to, &vec![b'x'; quoted - headers])
 }
 

@@ -9,7 +9,7 @@ use crate::cluster::Cluster;
 use crate::fate::{Fate, fate};
 use crate::ledger::Row;
 use crate::packet::{Packet, SYN};
-use crate::topology::{self, Family, having, ip, named};
+use crate::topology::{self, Family, Nic, having, ip, named};
 
 /// Enough that one of four endpoints is missed by chance in one of 10⁹ rows: 4 × (3/4)⁸⁰.
 pub(crate) const FLOWS: usize = 80;
@@ -39,7 +39,10 @@ pub(crate) fn fates(
     let source = named(row.text("source"));
     let mut fates = Vec::new();
     while fates.len() < flows {
-        let packet = packet(cluster.next_port());
+        let packet = packet(match source.nic {
+            Nic::Host => cluster.next_node_port(),
+            _ => cluster.next_port(),
+        });
         let fate = fate(&mut cluster.bed, source, &packet);
         let refused = matches!(fate, Fate::Icmp(_));
         fates.push(fate);

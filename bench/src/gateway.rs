@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use sluice_dataplane::addr::{Mac, Protocol};
+use sluice_dataplane::affinity::Affinity;
 use sluice_dataplane::channel::record::{
     Algorithm, BackendRecord, FrontendKind, FrontendRecord, NetworkKind, NetworkRecord, Record,
     ServicePortRecord,
 };
-use sluice_dataplane::conntrack::ports::{PortPool, PortPoolConfig, Rest};
-use sluice_dataplane::conntrack::{Admission, FlowConfig, Flows, HashKey, Timeouts};
+use sluice_dataplane::conntrack::ports::{PortPoolConfig, Rest};
+use sluice_dataplane::conntrack::{Admission, FlowConfig, HashKey, Timeouts};
 use sluice_dataplane::counters::{CounterPages, WorkerCounters};
+use sluice_dataplane::fragments::FragmentConfig;
 use sluice_dataplane::index::{Generation, NicPortIndex, ServicePortIndex, WorkerIndex};
 use sluice_dataplane::lookup::LookupOptions;
 use sluice_dataplane::mailbox::Mailbox;
@@ -22,7 +24,7 @@ use sluice_dataplane::steering::Steering;
 use sluice_dataplane::table_slot::TableSlot;
 use sluice_dataplane::tables::{Picker, TableLimits, TablesBuilder};
 use sluice_dataplane::tick::Tick;
-use sluice_dataplane::worker::{Shared, Worker, WorkerParts};
+use sluice_dataplane::worker::{Shared, SideConfig, Sides, Worker, WorkerParts};
 
 use crate::treadmill::{Handle, Treadmill};
 
@@ -93,18 +95,21 @@ impl Gateway {
             index: WorkerIndex(0),
             memory: FrameMemory::new(FRAMES, 2_048)?,
             drivers: vec![Some(Box::new(client_port)), Some(Box::new(pod_port))],
-            flows: Flows::new(FlowConfig {
-                capacity: setup.flows,
-                timeouts: Timeouts::default(),
-                admission: Admission::default(),
-                hash_key,
-            })?,
-            snat_ports: PortPool::new(PortPoolConfig {
-                ranges,
-                destinations: usize::from(setup.backends) + 1,
-                blocks: setup.flows / 256 + 2 * usize::from(setup.backends) + 16,
-                rest: Rest::default(),
-                hash_key,
+            sides: Sides::new(&SideConfig {
+                flows: FlowConfig {
+                    capacity: setup.flows,
+                    timeouts: Timeouts::default(),
+                    admission: Admission::default(),
+                    hash_key,
+                },
+                snat_ports: PortPoolConfig {
+                    ranges,
+                    destinations: usize::from(setup.backends) + 1,
+                    blocks: setup.flows / 256 + 2 * usize::from(setup.backends) + 16,
+                    rest: Rest::default(),
+                    hash_key,
+                },
+                fragments: FragmentConfig::default(),
             })?,
             picker: Picker::new(1, &limits),
             counters,
@@ -117,6 +122,7 @@ impl Gateway {
             slots: vec![TableSlot::new()],
             steward: Mailbox::new(1)?,
             stop: AtomicBool::new(false),
+            affinity: Affinity::new(1)?,
             options: LookupOptions {
                 midstream_pickup: true,
             },

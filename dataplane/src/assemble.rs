@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use crate::affinity::Affinity;
 use crate::channel::BindError;
 use crate::channel::server::{Server, ServerOptions};
 use crate::config::{self, Config, DriverKind, Idle, Role};
-use crate::conntrack::ports::{PortPool, PortPoolConfig, Rest};
-use crate::conntrack::{Admission, FlowConfig, Flows, HashKey};
+use crate::conntrack::ports::{PortPoolConfig, Rest};
+use crate::conntrack::{Admission, FlowConfig, HashKey};
 use crate::counters::{CounterId, CounterPages, WorkerCounters};
+use crate::fragments::FragmentConfig;
 use crate::index::{NicPortIndex, WorkerIndex};
 use crate::lookup::LookupOptions;
 use crate::mailbox::Mailbox;
@@ -26,7 +28,7 @@ use crate::steering::Steering;
 use crate::steward::Steward;
 use crate::table_slot::TableSlot;
 use crate::tables::{Picker, TableLimits, Tables, TablesBuilder};
-use crate::worker::{Shared, Worker, WorkerParts};
+use crate::worker::{Shared, SideConfig, Sides, Worker, WorkerParts};
 
 /// Letters a worker or the steward can have waiting: a few bursts; each place costs 9 KiB.
 const MAILBOX: usize = 256;
@@ -114,13 +116,12 @@ impl Dataplane {
             if index.0 == 0 {
                 infos = drivers.iter().flatten().map(|d| d.info().clone()).collect();
             }
-            let flows = open_flows(config)?;
-            let snat_ports = open_snat_ports(config, &steering, index)?;
-            account(config, index, &memory, &flows);
+            let sides = open_sides(config, &steering, index)?;
+            account(config, index, &memory, &sides);
             counters.set(CounterId::FLOWS_LIMIT, config.flows.capacity as u64);
             counters.set(
                 CounterId::SNAT_PORTS_LIMIT,
-                snat_ports.ports_per_destination() as u64,
+                sides.v4.tracked.snat_ports.ports_per_destination() as u64,
             );
             // The standard library's own source of unpredictable keys.
             let seed = RandomState::new().build_hasher().finish();
@@ -128,8 +129,7 @@ impl Dataplane {
                 index,
                 memory,
                 drivers,
-                flows,
-                snat_ports,
+                sides,
                 picker: Picker::new(seed, &limits),
                 counters,
                 tables: Arc::clone(&tables),
@@ -144,6 +144,8 @@ impl Dataplane {
             slots: workers.iter().map(|_| TableSlot::new()).collect(),
             steward: mailbox()?,
             stop: AtomicBool::new(false),
+            affinity: Affinity::new(config.affinity.clients)
+                .map_err(resources("memory of clients' endpoints"))?,
             options: LookupOptions {
                 midstream_pickup: config.flows.midstream_pickup,
             },
@@ -240,45 +242,45 @@ fn fanout_group(config: &Config, port: &config::NicPort) -> u16 {
     first.wrapping_add(nth as u16)
 }
 
-fn open_flows(config: &Config) -> Result<Flows, StartError> {
-    let flow_config = FlowConfig {
-        capacity: config.flows.capacity,
-        timeouts: config.flows.timeouts,
-        admission: Admission {
-            embryonic_percent: config.flows.embryonic_percent,
-            per_second: config.flows.new_per_second,
+fn open_sides(config: &Config, steering: &Steering, worker: WorkerIndex) -> Result<Sides, StartError> {
+    let random = || HashKey::random().map_err(resources("random numbers"));
+    let sides = SideConfig {
+        flows: FlowConfig {
+            capacity: config.flows.capacity,
+            timeouts: config.flows.timeouts,
+            admission: Admission {
+                embryonic_percent: config.flows.embryonic_percent,
+                per_second: config.flows.new_per_second,
+            },
+            hash_key: random()?,
         },
-        hash_key: HashKey::random().map_err(resources("random numbers"))?,
-    };
-    Flows::new(flow_config).map_err(resources("the flow table"))
-}
-
-fn open_snat_ports(
-    config: &Config,
-    steering: &Steering,
-    worker: WorkerIndex,
-) -> Result<PortPool, StartError> {
-    let pool_config = PortPoolConfig {
-        ranges: steering.slice(worker),
-        destinations: config.snat.destinations,
-        blocks: config.snat.destinations.saturating_mul(BLOCKS_PER_DESTINATION),
-        rest: Rest {
-            period: config.snat.rest_period,
-            ports: config.snat.resting_ports,
+        snat_ports: PortPoolConfig {
+            ranges: steering.slice(worker),
+            destinations: config.snat.destinations,
+            blocks: config.snat.destinations.saturating_mul(BLOCKS_PER_DESTINATION),
+            rest: Rest {
+                period: config.snat.rest_period,
+                ports: config.snat.resting_ports,
+            },
+            hash_key: random()?,
         },
-        hash_key: HashKey::random().map_err(resources("random numbers"))?,
+        fragments: FragmentConfig {
+            datagrams: config.fragments.datagrams,
+            held: config.fragments.held,
+            frame_size: config.frames.size,
+        },
     };
-    PortPool::new(pool_config).map_err(resources("the SNAT port pool"))
+    Sides::new(&sides).map_err(resources("memory for flows, source ports and fragments"))
 }
 
 /// One line per worker: what its capacities cost.
-fn account(config: &Config, worker: WorkerIndex, memory: &FrameMemory, flows: &Flows) {
+fn account(config: &Config, worker: WorkerIndex, memory: &FrameMemory, sides: &Sides) {
     const MIB: f64 = 1_048_576.0;
     let frames = (memory.capacity() * memory.chunk_size()) as f64 / MIB;
-    let table = flows.bytes() as f64 / MIB;
+    let table = sides.bytes() as f64 / MIB;
     let capacity = config.flows.capacity;
     log::info!(
-        "worker {}: {capacity} flows in {table:.1} MiB, {} frames in {frames:.1} MiB",
+        "worker {}: {capacity} flows of each family in up to {table:.1} MiB, {} frames in {frames:.1} MiB",
         worker.0,
         memory.capacity()
     );

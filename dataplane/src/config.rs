@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::affinity;
 use crate::conntrack::ports::Rest;
 use crate::conntrack::{Admission, Timeouts};
+use crate::fragments::FragmentConfig;
 use crate::tick::Period;
 
 /// The whole file.
@@ -37,6 +39,12 @@ pub struct Config {
     /// Frames per worker.
     #[serde(default)]
     pub frames: Frames,
+    /// Datagrams in pieces.
+    #[serde(default)]
+    pub fragments: Fragments,
+    /// Session affinity.
+    #[serde(default)]
+    pub affinity: Affinity,
     /// Service tables.
     #[serde(default)]
     pub tables: Tables,
@@ -293,6 +301,39 @@ impl Default for Frames {
             count: 16_384,
             size: 2_048,
         }
+    }
+}
+
+/// Session affinity, of all workers together.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Affinity {
+    /// Clients whose endpoints are remembered; each costs 21 bytes.
+    pub clients: usize,
+}
+
+impl Default for Affinity {
+    fn default() -> Self {
+        Self {
+            clients: affinity::Affinity::CLIENTS,
+        }
+    }
+}
+
+/// Datagrams in pieces, per worker and family.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Fragments {
+    /// Datagrams under way at once: 1,024 are more than any link loses or reorders in 30 s short of a flood.
+    pub datagrams: usize,
+    /// Fragments held for a first one that has not come yet, which is milliseconds: 128 are many. Each costs a frame.
+    pub held: usize,
+}
+
+impl Default for Fragments {
+    fn default() -> Self {
+        let FragmentConfig { datagrams, held, .. } = FragmentConfig::default();
+        Self { datagrams, held }
     }
 }
 

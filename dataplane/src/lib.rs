@@ -13,8 +13,12 @@ pub mod worker;
 pub mod rx;
 /// Frames to packets.
 pub mod parse;
+/// Fragments given their ports.
+pub mod fragments;
 /// Packets to decisions.
 pub mod lookup;
+/// Flows opened.
+pub mod open;
 /// Packets rewritten.
 pub mod nat;
 /// ICMP errors about flows.

@@ -4,39 +4,37 @@
 //! Next   `nat`.
 //!
 //! A packet of a known flow follows its flow whatever the tables now say (VD-7), unless its endpoint is gone (CT-2 to
-//! CT-9). Any other packet asks: which frontend, which endpoints, SNAT or not (semantics §3.3), and opens a flow.
+//! CT-9); an ICMP error follows the flow of the packet it quotes (ICM-1). Any other packet may open a flow (`open`), or is
+//! routed, punted or refused.
 
-use crate::addr::{FlowKey, Port, Protocol, V4};
+use crate::addr::{Address, FlowKey, Protocol, V4, V6};
+use crate::affinity::Affinity;
+use crate::channel::record::UndefinedPorts;
 use crate::conntrack::ports::{Destination, PortPool};
-use crate::conntrack::{Direction, Flow, FlowFlags, Flows, NewFlow, OpenError, State, Touched};
-use crate::index::{BackendIndex, FlowIndex, NextHopIndex, ServicePortIndex, WorkerIndex};
-use crate::nat::{self, Rewrite};
+use crate::conntrack::{Direction, Flow, FlowFlags, Flows, State, Touched};
+use crate::fragments::Fragmented;
+use crate::index::{FlowIndex, NextHopIndex, WorkerIndex};
+use crate::nat::Rewrite;
 use crate::network::{Hop, Network};
 use crate::nic::BURST;
 use crate::parse::{Fragment, Packet, Parsed};
 use crate::steering::Steering;
-use crate::tables::{
-    AddressKind, BackendState, EndpointSetKind, Frontend, Picker, ServicePort, Tables, client_hash,
-};
+use crate::tables::{AddressKind, BackendState, Frontend, Keyed, Picker, Tables};
 use crate::tick::Tick;
 use crate::verdict::{DropReason, Rejection, Verdict};
-use crate::wire::icmp;
-
-/// Source ports tried when two flows without SNAT would share a reply tuple (two Services in front of one endpoint, one
-/// client port): kept client addresses have 64k ports each, so even with half of them taken 32 tries fail once in 2³².
-const CLASH_TRIES: usize = 32;
 
 /// What is to be done with one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decision {
+pub struct Decision<A: Address = V4> {
     /// Its fate.
     pub verdict: Verdict,
-    /// What its flow does to it; `None` for packets of no flow.
-    pub rewrite: Option<Rewrite>,
+    /// What its flow does to it, or to what it quotes; `None` for packets of no flow.
+    pub rewrite: Option<Rewrite<A>>,
 }
 
-impl Decision {
-    const fn plain(verdict: Verdict) -> Self {
+impl<A: Address> Decision<A> {
+    /// Without a flow.
+    pub const fn plain(verdict: Verdict) -> Self {
         Self {
             verdict,
             rewrite: None,
@@ -47,110 +45,175 @@ impl Decision {
 /// Switches of the packet path.
 #[derive(Clone, Copy, Debug)]
 pub struct LookupOptions {
-    /// CT-15: a lone ACK to a frontend opens a flow mid-stream, as Linux does; else it is dropped.
+    /// CT-15: a packet that begins no connection opens a flow mid-stream, as Linux does; else it is dropped.
     pub midstream_pickup: bool,
 }
 
-/// Everything a worker looks packets up in. Borrowed for one burst.
-pub struct Lookup<'a> {
+/// An address family that the packet path serves.
+pub trait Family: Fragmented + Keyed {
+    /// The packet, if it is of this family.
+    fn packet(parsed: &Parsed) -> Option<&Packet<Self>>;
+}
+
+impl Family for V4 {
+    fn packet(parsed: &Parsed) -> Option<&Packet<Self>> {
+        match parsed {
+            Parsed::Ipv4(packet) => Some(packet),
+            _ => None,
+        }
+    }
+}
+
+impl Family for V6 {
+    fn packet(parsed: &Parsed) -> Option<&Packet<Self>> {
+        match parsed {
+            Parsed::Ipv6(packet) => Some(packet),
+            _ => None,
+        }
+    }
+}
+
+/// One family's flows and source ports.
+pub struct Tracked<A: Address> {
+    /// Flows.
+    pub flows: Flows<A>,
+    /// Ports for those that the endpoint must see coming from us.
+    pub snat_ports: PortPool<A>,
+}
+
+impl<A: Address> Tracked<A> {
+    /// Gives back what a flow that ended had taken: its SNAT port, its place in its backend's count.
+    pub fn ended(flow: &Flow<A>, ports: &mut PortPool<A>, picker: &mut Picker) {
+        picker.closed(flow.backend(), flow.backend_generation());
+        if flow.flags().contains(FlowFlags::SNAT) {
+            let reply = flow.key(Direction::Reply);
+            ports.give(Destination::of_reply(&reply), reply.dst_port);
+        }
+    }
+}
+
+/// What was counted in a burst.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counted {
+    /// Flows opened.
+    pub opened: u64,
+    /// Flows that made room for others (CT-18).
+    pub evicted: u64,
+    /// Clients whose endpoint was forgotten for another client's (AFF-7).
+    pub affinity_evicted: u64,
+}
+
+/// Everything a worker looks packets of one family up in. Borrowed for one burst.
+pub struct Lookup<'a, A: Address = V4> {
     /// The tables of this burst.
     pub tables: &'a Tables,
     /// Our surroundings.
     pub network: &'a Network,
     /// Which worker owns what.
     pub steering: &'a Steering,
+    /// Which endpoints clients had, of all workers.
+    pub affinity: &'a Affinity,
     /// This worker.
     pub worker: WorkerIndex,
-    /// This worker's flows.
-    pub flows: &'a mut Flows,
-    /// This worker's SNAT ports.
-    pub snat_ports: &'a mut PortPool,
+    /// This worker's flows and ports.
+    pub tracked: &'a mut Tracked<A>,
     /// This worker's randomness and turn counters.
     pub picker: &'a mut Picker,
     /// Switches.
     pub options: LookupOptions,
-    /// Flows opened by this burst, for the counters.
-    pub opened: u64,
+    /// For the counters.
+    pub counted: Counted,
     /// Coarse time.
     pub tick: Tick,
 }
 
-impl Lookup<'_> {
-    /// Decides on a burst: keys hashed and prefetched together, then packet by packet in order, so that two packets of
-    /// one new flow in one burst make one flow.
-    pub fn burst(&mut self, packets: &[Parsed], decide: &mut impl FnMut(usize, Decision)) {
+impl<A: Family> Lookup<'_, A> {
+    /// Decides on this family's packets of a burst: keys hashed and prefetched together, then packet by packet in order,
+    /// so that two packets of one new flow in one burst make one flow. `quoted` tells the key of the packet that the
+    /// `i`th packet, an ICMP error, quotes.
+    pub fn burst(
+        &mut self,
+        packets: &[Parsed],
+        quoted: &dyn Fn(usize) -> Option<FlowKey<A>>,
+        decide: &mut impl FnMut(usize, Decision<A>),
+    ) {
         let mut keys = [FlowKey::default(); BURST];
         for (key, packet) in keys.iter_mut().zip(packets) {
-            if let Parsed::Ipv4(packet) = packet {
+            if let Some(packet) = A::packet(packet) {
                 *key = packet.key;
             }
         }
         let mut found = [None; BURST];
-        self.flows
+        self.tracked
+            .flows
             .find_burst(&keys[..packets.len()], &mut found[..packets.len()]);
         let mut changed = false;
         for (i, packet) in packets.iter().enumerate() {
-            let decision = match packet {
-                Parsed::Ipv4(packet) => {
-                    // A flow opened earlier in this burst was not there when the burst was looked up, and one closed
-                    // since then must not be followed.
-                    let flow = if changed {
-                        self.flows.find(&packet.key)
-                    } else {
-                        found[i]
-                    };
-                    self.packet(packet, flow, &mut changed)
-                }
-                Parsed::Neighbour => Decision::plain(Verdict::Neighbour),
-                Parsed::Ipv6(_) => Decision::plain(self.host_or(DropReason::UnknownEtherType)),
-                Parsed::Other(reason) => Decision::plain(self.host_or(*reason)),
-                Parsed::Drop(reason) => Decision::plain(Verdict::Drop(*reason)),
+            let Some(packet) = A::packet(packet) else {
+                continue;
             };
-            decide(i, decision);
+            if packet.is_icmp_error() {
+                decide(i, self.error(packet, quoted(i)));
+                continue;
+            }
+            // A flow opened earlier in this burst was not there when the burst was looked up, and one closed since then
+            // must not be followed.
+            let flow = if changed {
+                self.tracked.flows.find(&packet.key)
+            } else {
+                found[i]
+            };
+            decide(i, self.packet(packet, flow, &mut changed));
         }
     }
 
     fn packet(
         &mut self,
-        packet: &Packet,
+        packet: &Packet<A>,
         flow: Option<(FlowIndex, Direction)>,
         changed: &mut bool,
-    ) -> Decision {
+    ) -> Decision<A> {
         if let Some((index, direction)) = flow
             && let Some(decision) = self.known(packet, index, direction, changed)
         {
             return decision;
         }
-        match self.steering.owner(packet, self.tables, self.network) {
+        match self.steering.owner(&packet.key, self.tables, self.network) {
             owner if owner == self.worker => {}
             owner => return Decision::plain(Verdict::Handover(owner)),
         }
-        if let Some(frontend) = self.frontend(&packet.key) {
+        if let Some(frontend) = frontend(&packet.key, self.tables, self.network) {
             *changed = true;
             return self.open(packet, frontend);
         }
         Decision::plain(self.unserved(packet))
     }
 
-    /// The frontend a packet addresses: exact first, node port after (NP-7).
-    fn frontend(&self, key: &FlowKey) -> Option<Frontend> {
-        frontend(key, self.tables, self.network)
-    }
-
     /// A packet of a known flow. `None` if the flow ended here and the packet may open another.
+    #[inline(always)]
     fn known(
         &mut self,
-        packet: &Packet,
+        packet: &Packet<A>,
         index: FlowIndex,
         direction: Direction,
         changed: &mut bool,
-    ) -> Option<Decision> {
-        let flow = self.flows.flow(index);
+    ) -> Option<Decision<A>> {
+        if self
+            .tracked
+            .flows
+            .flow(index)
+            .flags()
+            .contains(FlowFlags::ADOPTED)
+        {
+            self.rebind(index);
+        }
+        let flow = self.tracked.flows.flow(index);
         if packet.key.protocol == Protocol::UDP
             && self
                 .tables
                 .backend_state(flow.backend(), flow.backend_generation())
                 != BackendState::Serving
+            && !flow.flags().contains(FlowFlags::ADOPTED)
         {
             return match direction {
                 // CT-4, CT-8, CT-9: UDP has no end of its own, so a flow to a gone endpoint would be a black hole.
@@ -164,7 +227,12 @@ impl Lookup<'_> {
                 Direction::Reply => Some(Decision::plain(Verdict::Drop(DropReason::BackendGone))),
             };
         }
-        if self.flows.touch(index, direction, packet.signals, self.tick) == Touched::Reopens {
+        if self
+            .tracked
+            .flows
+            .touch(index, direction, packet.signals, self.tick)
+            == Touched::Reopens
+        {
             // CT-16: a new connection on the tuple of a finished one is balanced afresh.
             self.close(index);
             *changed = true;
@@ -173,244 +241,104 @@ impl Lookup<'_> {
         if packet.ttl <= 1 {
             return Some(Decision::plain(Verdict::Reject(Rejection::TimeExceeded)));
         }
-        let flow = self.flows.flow(index);
-        Some(Decision {
-            verdict: Verdict::Forward(flow.next_hop(direction)),
-            rewrite: Some(self.flows.rewrite(index, direction)),
-        })
+        Some(self.follow(index, direction))
     }
 
-    /// Opens a flow to one of the frontend's endpoints.
-    fn open(&mut self, packet: &Packet, frontend: Frontend) -> Decision {
-        match self.try_open(packet, frontend) {
-            Ok(decision) => decision,
-            Err(verdict) => Decision::plain(verdict),
+    /// On along a flow.
+    #[inline(always)]
+    fn follow(&mut self, index: FlowIndex, direction: Direction) -> Decision<A> {
+        let mut next_hop = self.tracked.flows.flow(index).next_hop(direction);
+        let rewrite = self.tracked.flows.rewrite(index, direction);
+        if next_hop == NextHopIndex::UNKNOWN {
+            match self.find_next_hops(index) {
+                Ok(next_hops) => next_hop = next_hops[direction as usize],
+                Err(verdict) => return Decision::plain(verdict),
+            }
+        }
+        Decision {
+            verdict: Verdict::Forward(next_hop),
+            rewrite: Some(rewrite),
         }
     }
 
-    fn try_open(&mut self, packet: &Packet, frontend: Frontend) -> Result<Decision, Verdict> {
-        if packet.fragment != Fragment::Whole {
-            return Err(Verdict::Drop(DropReason::Fragment));
+    /// A flow of the process before us (CT-12): once control has told the tables, its endpoint is found in them again, or
+    /// is gone.
+    #[cold]
+    fn rebind(&mut self, index: FlowIndex) {
+        if self.tables.generation.0 == 0 {
+            return;
         }
-        let state = self
-            .opening(packet)
-            .ok_or(Verdict::Drop(DropReason::InvalidTcp))?;
-        // The builder refuses a frontend without its service port, so this is only a type's formality.
-        let Some(service_port) = self.tables.service_port(frontend.service_port) else {
-            return Err(Verdict::Drop(DropReason::UnallocatedServiceAddress));
-        };
-        let (set, mut snat) = self.policy(&packet.key, frontend, service_port);
-        let client = client_hash(packet.key.src, packet.key.src_port);
-        let Some(backend_index) = self
+        let flow = self.tracked.flows.flow(index);
+        let (service_port, endpoint) = (flow.service_port(), flow.key(Direction::Reply));
+        // No slot has generation 0: what is not found counts as gone.
+        let (backend, generation) = self
             .tables
-            .choose::<V4>(frontend.service_port, set, client, self.picker)
-        else {
-            return Err(if service_port.endpoints::<V4>().has_any {
-                Verdict::Drop(DropReason::NoLocalEndpoint)
-            } else {
-                Verdict::Reject(Rejection::PortUnreachable)
-            });
-        };
-        if packet.ttl <= 1 {
-            return Err(Verdict::Reject(Rejection::TimeExceeded));
-        }
-        let Some(backend) = self.tables.backend::<V4>(backend_index) else {
-            return Err(Verdict::Drop(DropReason::BackendGone));
-        };
-        snat |= backend.address == packet.key.src; // TP-5: hairpin
-        let (backend_address, backend_port, generation) = (backend.address, backend.port, backend.generation);
-        let to_backend = self.next_hop(backend_address)?;
-        let to_client = self.next_hop(packet.key.src)?;
-        let source = if snat {
-            Some(self.snat_address(to_backend)?)
-        } else {
-            None
-        };
-        let forwarded = FlowKey {
-            dst: backend_address,
-            dst_port: backend_port,
-            ..packet.key
-        };
-        let flow = Opening {
-            original: packet.key,
-            forwarded,
-            state,
-            backend: backend_index,
-            backend_generation: generation,
-            service_port: frontend.service_port,
-            next_hops: [to_backend, to_client],
-        };
-        let index = match source {
-            Some(address) => self.open_snat(flow, address)?,
-            None => self.open_kept(flow)?,
-        };
-        Ok(Decision {
-            verdict: Verdict::Forward(to_backend),
-            rewrite: Some(self.flows.rewrite(index, Direction::Original)),
-        })
+            .find_backend(service_port, endpoint.src, endpoint.src_port)
+            .unwrap_or_default();
+        self.tracked
+            .flows
+            .rebind(index, backend, generation, service_port);
+        self.picker.opened(backend, generation);
     }
 
-    /// The state of a flow that this packet opens, if it may (CT-15).
-    fn opening(&self, packet: &Packet) -> Option<State> {
-        let state = State::opening(packet.key.protocol, packet.signals)?;
-        (!state.is_midstream() || self.options.midstream_pickup).then_some(state)
+    /// Likewise its next hops: what the process before knew of neighbours is gone with it.
+    #[cold]
+    fn find_next_hops(&mut self, index: FlowIndex) -> Result<[NextHopIndex; 2], Verdict> {
+        let flows = &self.tracked.flows;
+        let to = |direction| flows.rewrite(index, direction).to.dst;
+        let next_hops = [
+            self.next_hop(to(Direction::Original))?,
+            self.next_hop(to(Direction::Reply))?,
+        ];
+        self.tracked.flows.set_next_hops(index, next_hops);
+        Ok(next_hops)
     }
 
-    /// The matrix of semantics §3.3: which endpoint set, and whether the endpoint sees our address.
-    fn policy(
-        &self,
-        key: &FlowKey,
-        frontend: Frontend,
-        service_port: &ServicePort,
-    ) -> (EndpointSetKind, bool) {
-        // TP-2: without pod ranges nobody counts as "not a pod", and nobody as a pod.
-        let pod = self.tables.is_pod(key.src);
-        let not_pod = self.tables.has_pod_ranges::<V4>() && !pod;
-        let cluster = EndpointSetKind::Cluster;
-        if !frontend.kind.is_external() {
-            let set = if service_port.record.internal_local {
-                EndpointSetKind::Local
-            } else {
-                cluster
-            };
-            return (set, not_pod || self.tables.settings().masquerade_all);
-        }
-        if !service_port.record.external_local {
-            return (cluster, true);
-        }
-        // TP-4: pod and node sources behave as if they had gone out to the load balancer and back.
-        if pod {
-            (cluster, false)
-        } else if self.network.is_own(key.src) {
-            (cluster, true)
-        } else {
-            (EndpointSetKind::Local, false)
-        }
-    }
-
-    /// The next hop to an address; a verdict where there is none that answers. So a flow never names another.
-    fn next_hop(&self, address: [u8; 4]) -> Result<NextHopIndex, Verdict> {
-        match self.network.hop(address) {
-            Hop::Known(index) => Ok(index),
-            Hop::Unknown(port, neighbour) => Err(Verdict::Resolve(port, neighbour)),
-            Hop::Unreachable => Err(Verdict::Drop(DropReason::NeighbourUnreachable)),
-            Hop::NoRoute => Err(Verdict::Drop(DropReason::NoRoute)),
-        }
-    }
-
-    fn snat_address(&self, next_hop: NextHopIndex) -> Result<[u8; 4], Verdict> {
-        let (port, _) = self.network.next_hops().get(next_hop);
-        self.network
-            .source_address(port)
-            .ok_or(Verdict::Drop(DropReason::NoRoute))
-    }
-
-    /// A flow whose endpoint sees our address and one of our ports.
-    fn open_snat(&mut self, flow: Opening, address: [u8; 4]) -> Result<FlowIndex, Verdict> {
-        let forwarded = FlowKey {
-            src: address,
-            ..flow.forwarded
-        };
-        let destination = Destination::of_reply(&forwarded.reversed());
-        let Ok(port) = self.snat_ports.take(destination, self.picker.random() as u32) else {
-            return Err(Verdict::Drop(DropReason::SnatPortsExhausted));
-        };
-        let forwarded = FlowKey {
-            src_port: port,
-            ..forwarded
-        };
-        self.insert(&flow, forwarded, FlowFlags::SNAT).map_err(|error| {
-            self.snat_ports.cancel(destination, port);
-            refusal(error)
-        })
-    }
-
-    /// A flow whose endpoint sees the client's address, and its port unless that would share a reply tuple.
-    fn open_kept(&mut self, flow: Opening) -> Result<FlowIndex, Verdict> {
-        let mut forwarded = flow.forwarded;
-        for _ in 0..CLASH_TRIES {
-            match self.insert(&flow, forwarded, FlowFlags::default()) {
-                Err(OpenError::ReplyTaken) => {}
-                result => return result.map_err(refusal),
+    /// An ICMP error goes where the flow's packets in that direction go, whose sender it is about (ICM-1). It keeps no
+    /// flow alive.
+    #[cold]
+    fn error(&mut self, packet: &Packet<A>, quoted: Option<FlowKey<A>>) -> Decision<A> {
+        // What is quoted went the other way.
+        if let Some(key) = quoted.map(FlowKey::reversed) {
+            match self.steering.owner(&key, self.tables, self.network) {
+                owner if owner == self.worker => {}
+                owner => return Decision::plain(Verdict::Handover(owner)),
             }
-            // The replies must find their way to this worker: of n workers, one port in n is ours.
-            for _ in 0..CLASH_TRIES * self.steering.workers() {
-                let random = self.picker.random() as u16;
-                forwarded.src_port = Port::new(random.max(1024));
-                if self
-                    .steering
-                    .client_owner(forwarded.src, forwarded.src_port, self.network)
-                    == self.worker
-                {
-                    break;
+            if let Some((index, direction)) = self.tracked.flows.find(&key) {
+                if packet.ttl <= 1 {
+                    return Decision::plain(Verdict::Drop(DropReason::RejectForbidden)); // RJ-4
                 }
+                return self.follow(index, direction);
             }
         }
-        Err(refusal(OpenError::ReplyTaken))
-    }
-
-    fn insert(
-        &mut self,
-        flow: &Opening,
-        forwarded: FlowKey,
-        flags: FlowFlags,
-    ) -> Result<FlowIndex, OpenError> {
-        let (l3_delta, l4_delta) = nat::deltas(&flow.original, &forwarded);
-        let new = NewFlow {
-            original: flow.original,
-            reply: forwarded.reversed(),
-            state: flow.state,
-            backend: flow.backend,
-            backend_generation: flow.backend_generation,
-            service_port: flow.service_port,
-            next_hops: flow.next_hops,
-            l3_delta,
-            l4_delta,
-            flags,
-        };
-        let Self {
-            flows,
-            snat_ports,
-            picker,
-            ..
-        } = self;
-        let index = flows.open(&new, self.tick, &mut |gone| ended(gone, snat_ports, picker))?;
-        self.picker.opened(flow.backend, flow.backend_generation);
-        self.opened += 1;
-        Ok(index)
-    }
-
-    fn close(&mut self, index: FlowIndex) {
-        if let Some(flow) = self.flows.close(index) {
-            ended(&flow, self.snat_ports, self.picker);
-        }
+        Decision::plain(self.unserved(packet))
     }
 
     /// A packet that addresses no frontend: the node's own, a service address without this port, or routed on.
-    fn unserved(&self, packet: &Packet) -> Verdict {
+    fn unserved(&self, packet: &Packet<A>) -> Verdict {
         let key = &packet.key;
         if self.network.is_own(key.dst) {
-            return self.host_or(DropReason::NoHostPort);
+            return host_or(self.network, DropReason::NoHostPort);
         }
-        match self.tables.address(key.dst) {
+        let kind = self.tables.address(key.dst);
+        match kind {
             AddressKind::ClusterIp | AddressKind::External if packet.fragment == Fragment::Later => {
-                return Verdict::Drop(DropReason::Fragment); // its first may have gone to an endpoint
+                return Verdict::Drop(DropReason::FragmentWithoutFlow); // its first was refused
             }
-            AddressKind::ClusterIp => match key.protocol {
-                Protocol::TCP if State::opening(key.protocol, packet.signals).is_none() => {
-                    return Verdict::Drop(DropReason::InvalidTcp);
-                }
-                Protocol::TCP | Protocol::UDP | Protocol::SCTP => {
-                    return Verdict::Reject(Rejection::PortUnreachable); // VD-4
-                }
-                Protocol::ICMP if packet.icmp_type == icmp::ECHO_REQUEST => {
-                    return Verdict::Reject(Rejection::PortUnreachable); // PING-1
-                }
-                Protocol::ICMP => return Verdict::Drop(DropReason::IcmpErrorWithoutFlow),
-                _ => return Verdict::Drop(DropReason::UnsupportedProtocol),
+            AddressKind::ClusterIp | AddressKind::External
+                if packet.is_echo_request() && self.tables.settings().ping_replies =>
+            {
+                return Verdict::EchoReply; // PING-1
+            }
+            AddressKind::ClusterIp => return self.refused(packet),
+            // VD-6.
+            AddressKind::External => match self.tables.settings().undefined_ports {
+                UndefinedPorts::PassOn => {}
+                UndefinedPorts::Drop => return Verdict::Drop(DropReason::UndefinedPort),
+                UndefinedPorts::Reject => return self.refused(packet),
             },
             AddressKind::Unallocated => return Verdict::Drop(DropReason::UnallocatedServiceAddress), // VD-5
-            AddressKind::External | AddressKind::Former | AddressKind::Other => {}                   // VD-6
+            AddressKind::Former | AddressKind::Other => {}
         }
         if packet.ttl <= 1 {
             return Verdict::Reject(Rejection::TimeExceeded);
@@ -421,50 +349,54 @@ impl Lookup<'_> {
         }
     }
 
-    fn host_or(&self, reason: DropReason) -> Verdict {
-        if self.network.host().is_some() {
-            Verdict::Punt
-        } else {
-            Verdict::Drop(reason)
+    /// A port or protocol that a Service address does not have (VD-4, PING-1).
+    fn refused(&self, packet: &Packet<A>) -> Verdict {
+        match packet.key.protocol {
+            protocol @ (Protocol::TCP | Protocol::SCTP)
+                if State::opening(protocol, packet.signals).is_none() =>
+            {
+                Verdict::Drop(DropReason::InvalidTcp)
+            }
+            Protocol::TCP | Protocol::UDP | Protocol::SCTP => Verdict::Reject(Rejection::PortUnreachable),
+            protocol if protocol != A::ICMP => Verdict::Drop(DropReason::UnsupportedProtocol),
+            _ if packet.is_echo_request() => Verdict::Reject(Rejection::PortUnreachable),
+            _ => Verdict::Drop(DropReason::IcmpErrorWithoutFlow),
+        }
+    }
+
+    /// The next hop to an address; a verdict where there is none that answers. So a flow never names another.
+    pub(crate) fn next_hop(&self, address: A) -> Result<NextHopIndex, Verdict> {
+        match self.network.hop(address) {
+            Hop::Known(index) => Ok(index),
+            Hop::Unknown(port, neighbour) => Err(Verdict::Resolve(port, neighbour)),
+            Hop::Unreachable => Err(Verdict::Drop(DropReason::NeighbourUnreachable)),
+            Hop::NoRoute => Err(Verdict::Drop(DropReason::NoRoute)),
+        }
+    }
+
+    fn close(&mut self, index: FlowIndex) {
+        if let Some(flow) = self.tracked.flows.close(index) {
+            Tracked::ended(&flow, &mut self.tracked.snat_ports, self.picker);
         }
     }
 }
 
-/// A flow about to be opened: what the packet came with, and what it leaves with before SNAT.
-struct Opening {
-    original: FlowKey,
-    forwarded: FlowKey,
-    state: State,
-    backend: BackendIndex,
-    backend_generation: u32,
-    service_port: ServicePortIndex,
-    next_hops: [NextHopIndex; 2],
+/// The host port, where there is one.
+pub const fn host_or(network: &Network, reason: DropReason) -> Verdict {
+    if network.host().is_some() {
+        Verdict::Punt
+    } else {
+        Verdict::Drop(reason)
+    }
 }
 
-/// The frontend that a key addresses, if any.
-pub fn frontend(key: &FlowKey, tables: &Tables, network: &Network) -> Option<Frontend> {
+/// The frontend that a key addresses, if any: exact first, node port after (NP-7).
+pub fn frontend<A: Family>(key: &FlowKey<A>, tables: &Tables, network: &Network) -> Option<Frontend> {
     if let Some(frontend) = tables.frontend(key.dst, key.protocol, key.dst_port) {
         return Some(*frontend);
     }
-    let frontend = tables.node_port::<V4>(key.protocol, key.dst_port)?;
+    let frontend = tables.node_port::<A>(key.protocol, key.dst_port)?;
     network
         .is_node_port_address(key.dst, tables.node_port_addresses())
         .then_some(*frontend)
-}
-
-/// Gives back what a flow that ended had taken: its SNAT port, its place in its backend's count.
-pub fn ended(flow: &Flow, ports: &mut PortPool, picker: &mut Picker) {
-    picker.closed(flow.backend(), flow.backend_generation());
-    if flow.flags().contains(FlowFlags::SNAT) {
-        let reply = flow.key(Direction::Reply);
-        ports.give(Destination::of_reply(&reply), reply.dst_port);
-    }
-}
-
-const fn refusal(error: OpenError) -> Verdict {
-    Verdict::Drop(match error {
-        OpenError::Full | OpenError::BucketsFull => DropReason::FlowTableFull,
-        OpenError::RateLimited => DropReason::FlowRateLimited,
-        OpenError::OriginalTaken | OpenError::ReplyTaken => DropReason::SnatPortsExhausted,
-    })
 }

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use crossbeam::queue::ArrayQueue;
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::fragments::Transport;
 use crate::index::NicPortIndex;
 
 /// Longest packet a letter carries: a 9,000-byte jumbo frame with its Ethernet and VLAN headers.
@@ -20,6 +21,8 @@ pub const LETTER_MAX: usize = 9_216;
 pub enum Purpose {
     /// Treat it as received on this NIC port: a flow's owner, or a packet that waited for its next hop.
     Receive,
+    /// Likewise: a fragment, and the transport header of its datagram.
+    Fragment(Transport),
     /// Send it on this NIC port as it is.
     Send,
     /// Steward: an ARP or neighbour discovery packet received on this NIC port.

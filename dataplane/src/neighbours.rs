@@ -99,7 +99,7 @@ impl Neighbours {
                 return self.resolve(network, port, neighbour, Some(received), now, out);
             }
             Purpose::Doubt { neighbour } => self.doubt(network, received.0, neighbour, now, out),
-            Purpose::Send | Purpose::Receive => {}
+            Purpose::Send | Purpose::Receive | Purpose::Fragment(_) => {}
         }
         true
     }

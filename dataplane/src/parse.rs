@@ -4,7 +4,7 @@
 //! Next   `lookup`.
 
 use crate::addr::{Address, FlowKey, Mac, Protocol, V4, V6};
-use crate::verdict::DropReason;
+use crate::verdict::{DropReason, Verdict};
 use crate::wire::{
     EtherType, Ethernet, Icmp, Ip, Ipv4, Ipv6, Sctp, Tcp, Udp, ethernet, icmpv6, ipv4, ipv6, nd,
 };
@@ -63,6 +63,8 @@ pub enum Parsed {
     Other(DropReason),
     /// Broken.
     Drop(DropReason),
+    /// Decided on before lookup: a fragment that goes no further.
+    Settled(Verdict),
 }
 
 /// What `frame` is, received in exclusive mode by the NIC port whose address is `station`. ICMP and protocols other than

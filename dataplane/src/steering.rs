@@ -2,16 +2,16 @@
 //! it, or a fragment, a re-hash or a second queue would open a second flow.
 //!
 //! The owner of a Service flow is named by a hash of the client's address and port, which both directions carry; the
-//! owner of a full-NAT flow's replies by the SNAT port, since every worker has its own slice of the ports.
+//! owner of a full-NAT flow's replies by the SNAT port, since every worker has its own slice of the ports. Fragments
+//! are gathered by the worker that a hash of what they have in common names, and go on from there with their ports.
 
 use std::ops::RangeInclusive;
 
 use crate::addr::{FlowKey, Port};
 use crate::index::WorkerIndex;
-use crate::lookup;
+use crate::lookup::{self, Family};
 use crate::network::Network;
-use crate::parse::Packet;
-use crate::tables::{AddressKind, Tables, client_hash};
+use crate::tables::{AddressKind, Keyed, Tables, client_hash};
 
 /// How flows and SNAT ports are divided among the workers.
 #[derive(Clone, Debug)]
@@ -43,12 +43,11 @@ impl Steering {
         slice
     }
 
-    /// The worker that owns this packet's flow, should it have or open one.
-    pub fn owner(&self, packet: &Packet, tables: &Tables, network: &Network) -> WorkerIndex {
+    /// The worker that owns the flow of a packet with this key, should it have or open one.
+    pub fn owner<A: Family>(&self, key: &FlowKey<A>, tables: &Tables, network: &Network) -> WorkerIndex {
         if self.workers == 1 {
             return WorkerIndex(0);
         }
-        let key: &FlowKey = &packet.key;
         // Toward a Service, also one whose frontend is gone: its flows are not (CT-2).
         let to_service = lookup::frontend(key, tables, network).is_some()
             || tables.address(key.dst) != AddressKind::Other
@@ -67,7 +66,7 @@ impl Steering {
 
     /// The worker that owns the flows of this client. Our own address with a SNAT port stands for a translated client,
     /// whose flow is where the port is; the node's own sockets follow the same rule, so that both directions do.
-    pub fn client_owner(&self, address: [u8; 4], port: Port, network: &Network) -> WorkerIndex {
+    pub fn client_owner<A: Keyed>(&self, address: A, port: Port, network: &Network) -> WorkerIndex {
         if network.is_own(address)
             && let Some(owner) = self.port_owner(port.number())
         {
@@ -76,8 +75,21 @@ impl Steering {
         self.hash_owner(address, port)
     }
 
-    fn hash_owner(&self, address: [u8; 4], port: Port) -> WorkerIndex {
-        let scaled = u128::from(client_hash(address, port)) * u128::from(self.workers);
+    /// The worker that gathers the fragments between these two.
+    pub fn fragment_owner<A: Keyed>(&self, key: &FlowKey<A>) -> WorkerIndex {
+        if self.workers == 1 {
+            return WorkerIndex(0);
+        }
+        let sum = client_hash(key.src, Port::default()) ^ client_hash(key.dst, Port::new(1));
+        self.share(sum)
+    }
+
+    fn hash_owner<A: Keyed>(&self, address: A, port: Port) -> WorkerIndex {
+        self.share(client_hash(address, port))
+    }
+
+    fn share(&self, hash: u64) -> WorkerIndex {
+        let scaled = u128::from(hash) * u128::from(self.workers);
         WorkerIndex((scaled >> 64) as u8)
     }
 

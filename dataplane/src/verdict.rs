@@ -17,6 +17,10 @@ pub enum Verdict {
     Resolve(NicPortIndex, IpAddr),
     /// Hand to the worker that owns the flow.
     Handover(WorkerIndex),
+    /// It was copied, and waits for the first fragment of its datagram.
+    Hold,
+    /// Answer an echo request to a Service address in its name (PING-1).
+    EchoReply,
     /// Answer with an ICMP error built from this packet.
     Reject(Rejection),
     /// Forget it, for this reason.
@@ -74,8 +78,13 @@ drop_reasons! {
     NotForUs "not-for-us" "A unicast frame for another station's MAC address.",
     LinkLocal "link-local" "Between addresses of one link, or discovery on it, and there is no host port to give it to.",
     Multicast "multicast" "Multicast or broadcast IP traffic, and there is no host port to give it to.",
-    Fragment "fragment" "A fragment of a Service packet: its ports are unknown.",
+    BadFragment "bad-fragment" "A fragment that overlaps another, or is too small for its transport header.",
+    FragmentsFull "fragments-full" "No room to hold a fragment until the first of its datagram comes.",
+    FragmentTimeout "fragment-timeout" "Held, but the first fragment of its datagram did not come.",
+    FragmentWithoutFlow "fragment-without-flow" "A later fragment of a Service packet whose first fragment opened no flow.",
     UnsupportedProtocol "unsupported-protocol" "A protocol Services do not carry, addressed to a Service address.",
+    SourceRange "source-range" "The client is outside the Service's loadBalancerSourceRanges (LBR-2).",
+    UndefinedPort "undefined-port" "An external or load-balancer IP does not have this port, and such packets are to be dropped (VD-6).",
     NoLocalEndpoint "no-local-endpoint" "The traffic policy is Local and no endpoint is on this node (VD-2, VD-3).",
     UnallocatedServiceAddress "unallocated-service-address" "Inside a Service range, but no Service has this address (VD-5).",
     InvalidTcp "invalid-tcp" "A TCP packet that opens no flow and belongs to none.",

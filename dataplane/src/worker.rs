@@ -5,7 +5,6 @@
 //! Gives  packets; letters to the steward and to other workers.
 //! Never  waits while there is work; never locks; never allocates or frees tables.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,34 +13,32 @@ use arrayvec::ArrayVec;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::sockopt;
 
-use crate::addr::Mac;
-use crate::conntrack::Flows;
-use crate::conntrack::ports::PortPool;
+use crate::addr::{V4, V6};
+use crate::affinity::Affinity;
 use crate::counters::{CounterId, WorkerCounters};
+use crate::fragments::Transport;
+use crate::icmp_error;
 use crate::index::{NicPortIndex, WorkerIndex};
-use crate::lookup::{self, Decision, Lookup, LookupOptions};
+use crate::lookup::{self, Counted, Decision, Lookup, LookupOptions};
 use crate::mailbox::{Mailbox, Purpose};
-use crate::nat;
 use crate::network::Network;
-use crate::next_hop::Reachability;
 use crate::nic::{BURST, Burst, Driver, Frame, FrameMemory};
-use crate::parse::{self, Parsed};
-use crate::reject::{self, RateLimiter};
+use crate::parse::{self, Fragment, Parsed};
+use crate::reject::RateLimiter;
 use crate::rx;
 use crate::steering::Steering;
 use crate::table_slot::TableSlot;
 use crate::tables::{Picker, Tables};
 use crate::tick::Tick;
-use crate::tx::{Flushed, TxQueue};
-use crate::verdict::{DropReason, Rejection, Verdict};
-use crate::wire::ethernet::{self, Ethernet};
+use crate::tx::TxQueue;
+use crate::verdict::{DropReason, Verdict};
+use crate::wire::Ethernet;
 
-/// Ticks in which all flows are looked at for expiry once: 2 s, the shortest timeout anybody would notice. Looking more
-/// often costs a cache line a flow and finds nothing.
-const SWEEP_TICKS: usize = 16;
+mod carry_out;
+mod sides;
 
-/// Flows looked at in a tick at least: a small table is swept whole.
-const SWEEP_MIN: usize = 2_048;
+use sides::{Arrival, Served};
+pub use sides::{Side, SideConfig, Sides};
 
 /// Flows looked at in a turn with packets: under a microsecond. A tick has more than enough such turns for its share.
 const EXPIRE_PER_TURN: usize = 64;
@@ -74,6 +71,8 @@ pub struct Shared {
     pub steward: Mailbox,
     /// Set when the process is to end.
     pub stop: AtomicBool,
+    /// Which endpoints clients had.
+    pub affinity: Affinity,
     /// Packet path switches.
     pub options: LookupOptions,
     /// Whether idle workers wait.
@@ -95,13 +94,10 @@ pub struct Worker {
     /// This worker's queue of each NIC port, `None` where the port has no queue for it.
     ports: Vec<Option<NicPort>>,
     tables: Arc<Tables>,
-    flows: Flows,
-    snat_ports: PortPool,
+    sides: Sides,
     picker: Picker,
     limiter: RateLimiter,
     counters: WorkerCounters,
-    /// The tick whose share of the sweep is under way, and how many flows of it are left.
-    sweep: (Tick, usize),
     /// Whom to wake at the end of the turn.
     rung: u64,
     ring_steward: bool,
@@ -122,10 +118,8 @@ pub struct WorkerParts {
     pub memory: FrameMemory,
     /// Its queue of each NIC port.
     pub drivers: Vec<Option<Box<dyn Driver>>>,
-    /// Its flows.
-    pub flows: Flows,
-    /// Its SNAT ports.
-    pub snat_ports: PortPool,
+    /// What it remembers of packets.
+    pub sides: Sides,
     /// Its randomness.
     pub picker: Picker,
     /// Its counter page.
@@ -146,12 +140,10 @@ impl Worker {
             memory: parts.memory,
             ports: parts.drivers.into_iter().map(|d| d.map(port)).collect(),
             tables: parts.tables,
-            flows: parts.flows,
-            snat_ports: parts.snat_ports,
+            sides: parts.sides,
             picker: parts.picker,
             limiter: RateLimiter::new(Tick::now()),
             counters: parts.counters,
-            sweep: (Tick::default(), 0),
             rung: 0,
             ring_steward: false,
             doubted: Tick::default(),
@@ -208,7 +200,7 @@ impl Worker {
             self.counters.add(CounterId::RX_PACKETS, frames.len() as u64);
             self.counters.add(CounterId::RX_BYTES, bytes as u64);
             handled += frames.len();
-            self.burst(shared, NicPortIndex(port as u8), &mut frames, tick);
+            self.burst(shared, NicPortIndex(port as u8), &mut frames, None, tick);
         }
         self.flush();
         self.expire(
@@ -223,265 +215,182 @@ impl Worker {
         handled
     }
 
-    /// Decides on a burst from one NIC port and carries the decisions out.
-    fn burst(&mut self, shared: &Shared, port: NicPortIndex, frames: &mut Burst, tick: Tick) {
+    /// Decides on a burst from one NIC port and carries the decisions out. `gathered`: of a single fragment whose
+    /// datagram's first fragment another worker, or we, have seen.
+    fn burst(
+        &mut self,
+        shared: &Shared,
+        port: NicPortIndex,
+        frames: &mut Burst,
+        gathered: Option<Transport>,
+        tick: Tick,
+    ) {
         // Of the network, not of our queue: what another worker handed over may come from a NIC port we have none of.
         let mac = shared.network.interfaces()[port.get()].mac;
         let from_host = shared.network.host() == Some(port);
-        let parse = |frame: &Frame| match parse::parse(self.memory.bytes(frame), mac) {
+        let (mut fragments, mut v6) = (false, false);
+        let parse = |frame: &Frame| {
+            let parsed = parse::parse(self.memory.bytes(frame), mac);
+            let (ours, vlan) = match &parsed {
+                Parsed::Ipv4(packet) => {
+                    fragments |= packet.fragment != Fragment::Whole;
+                    (shared.network.is_own(packet.key.src), packet.vlan)
+                }
+                Parsed::Ipv6(packet) => {
+                    fragments |= packet.fragment != Fragment::Whole;
+                    v6 = true;
+                    (shared.network.is_own(packet.key.src), packet.vlan)
+                }
+                _ => return parsed,
+            };
+            if vlan != 0 {
+                return Parsed::Other(DropReason::UnknownEtherType); // of a VLAN that no NIC port has
+            }
             // Only the host speaks with our addresses; from a link they are forged (RFC 1812 §5.3.8), and would be
             // treated as the node is: exempt from the limit of refusals, served past external traffic policies (TP-4).
-            Parsed::Ipv4(packet) if !from_host && shared.network.is_own(packet.key.src) => {
-                Parsed::Drop(DropReason::BadSource)
+            if ours && !from_host {
+                return Parsed::Drop(DropReason::BadSource);
             }
-            Parsed::Ipv4(packet) if packet.vlan != 0 => Parsed::Other(DropReason::UnknownEtherType),
-            parsed => parsed,
+            parsed
         };
-        let packets: ArrayVec<Parsed, BURST> = frames.iter().map(parse).collect();
+        let mut packets: ArrayVec<Parsed, BURST> = frames.iter().map(parse).collect();
         self.doubt(shared, port, frames, &packets, tick);
-        let mut decisions = [Decision {
-            verdict: Verdict::Punt,
-            rewrite: None,
-        }; BURST];
-        let mut lookup = Lookup {
-            tables: &self.tables,
-            network: &shared.network,
-            steering: &shared.steering,
-            worker: self.index,
-            flows: &mut self.flows,
-            snat_ports: &mut self.snat_ports,
-            picker: &mut self.picker,
-            options: shared.options,
-            opened: 0,
-            tick,
-        };
-        lookup.burst(&packets, &mut |i, decision| decisions[i] = decision);
-        self.counters.add(CounterId::FLOWS_OPENED, lookup.opened);
-        for ((frame, packet), decision) in frames.drain(..).zip(&packets).zip(&decisions) {
-            self.carry_out(shared, port, frame, packet, decision, tick);
+        if fragments {
+            self.gather(shared, port, frames, &mut packets, gathered, tick);
         }
+        let decisions_v4 = self.decide::<V4>(shared, frames, &packets, tick);
+        // Most bursts have none, and must not pay for them.
+        let decisions_v6 = v6.then(|| self.decide::<V6>(shared, frames, &packets, tick));
+        for (i, frame) in frames.drain(..).enumerate() {
+            match &packets[i] {
+                Parsed::Ipv4(packet) => self.carry_out(shared, port, frame, packet, &decisions_v4[i], tick),
+                Parsed::Ipv6(packet) => match &decisions_v6 {
+                    Some(decisions) => self.carry_out(shared, port, frame, packet, &decisions[i], tick),
+                    None => self.memory.free(frame), // never: `v6` is set
+                },
+                Parsed::Settled(verdict) => self.settle(shared, port, frame, *verdict),
+                Parsed::Neighbour => self.settle(shared, port, frame, Verdict::Neighbour),
+                Parsed::Other(reason) => {
+                    self.settle(shared, port, frame, lookup::host_or(&shared.network, *reason))
+                }
+                Parsed::Drop(reason) => self.settle(shared, port, frame, Verdict::Drop(*reason)),
+            }
+        }
+        self.release(shared, tick);
     }
 
     /// Looks at one packet of a burst, for all of them: if it did not come from the station its neighbour is known by,
     /// the steward is told, once a tick at most.
     fn doubt(&mut self, shared: &Shared, port: NicPortIndex, frames: &Burst, packets: &[Parsed], tick: Tick) {
-        let (Some(frame), Some(Parsed::Ipv4(packet))) = (frames.first(), packets.first()) else {
+        if self.doubted == tick {
+            return;
+        }
+        let Some(Ok(ethernet)) = frames
+            .first()
+            .map(|frame| Ethernet::new(self.memory.bytes(frame)))
+        else {
             return;
         };
-        let Ok(ethernet) = Ethernet::new(self.memory.bytes(frame)) else {
-            return;
+        let moved = match packets.first() {
+            Some(Parsed::Ipv4(packet)) => shared.network.moved(port, packet.key.src, ethernet.src()),
+            Some(Parsed::Ipv6(packet)) => shared.network.moved(port, packet.key.src, ethernet.src()),
+            _ => None,
         };
-        if self.doubted != tick
-            && let Some(neighbour) = shared.network.moved(port, packet.key.src, ethernet.src())
-        {
+        if let Some(neighbour) = moved {
             self.doubted = tick;
             // A full box loses a doubt; there will be others.
             self.ring_steward |= shared.steward.post(Purpose::Doubt { neighbour }, port, &[]);
         }
     }
 
-    fn carry_out(
+    /// Decisions on one family's packets of a burst.
+    fn decide<A: Served>(
+        &mut self,
+        shared: &Shared,
+        frames: &Burst,
+        packets: &[Parsed],
+        tick: Tick,
+    ) -> [Decision<A>; BURST] {
+        let mut decisions = [Decision::plain(Verdict::Punt); BURST];
+        let memory = &self.memory;
+        let quoted = |i: usize| {
+            let packet = A::packet(&packets[i])?;
+            Some(icmp_error::quoted(memory.bytes(&frames[i]), packet)?.key)
+        };
+        let mut lookup = Lookup {
+            tables: &self.tables,
+            network: &shared.network,
+            steering: &shared.steering,
+            affinity: &shared.affinity,
+            worker: self.index,
+            tracked: &mut A::own(&mut self.sides).tracked,
+            picker: &mut self.picker,
+            options: shared.options,
+            counted: Counted::default(),
+            tick,
+        };
+        lookup.burst(packets, &quoted, &mut |i, decision| decisions[i] = decision);
+        let Counted {
+            opened,
+            evicted,
+            affinity_evicted,
+        } = lookup.counted;
+        self.counters.add(CounterId::FLOWS_OPENED, opened);
+        self.counters.add(CounterId::FLOWS_EVICTED, evicted);
+        self.counters.add(CounterId::AFFINITY_EVICTED, affinity_evicted);
+        decisions
+    }
+
+    /// Gives fragments the transport header of their datagram (FRG-1), each at the worker that gathers it.
+    #[cold]
+    fn gather(
         &mut self,
         shared: &Shared,
         port: NicPortIndex,
-        mut frame: Frame,
-        packet: &Parsed,
-        decision: &Decision,
+        frames: &Burst,
+        packets: &mut [Parsed],
+        gathered: Option<Transport>,
         tick: Tick,
     ) {
-        let done = match decision.verdict {
-            Verdict::Forward(next_hop) => {
-                let (out, reachability) = shared.network.next_hops().get(next_hop);
-                match (reachability, packet) {
-                    (Reachability::Reachable(mac), Parsed::Ipv4(packet)) => {
-                        let bytes = self.memory.bytes_mut(&mut frame);
-                        if let Some(rewrite) = &decision.rewrite {
-                            nat::rewrite(bytes, packet, rewrite);
-                        }
-                        nat::decrement_ttl(bytes, packet);
-                        self.counters.add(CounterId::FORWARDED, 1);
-                        return self.send(shared, out, mac, frame);
-                    }
-                    _ => Err(DropReason::NeighbourUnreachable),
-                }
-            }
-            Verdict::Punt => match shared.network.host() {
-                Some(host) if host != port => match shared.network.host_mac() {
-                    Some(mac) => {
-                        self.counters.add(CounterId::PUNTED, 1);
-                        return self.send(shared, host, mac, frame);
-                    }
-                    None => Err(DropReason::NeighbourUnreachable),
-                },
-                // What the host sent to itself or to a group has nowhere to go.
-                _ => Err(DropReason::NoHostPort),
-            },
-            Verdict::Neighbour => self.post(
-                &shared.steward,
-                Purpose::Neighbour,
+        for (frame, parsed) in frames.iter().zip(packets) {
+            let bytes = self.memory.bytes(frame);
+            let arrival = Arrival {
                 port,
-                &frame,
-                DropReason::StewardQueueFull,
-            ),
-            Verdict::Resolve(out, neighbour) => self.ask_steward(shared, out, neighbour, port, &frame),
-            Verdict::Handover(owner) => {
-                self.rung |= 1 << owner.0;
-                let mailbox = &shared.workers[owner.get()];
-                self.post(
-                    mailbox,
-                    Purpose::Receive,
-                    port,
-                    &frame,
-                    DropReason::HandoverQueueFull,
-                )
-            }
-            Verdict::Reject(rejection) => match packet {
-                Parsed::Ipv4(packet) => {
-                    self.counters.add(CounterId::REJECTED, 1);
-                    let answer = self.reject(shared, port, &frame, packet, rejection, tick);
-                    answer.map(|answer| self.enqueue(shared, port, answer))
-                }
-                _ => Err(DropReason::RejectForbidden),
-            },
-            Verdict::Drop(reason) => Err(reason),
-        };
-        match done {
-            Ok(()) => self.memory.free(frame),
-            Err(reason) => self.drop_frame(frame, reason),
-        }
-    }
-
-    /// Builds the ICMP error that answers a rejected packet.
-    fn reject(
-        &mut self,
-        shared: &Shared,
-        port: NicPortIndex,
-        frame: &Frame,
-        packet: &parse::Packet,
-        rejection: Rejection,
-        tick: Tick,
-    ) -> Result<Frame, DropReason> {
-        let from = match rejection {
-            // Measured on Linux: an expiry on the way of a Service flow speaks with the frontend's address.
-            Rejection::TimeExceeded
-                if lookup::frontend(&packet.key, &self.tables, &shared.network).is_some() =>
-            {
-                packet.key.dst
-            }
-            _ => shared.network.source_address(port).ok_or(DropReason::NoRoute)?,
-        };
-        // The node itself is exempt from the limit, as it is in Linux.
-        if !shared.network.is_own(packet.key.src) {
-            self.limiter.take(packet.key.src.into(), tick)?;
-        }
-        let mut answer = self.memory.alloc().ok_or(DropReason::NoFrame)?;
-        let room = self.memory.max_packet();
-        let fits = self.memory.set_len(&mut answer, room);
-        debug_assert!(fits, "a fresh frame holds max_packet bytes");
-        let original = self.memory.bytes(frame);
-        match reject::icmp_error(
-            original,
-            packet,
-            rejection,
-            from,
-            self.memory.bytes_mut(&mut answer),
-        ) {
-            Ok(len) => {
-                let fits = self.memory.set_len(&mut answer, len);
-                debug_assert!(fits, "shorter than before");
-                self.counters.add(CounterId::REJECTS_SENT, 1);
-                Ok(answer)
-            }
-            Err(reason) => {
-                self.memory.free(answer);
-                Err(reason)
+                bytes,
+                gathered,
+                tick,
+            };
+            let settled = match parsed {
+                Parsed::Ipv4(packet) => arrival.pass(&mut self.sides, &shared.steering, self.index, packet),
+                Parsed::Ipv6(packet) => arrival.pass(&mut self.sides, &shared.steering, self.index, packet),
+                _ => None,
+            };
+            if let Some(verdict) = settled {
+                *parsed = Parsed::Settled(verdict);
             }
         }
     }
 
-    /// Addresses a frame to its next station and sends it.
-    fn send(&mut self, shared: &Shared, out: NicPortIndex, to: Mac, mut frame: Frame) {
-        let interface = &shared.network.interfaces()[out.get()];
-        if frame.len() > interface.mtu + ethernet::HEADER_LEN {
-            return self.drop_frame(frame, DropReason::TooBig);
+    /// Fragments that waited for the first of their datagram, which has come.
+    fn release(&mut self, shared: &Shared, tick: Tick) {
+        loop {
+            let (memory, Sides { v4, v6 }) = (&mut self.memory, &mut self.sides);
+            let mut copy = |port, bytes: &[u8], transport| (port, memory.copy_in(bytes), transport);
+            let Some((port, frame, transport)) = v4
+                .fragments
+                .release(&mut copy)
+                .or_else(|| v6.fragments.release(&mut copy))
+            else {
+                return;
+            };
+            let Some(frame) = frame else {
+                self.count_drops(DropReason::NoFrame, 1);
+                continue;
+            };
+            let mut frames = Burst::new_const();
+            frames.push(frame);
+            self.burst(shared, port, &mut frames, Some(transport), tick);
         }
-        nat::set_macs(self.memory.bytes_mut(&mut frame), to, interface.mac);
-        self.enqueue(shared, out, frame);
-    }
-
-    /// Sends a whole frame: on our queue of the NIC port, or through a worker that has one.
-    fn enqueue(&mut self, shared: &Shared, out: NicPortIndex, frame: Frame) {
-        if let Some(nic) = &mut self.ports[out.get()] {
-            let flushed = nic.queue.push(frame, nic.driver.as_mut(), &mut self.memory);
-            self.count_sent(flushed);
-            return;
-        }
-        // Ports with one queue (a tap) belong to worker 0.
-        self.rung |= 1;
-        let posted = self.post(
-            &shared.workers[0],
-            Purpose::Send,
-            out,
-            &frame,
-            DropReason::HandoverQueueFull,
-        );
-        match posted {
-            Ok(()) => self.memory.free(frame),
-            Err(reason) => self.drop_frame(frame, reason),
-        }
-    }
-
-    fn ask_steward(
-        &mut self,
-        shared: &Shared,
-        out: NicPortIndex,
-        neighbour: IpAddr,
-        received: NicPortIndex,
-        frame: &Frame,
-    ) -> Result<(), DropReason> {
-        // Packets for nobody, at whatever rate, must leave room for the ARP that keeps everybody else reachable.
-        if shared.steward.waiting() > shared.steward.capacity() / 2 {
-            return Err(DropReason::NeighbourPending);
-        }
-        let purpose = Purpose::Resolve { port: out, neighbour };
-        self.post(
-            &shared.steward,
-            purpose,
-            received,
-            frame,
-            DropReason::NeighbourPending,
-        )
-    }
-
-    fn post(
-        &mut self,
-        mailbox: &Mailbox,
-        purpose: Purpose,
-        port: NicPortIndex,
-        frame: &Frame,
-        full: DropReason,
-    ) -> Result<(), DropReason> {
-        if !matches!(purpose, Purpose::Receive | Purpose::Send) {
-            self.ring_steward = true;
-            self.counters.add(CounterId::TO_STEWARD, 1);
-        }
-        if mailbox.post(purpose, port, self.memory.bytes(frame)) {
-            Ok(())
-        } else {
-            Err(full)
-        }
-    }
-
-    fn count_drops(&mut self, reason: DropReason, count: usize) {
-        if count > 0 {
-            self.counters.add(CounterId::dropped(reason), count as u64);
-            self.counters.add(CounterId::DROPPED, count as u64);
-        }
-    }
-
-    fn drop_frame(&mut self, frame: Frame, reason: DropReason) {
-        self.count_drops(reason, 1);
-        self.memory.free(frame);
     }
 
     /// Packets that other threads sent us.
@@ -501,10 +410,14 @@ impl Worker {
             };
             match purpose {
                 Purpose::Send => self.enqueue(shared, port, frame),
-                _ => {
+                purpose => {
+                    let gathered = match purpose {
+                        Purpose::Fragment(transport) => Some(transport),
+                        _ => None,
+                    };
                     let mut frames = Burst::new_const();
                     frames.push(frame);
-                    self.burst(shared, port, &mut frames, tick);
+                    self.burst(shared, port, &mut frames, gathered, tick);
                 }
             }
         }
@@ -521,38 +434,23 @@ impl Worker {
         }
     }
 
-    fn count_sent(&mut self, flushed: Flushed) {
-        if flushed.packets > 0 {
-            self.counters.add(CounterId::TX_PACKETS, flushed.packets as u64);
-            self.counters.add(CounterId::TX_BYTES, flushed.bytes as u64);
-        }
-        self.count_drops(DropReason::TxFull, flushed.refused);
-    }
-
-    /// Looks at up to `most` flows of this tick's share of the sweep.
+    /// Looks at up to `most` flows of each family's share of this tick's sweep.
     fn expire(&mut self, tick: Tick, most: usize) {
-        if self.sweep.0 != tick {
-            self.sweep = (tick, (self.flows.usage().high_water / SWEEP_TICKS).max(SWEEP_MIN));
-        }
-        let budget = self.sweep.1.min(most);
-        self.sweep.1 -= budget;
-        let Self {
-            flows,
-            snat_ports,
-            picker,
-            ..
-        } = self;
-        let mut expired = 0;
-        flows.expire(tick, budget, &mut |flow| {
-            lookup::ended(flow, snat_ports, picker);
-            expired += 1;
-        });
-        snat_ports.expire(tick, budget);
-        self.counters.add(CounterId::FLOWS_EXPIRED, expired);
+        let Sides { v4, v6 } = &mut self.sides;
+        let [expired_v4, expired_v6] = [
+            v4.expire(&mut self.picker, tick, most),
+            v6.expire(&mut self.picker, tick, most),
+        ];
         self.counters
-            .set(CounterId::SNAT_PORTS_USED, self.snat_ports.taken() as u64);
-        self.counters
-            .set(CounterId::FLOWS_USED, self.flows.usage().used as u64);
+            .add(CounterId::FLOWS_EXPIRED, expired_v4.flows + expired_v6.flows);
+        let ports = v4.tracked.snat_ports.taken() + v6.tracked.snat_ports.taken();
+        self.counters.set(CounterId::SNAT_PORTS_USED, ports as u64);
+        let flows = v4.tracked.flows.usage().used + v6.tracked.flows.usage().used;
+        self.counters.set(CounterId::FLOWS_USED, flows as u64);
+        self.count_drops(
+            DropReason::FragmentTimeout,
+            expired_v4.fragments + expired_v6.fragments,
+        );
     }
 
     fn wake(&mut self, shared: &Shared) {

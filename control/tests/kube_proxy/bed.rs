@@ -9,10 +9,12 @@ use std::sync::atomic::AtomicBool;
 use ipnet::IpNet;
 use sluice_control::publish::{Dataplane, Inventory, PublishError, Publisher};
 use sluice_dataplane::addr::Mac;
+use sluice_dataplane::affinity::Affinity;
 use sluice_dataplane::channel::record::{Key, Record};
-use sluice_dataplane::conntrack::ports::{PortPool, PortPoolConfig, Rest};
-use sluice_dataplane::conntrack::{Admission, FlowConfig, Flows, HashKey, Timeouts};
+use sluice_dataplane::conntrack::ports::{PortPoolConfig, Rest};
+use sluice_dataplane::conntrack::{Admission, FlowConfig, HashKey, Timeouts};
 use sluice_dataplane::counters::{CounterId, CounterPages, WorkerCounters};
+use sluice_dataplane::fragments::FragmentConfig;
 use sluice_dataplane::index::{Generation, NicPortIndex, WorkerIndex};
 use sluice_dataplane::lookup::LookupOptions;
 use sluice_dataplane::mailbox::Mailbox;
@@ -25,7 +27,7 @@ use sluice_dataplane::table_slot::TableSlot;
 use sluice_dataplane::tables::{Picker, TableLimits, TablesBuilder};
 use sluice_dataplane::tick::{TICKS_PER_SECOND, Tick};
 use sluice_dataplane::verdict::DropReason;
-use sluice_dataplane::worker::{Shared, Worker, WorkerParts};
+use sluice_dataplane::worker::{Shared, SideConfig, Sides, Worker, WorkerParts};
 
 use crate::packet::Packet;
 use crate::topology::{Family, KERNEL, Nic, PRIMARY, STATIONS, Station, ip, named};
@@ -127,8 +129,12 @@ impl Bed {
             index: WorkerIndex(0),
             memory: FrameMemory::new(2 * BURST, 2048).unwrap(),
             drivers,
-            flows: Flows::new(flows).unwrap(),
-            snat_ports: PortPool::new(pool).unwrap(),
+            sides: Sides::new(&SideConfig {
+                flows,
+                snat_ports: pool,
+                fragments: FragmentConfig::default(),
+            })
+            .unwrap(),
             picker: Picker::new(5, &limits),
             counters: page,
             tables: builder.tables().clone(),
@@ -140,6 +146,7 @@ impl Bed {
             slots: vec![TableSlot::new()],
             steward: Mailbox::new(2 * BURST).unwrap(),
             stop: AtomicBool::new(false),
+            affinity: Affinity::new(1024).unwrap(),
             options: LookupOptions {
                 midstream_pickup: true,
             },

@@ -33,7 +33,7 @@ pub(super) fn hear(ethernet: &Ethernet<&[u8]>) -> Option<Heard> {
     } else {
         // An answer may leave out the address that the question was sent to (RFC 4861 §4.4).
         let solicited = message.flags() & nd::SOLICITED != 0;
-        let mac = message.link_address().or(solicited.then_some(from));
+        let mac = message.link_address().or_else(|| solicited.then_some(from));
         Heard {
             about: mac.map(|mac| (target.into(), mac)),
             asker: None,

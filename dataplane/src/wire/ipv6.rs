@@ -72,6 +72,8 @@ pub struct FragmentHeader {
     pub more: bool,
     /// Equal in all fragments of a packet.
     pub ident: u32,
+    /// Where the fragment's payload starts in this packet.
+    pub payload: usize,
 }
 
 impl<T: AsRef<[u8]>> Ipv6<T> {
@@ -205,6 +207,7 @@ fn walk(packet: &[u8], mut upper: Upper) -> Result<Upper, DropReason> {
                     offset: usize::from(position & !7),
                     more: position & 1 != 0,
                     ident: u32::from_be_bytes(array(header, 4)),
+                    payload: upper.at + len,
                 };
                 let later = fragment.offset != 0;
                 // A second one would make a fragment of a fragment, which no sender may build (RFC 8200 §4.5).
@@ -419,6 +422,7 @@ mod tests {
             offset: 0,
             more: true,
             ident: 0x0102_0304,
+            payload: 48,
         };
         assert_eq!(
             (first.protocol, first.at, first.fragment),

@@ -5,9 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::AtomicBool;
 
 use sluice_dataplane::addr::{Mac, V4, V6};
-use sluice_dataplane::conntrack::ports::{PortPool, PortPoolConfig, Rest};
-use sluice_dataplane::conntrack::{Admission, FlowConfig, Flows, HashKey, Timeouts};
+use sluice_dataplane::affinity::Affinity;
+use sluice_dataplane::conntrack::ports::{PortPoolConfig, Rest};
+use sluice_dataplane::conntrack::{Admission, FlowConfig, HashKey, Timeouts};
 use sluice_dataplane::counters::{CounterId, CounterPages, WorkerCounters};
+use sluice_dataplane::fragments::FragmentConfig;
 use sluice_dataplane::index::{Generation, NicPortIndex, WorkerIndex};
 use sluice_dataplane::lookup::LookupOptions;
 use sluice_dataplane::mailbox::{Mailbox, Purpose};
@@ -21,7 +23,7 @@ use sluice_dataplane::table_slot::TableSlot;
 use sluice_dataplane::tables::{Picker, TableLimits, TablesBuilder};
 use sluice_dataplane::tick::Tick;
 use sluice_dataplane::verdict::DropReason;
-use sluice_dataplane::worker::{Shared, Worker, WorkerParts};
+use sluice_dataplane::worker::{Shared, SideConfig, Sides, Worker, WorkerParts};
 
 use super::nic::Nic;
 use super::random::Random;
@@ -106,8 +108,12 @@ impl World {
                 index,
                 memory: FrameMemory::new(frames, 2048).unwrap(),
                 drivers,
-                flows: Flows::new(flows).unwrap(),
-                snat_ports: PortPool::new(pool).unwrap(),
+                sides: Sides::new(&SideConfig {
+                    flows,
+                    snat_ports: pool,
+                    fragments: FragmentConfig::default(),
+                })
+                .unwrap(),
                 picker: Picker::new(random.next(), &limits),
                 counters: page,
                 tables: builder.tables().clone(),
@@ -121,6 +127,7 @@ impl World {
             slots: (0..workers).map(|_| TableSlot::new()).collect(),
             steward: mailbox(setup.steward),
             stop: AtomicBool::new(false),
+            affinity: Affinity::new(1024).unwrap(),
             options: LookupOptions {
                 midstream_pickup: !setup.no_midstream_pickup,
             },

@@ -1,0 +1,274 @@
+//! Takes  a packet of no flow, and the frontend it addresses.   Gives  a decision, and a flow where there is to be one.
+//! Drops  by policy, and what pools and tables have no room for.
+//! Never  opens a flow for a packet that goes no further (RJ-5).
+//! Next   `nat`.
+//!
+//! In this order: source ranges, the matrix of semantics §3.3 (which endpoint set, SNAT or not), affinity, the endpoint,
+//! the next hops both ways, a source port where the endpoint is to see our address, the flow.
+
+use crate::addr::{Address, FlowKey, Port};
+use crate::affinity::Occupant;
+use crate::channel::record::FrontendKind;
+use crate::conntrack::ports::Destination;
+use crate::conntrack::{Direction, FlowFlags, NewFlow, OpenError, State};
+use crate::index::{BackendIndex, FlowIndex, NextHopIndex, ServicePortIndex};
+use crate::lookup::{Decision, Family, Lookup, Tracked};
+use crate::nat;
+use crate::parse::{Fragment, Packet};
+use crate::tables::{EndpointSetKind, Frontend, ServicePort, client_hash};
+use crate::tick::TICKS_PER_SECOND;
+use crate::verdict::{DropReason, Rejection, Verdict};
+
+/// Source ports tried when two flows without SNAT would share a reply tuple (two Services in front of one endpoint, one
+/// client port): kept client addresses have 64k ports each, so even with half of them taken 32 tries fail once in 2³².
+const CLASH_TRIES: usize = 32;
+
+/// A flow about to be opened: what the packet came with, and what it leaves with before SNAT.
+struct Opening<A: Address> {
+    original: FlowKey<A>,
+    forwarded: FlowKey<A>,
+    state: State,
+    backend: BackendIndex,
+    backend_generation: u32,
+    service_port: ServicePortIndex,
+    next_hops: [NextHopIndex; 2],
+}
+
+impl<A: Family> Lookup<'_, A> {
+    /// Opens a flow to one of the frontend's endpoints.
+    pub(crate) fn open(&mut self, packet: &Packet<A>, frontend: Frontend) -> Decision<A> {
+        match self.try_open(packet, frontend) {
+            Ok(decision) => decision,
+            Err(verdict) => Decision::plain(verdict),
+        }
+    }
+
+    fn try_open(&mut self, packet: &Packet<A>, frontend: Frontend) -> Result<Decision<A>, Verdict> {
+        if packet.fragment == Fragment::Later {
+            return Err(Verdict::Drop(DropReason::FragmentWithoutFlow)); // its first was refused
+        }
+        let state = self
+            .opening(packet)
+            .ok_or(Verdict::Drop(DropReason::InvalidTcp))?;
+        // The builder refuses a frontend without its service port, so this is only a type's formality.
+        let Some(service_port) = self.tables.service_port(frontend.service_port) else {
+            return Err(Verdict::Drop(DropReason::UnallocatedServiceAddress));
+        };
+        // Before everything else, also before "no endpoint at all" (LBR-1, LBR-2, LBR-7).
+        if frontend.kind == FrontendKind::LoadBalancerIp && !service_port.source_allowed(packet.key.src) {
+            return Err(Verdict::Drop(DropReason::SourceRange));
+        }
+        let (set, mut snat) = self.policy(&packet.key, frontend, service_port);
+        let Some(backend_index) = self.endpoint(&packet.key, frontend.service_port, service_port, set) else {
+            return Err(if service_port.endpoints::<A>().has_any {
+                Verdict::Drop(DropReason::NoLocalEndpoint)
+            } else {
+                Verdict::Reject(Rejection::PortUnreachable)
+            });
+        };
+        if packet.ttl <= 1 {
+            return Err(Verdict::Reject(Rejection::TimeExceeded));
+        }
+        let Some(backend) = self.tables.backend::<A>(backend_index) else {
+            return Err(Verdict::Drop(DropReason::BackendGone));
+        };
+        snat |= backend.address == packet.key.src; // TP-5: hairpin
+        let (backend_address, backend_port, generation) = (backend.address, backend.port, backend.generation);
+        let to_backend = self.next_hop(backend_address)?;
+        let to_client = self.next_hop(packet.key.src)?;
+        let source = if snat {
+            Some(self.snat_address(to_backend)?)
+        } else {
+            None
+        };
+        let forwarded = FlowKey {
+            dst: backend_address,
+            dst_port: backend_port,
+            ..packet.key
+        };
+        let flow = Opening {
+            original: packet.key,
+            forwarded,
+            state,
+            backend: backend_index,
+            backend_generation: generation,
+            service_port: frontend.service_port,
+            next_hops: [to_backend, to_client],
+        };
+        let index = match source {
+            Some(address) => self.open_snat(flow, address)?,
+            None => self.open_kept(flow)?,
+        };
+        Ok(Decision {
+            verdict: Verdict::Forward(to_backend),
+            rewrite: Some(self.tracked.flows.rewrite(index, Direction::Original)),
+        })
+    }
+
+    /// The state of a flow that this packet opens, if it may (CT-15).
+    fn opening(&self, packet: &Packet<A>) -> Option<State> {
+        let state = State::opening(packet.key.protocol, packet.signals)?;
+        (!state.is_midstream() || self.options.midstream_pickup).then_some(state)
+    }
+
+    /// The matrix of semantics §3.3: which endpoint set, and whether the endpoint sees our address.
+    fn policy(
+        &self,
+        key: &FlowKey<A>,
+        frontend: Frontend,
+        service_port: &ServicePort,
+    ) -> (EndpointSetKind, bool) {
+        // TP-2: without pod ranges nobody counts as "not a pod", and nobody as a pod.
+        let pod = self.tables.is_pod(key.src);
+        let not_pod = self.tables.has_pod_ranges::<A>() && !pod;
+        let cluster = EndpointSetKind::Cluster;
+        if !frontend.kind.is_external() {
+            let set = if service_port.record.internal_local {
+                EndpointSetKind::Local
+            } else {
+                cluster
+            };
+            return (set, not_pod || self.tables.settings().masquerade_all);
+        }
+        if !service_port.record.external_local {
+            return (cluster, true);
+        }
+        // TP-4: pod and node sources behave as if they had gone out to the load balancer and back.
+        if pod {
+            (cluster, false)
+        } else if self.network.is_own(key.src) {
+            (cluster, true)
+        } else {
+            (EndpointSetKind::Local, false)
+        }
+    }
+
+    /// The endpoint of a new flow: the one the client had, if it is to have the same (AFF-1), else by the service port's
+    /// algorithm.
+    fn endpoint(
+        &mut self,
+        key: &FlowKey<A>,
+        index: ServicePortIndex,
+        service_port: &ServicePort,
+        set: EndpointSetKind,
+    ) -> Option<BackendIndex> {
+        let (tables, picker) = (self.tables, &mut *self.picker);
+        let seconds = service_port.record.affinity_seconds;
+        if seconds == 0 {
+            return tables.choose::<A>(index, set, client_hash(key.src, key.src_port), picker);
+        }
+        // Whoever is to have one endpoint for all connections has the same one on every gateway, too.
+        let client = client_hash(key.src, Port::default());
+        let backend = |slot: BackendIndex| tables.backend::<A>(slot);
+        let place = |slot| backend(slot).map(|backend| (backend.address, backend.port));
+        let members = service_port.endpoints::<A>().set(set).backends();
+        let occupant = |slot: BackendIndex| {
+            // Sets are in the order of addresses and ports.
+            members
+                .binary_search_by_key(&place(slot), |&member| place(member))
+                .ok()?;
+            Some(backend(slot)?.generation)
+        };
+        let pick = || {
+            let slot = tables.choose::<A>(index, set, client, picker)?;
+            let generation = backend(slot)?.generation;
+            Some(Occupant { slot, generation })
+        };
+        let timeout = seconds.saturating_mul(TICKS_PER_SECOND);
+        let choice = self
+            .affinity
+            .choose(index, set, key.src, timeout, self.tick, occupant, pick)?;
+        self.counted.affinity_evicted += u64::from(choice.evicted);
+        Some(choice.backend.slot)
+    }
+
+    fn snat_address(&self, next_hop: NextHopIndex) -> Result<A, Verdict> {
+        let (port, _) = self.network.next_hops().get(next_hop);
+        self.network
+            .source_address(port)
+            .ok_or(Verdict::Drop(DropReason::NoRoute))
+    }
+
+    /// A flow whose endpoint sees our address and one of our ports.
+    fn open_snat(&mut self, flow: Opening<A>, address: A) -> Result<FlowIndex, Verdict> {
+        let forwarded = FlowKey {
+            src: address,
+            ..flow.forwarded
+        };
+        let destination = Destination::of_reply(&forwarded.reversed());
+        let random = self.picker.random() as u32;
+        let Ok(port) = self.tracked.snat_ports.take(destination, random) else {
+            return Err(Verdict::Drop(DropReason::SnatPortsExhausted));
+        };
+        let forwarded = FlowKey {
+            src_port: port,
+            ..forwarded
+        };
+        self.insert(&flow, forwarded, FlowFlags::SNAT).map_err(|error| {
+            self.tracked.snat_ports.cancel(destination, port);
+            refusal(error)
+        })
+    }
+
+    /// A flow whose endpoint sees the client's address, and its port unless that would share a reply tuple.
+    fn open_kept(&mut self, flow: Opening<A>) -> Result<FlowIndex, Verdict> {
+        let mut forwarded = flow.forwarded;
+        for _ in 0..CLASH_TRIES {
+            match self.insert(&flow, forwarded, FlowFlags::default()) {
+                Err(OpenError::ReplyTaken) => {}
+                result => return result.map_err(refusal),
+            }
+            // The replies must find their way to this worker: of n workers, one port in n is ours.
+            for _ in 0..CLASH_TRIES * self.steering.workers() {
+                let random = self.picker.random() as u16;
+                forwarded.src_port = Port::new(random.max(1024));
+                if self
+                    .steering
+                    .client_owner(forwarded.src, forwarded.src_port, self.network)
+                    == self.worker
+                {
+                    break;
+                }
+            }
+        }
+        Err(refusal(OpenError::ReplyTaken))
+    }
+
+    fn insert(
+        &mut self,
+        flow: &Opening<A>,
+        forwarded: FlowKey<A>,
+        flags: FlowFlags,
+    ) -> Result<FlowIndex, OpenError> {
+        let (l3_delta, l4_delta) = nat::deltas(&flow.original, &forwarded);
+        let new = NewFlow {
+            original: flow.original,
+            reply: forwarded.reversed(),
+            state: flow.state,
+            backend: flow.backend,
+            backend_generation: flow.backend_generation,
+            service_port: flow.service_port,
+            next_hops: flow.next_hops,
+            l3_delta,
+            l4_delta,
+            flags,
+        };
+        let Tracked { flows, snat_ports } = &mut *self.tracked;
+        let (picker, counted) = (&mut *self.picker, &mut self.counted);
+        let index = flows.open(&new, self.tick, &mut |gone| {
+            Tracked::ended(gone, snat_ports, picker);
+            counted.evicted += 1;
+        })?;
+        self.picker.opened(flow.backend, flow.backend_generation);
+        self.counted.opened += 1;
+        Ok(index)
+    }
+}
+
+const fn refusal(error: OpenError) -> Verdict {
+    Verdict::Drop(match error {
+        OpenError::Full | OpenError::BucketsFull => DropReason::FlowTableFull,
+        OpenError::RateLimited => DropReason::FlowRateLimited,
+        OpenError::OriginalTaken | OpenError::ReplyTaken => DropReason::SnatPortsExhausted,
+    })
+}

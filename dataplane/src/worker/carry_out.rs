@@ -1,0 +1,385 @@
+//! Takes  a frame, its packet and the decision on it.    Gives  frames to queues, letters to the steward and other workers.
+//! Drops  whatever was decided to be dropped, and what has no room where it goes.
+//! Never  decides on a packet; never waits.
+
+use std::net::IpAddr;
+
+use super::{Served, Shared, Worker};
+use crate::addr::Mac;
+use crate::counters::CounterId;
+use crate::fragments::Transport;
+use crate::icmp_error;
+use crate::index::{NicPortIndex, WorkerIndex};
+use crate::lookup::{self, Decision};
+use crate::mailbox::{Mailbox, Purpose};
+use crate::nat;
+use crate::next_hop::Reachability;
+use crate::nic::{Burst, Frame};
+use crate::parse::{Fragment, Packet};
+use crate::reject;
+use crate::tick::Tick;
+use crate::tx::Flushed;
+use crate::verdict::{DropReason, Rejection, Verdict};
+use crate::wire::{Ipv4, ethernet, fragments_out};
+
+impl Worker {
+    /// Carries out the decision on a packet.
+    pub(super) fn carry_out<A: Served>(
+        &mut self,
+        shared: &Shared,
+        port: NicPortIndex,
+        mut frame: Frame,
+        packet: &Packet<A>,
+        decision: &Decision<A>,
+        tick: Tick,
+    ) {
+        match decision.verdict {
+            Verdict::Forward(next_hop) => {
+                let (out, reachability) = shared.network.next_hops().get(next_hop);
+                let Reachability::Reachable(mac) = reachability else {
+                    return self.drop_frame(frame, DropReason::NeighbourUnreachable);
+                };
+                let mtu = shared.network.interfaces()[out.get()].mtu;
+                let fits = usize::from(packet.end - packet.l3) <= mtu;
+                if !(fits || A::FRAGMENTS && may_be_fragmented(self.memory.bytes(&frame), packet.l3)) {
+                    let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+                    return self.answer(shared, port, frame, packet, Rejection::TooBig { mtu }, tick);
+                }
+                let bytes = self.memory.bytes_mut(&mut frame);
+                match &decision.rewrite {
+                    Some(rewrite) if packet.is_icmp_error() => {
+                        // Its flow was found by what it quotes.
+                        if let Some(quoted) = icmp_error::quoted(bytes, packet) {
+                            icmp_error::translate(bytes, packet, &quoted, rewrite);
+                        }
+                    }
+                    Some(rewrite) => nat::rewrite(bytes, packet, rewrite),
+                    None => {}
+                }
+                nat::decrement_ttl(bytes, packet);
+                self.counters.add(CounterId::FORWARDED, 1);
+                if fits {
+                    self.send(shared, out, mac, frame);
+                } else {
+                    self.send_in_fragments(shared, out, mac, frame, packet.l3, mtu);
+                }
+            }
+            Verdict::Reject(rejection) => self.answer(shared, port, frame, packet, rejection, tick),
+            Verdict::EchoReply => self.echo(shared, port, frame, packet),
+            Verdict::Handover(owner) if packet.fragment != Fragment::Whole => {
+                // The owner cannot know the ports of a later fragment.
+                let purpose = Purpose::Fragment(Transport::of(packet));
+                self.hand_over(shared, owner, purpose, port, frame);
+            }
+            verdict => self.settle(shared, port, frame, verdict),
+        }
+    }
+
+    /// Carries out what needs nothing known about the packet.
+    pub(super) fn settle(&mut self, shared: &Shared, port: NicPortIndex, frame: Frame, verdict: Verdict) {
+        let done = match verdict {
+            Verdict::Punt => match (shared.network.host(), shared.network.host_mac()) {
+                (Some(host), Some(mac)) if host != port => {
+                    self.counters.add(CounterId::PUNTED, 1);
+                    return self.send(shared, host, mac, frame);
+                }
+                (Some(host), None) if host != port => Err(DropReason::NeighbourUnreachable),
+                // What the host sent to itself or to a group has nowhere to go.
+                _ => Err(DropReason::NoHostPort),
+            },
+            Verdict::Neighbour => self.post(
+                &shared.steward,
+                Purpose::Neighbour,
+                port,
+                &frame,
+                DropReason::StewardQueueFull,
+            ),
+            Verdict::Resolve(out, neighbour) => self.ask_steward(shared, out, neighbour, port, &frame),
+            Verdict::Handover(owner) => return self.hand_over(shared, owner, Purpose::Receive, port, frame),
+            Verdict::Hold => {
+                self.counters.add(CounterId::FRAGMENTS_HELD, 1);
+                Ok(())
+            }
+            Verdict::Drop(reason) => Err(reason),
+            // Only packets are forwarded or answered, and those are carried out.
+            Verdict::Forward(_) | Verdict::Reject(_) | Verdict::EchoReply => Err(DropReason::RejectForbidden),
+        };
+        match done {
+            Ok(()) => self.memory.free(frame),
+            Err(reason) => self.drop_frame(frame, reason),
+        }
+    }
+
+    fn hand_over(
+        &mut self,
+        shared: &Shared,
+        owner: WorkerIndex,
+        purpose: Purpose,
+        port: NicPortIndex,
+        frame: Frame,
+    ) {
+        self.rung |= 1 << owner.0;
+        let mailbox = &shared.workers[owner.get()];
+        match self.post(mailbox, purpose, port, &frame, DropReason::HandoverQueueFull) {
+            Ok(()) => self.memory.free(frame),
+            Err(reason) => self.drop_frame(frame, reason),
+        }
+    }
+
+    /// Answers a packet that goes no further with an ICMP error.
+    fn answer<A: Served>(
+        &mut self,
+        shared: &Shared,
+        port: NicPortIndex,
+        frame: Frame,
+        packet: &Packet<A>,
+        rejection: Rejection,
+        tick: Tick,
+    ) {
+        self.counters.add(CounterId::REJECTED, 1);
+        let answer = self.reject(shared, port, &frame, packet, rejection, tick);
+        self.reply(shared, port, frame, answer);
+    }
+
+    /// Answers an echo request to a Service address in its name (PING-1).
+    fn echo<A: Served>(&mut self, shared: &Shared, port: NicPortIndex, frame: Frame, packet: &Packet<A>) {
+        let answer = self.build(&frame, |original, out| reject::echo_reply(original, packet, out));
+        self.reply(shared, port, frame, answer);
+    }
+
+    /// Sends an answer back where the frame it answers came from.
+    fn reply(
+        &mut self,
+        shared: &Shared,
+        port: NicPortIndex,
+        frame: Frame,
+        answer: Result<Frame, DropReason>,
+    ) {
+        match answer {
+            Ok(answer) => {
+                self.counters.add(CounterId::REJECTS_SENT, 1);
+                self.enqueue(shared, port, answer);
+                self.memory.free(frame);
+            }
+            Err(reason) => self.drop_frame(frame, reason),
+        }
+    }
+
+    /// The ICMP error that answers a rejected packet.
+    fn reject<A: Served>(
+        &mut self,
+        shared: &Shared,
+        port: NicPortIndex,
+        frame: &Frame,
+        packet: &Packet<A>,
+        rejection: Rejection,
+        tick: Tick,
+    ) -> Result<Frame, DropReason> {
+        let (network, key) = (&shared.network, &packet.key);
+        let from_frontend =
+            rejection != Rejection::PortUnreachable && lookup::frontend(key, &self.tables, network).is_some();
+        // Measured on Linux: what a Service packet meets on its way speaks with the frontend's address; else the address
+        // that was spoken to, if it is ours; the node's own sockets hear it from their own.
+        let from = if from_frontend || network.is_own(key.dst) {
+            key.dst
+        } else if network.is_own(key.src) {
+            key.src
+        } else {
+            network.source_address(port).ok_or(DropReason::NoRoute)?
+        };
+        // As in Linux, the node itself is exempt from the limit, and so is what path MTU discovery lives on.
+        if !network.is_own(key.src) && !matches!(rejection, Rejection::TooBig { .. }) {
+            self.limiter.take(key.src.into(), tick)?;
+        }
+        self.build(frame, |original, out| {
+            reject::icmp_error(original, packet, rejection, from, out)
+        })
+    }
+
+    /// A frame of its own, built from another.
+    fn build(
+        &mut self,
+        frame: &Frame,
+        build: impl FnOnce(&[u8], &mut [u8]) -> Result<usize, DropReason>,
+    ) -> Result<Frame, DropReason> {
+        let mut built = self.memory.alloc().ok_or(DropReason::NoFrame)?;
+        let room = self.memory.max_packet();
+        let fits = self.memory.set_len(&mut built, room);
+        debug_assert!(fits, "a fresh frame holds max_packet bytes");
+        match build(self.memory.bytes(frame), self.memory.bytes_mut(&mut built)) {
+            Ok(len) => {
+                let fits = self.memory.set_len(&mut built, len);
+                debug_assert!(fits, "shorter than before");
+                Ok(built)
+            }
+            Err(reason) => {
+                self.memory.free(built);
+                Err(reason)
+            }
+        }
+    }
+
+    /// Sends a packet that is larger than the link takes, and may be fragmented: all of it, or nothing.
+    fn send_in_fragments(
+        &mut self,
+        shared: &Shared,
+        out: NicPortIndex,
+        to: Mac,
+        frame: Frame,
+        l3: u16,
+        mtu: usize,
+    ) {
+        let mut pieces = Burst::new_const();
+        let cut = self.cut(&frame, l3.into(), mtu, &mut pieces);
+        for piece in pieces {
+            match cut {
+                Ok(()) => self.send(shared, out, to, piece),
+                Err(_) => self.memory.free(piece),
+            }
+        }
+        match cut {
+            Ok(()) => self.memory.free(frame),
+            Err(reason) => self.drop_frame(frame, reason),
+        }
+    }
+
+    /// The fragments of a packet, each in a frame with the link's header before it.
+    fn cut(&mut self, frame: &Frame, l3: usize, mtu: usize, pieces: &mut Burst) -> Result<(), DropReason> {
+        // Frames first: what they are filled from is borrowed while they are. A header has 60 bytes at most, and a piece a
+        // multiple of eight.
+        let least = mtu.saturating_sub(60 + 7).max(8);
+        let most = frame.len().div_ceil(least);
+        if most > pieces.capacity() {
+            return Err(DropReason::TooBig);
+        }
+        for _ in 0..most {
+            pieces.push(self.memory.alloc().ok_or(DropReason::NoFrame)?);
+        }
+        let (link, packet) = self
+            .memory
+            .bytes(frame)
+            .split_at_checked(l3)
+            .ok_or(DropReason::Truncated)?;
+        let mut fragments = fragments_out::Fragments::of(packet, mtu)?;
+        let mut used = 0;
+        for piece in pieces.iter_mut() {
+            let room = self.memory.max_packet();
+            let fits = self.memory.set_len(piece, room);
+            debug_assert!(fits, "a fresh frame holds max_packet bytes");
+            let (out_link, out) = self
+                .memory
+                .bytes_mut(piece)
+                .split_at_mut_checked(l3)
+                .ok_or(DropReason::NoFrame)?;
+            let Some(len) = fragments.next(out) else { break };
+            out_link.copy_from_slice(link);
+            let len = l3 + len?;
+            let fits = self.memory.set_len(piece, len);
+            debug_assert!(fits, "shorter than before");
+            used += 1;
+        }
+        for unused in pieces.drain(used..) {
+            self.memory.free(unused);
+        }
+        Ok(())
+    }
+
+    /// Addresses a frame to its next station and sends it.
+    fn send(&mut self, shared: &Shared, out: NicPortIndex, to: Mac, mut frame: Frame) {
+        let interface = &shared.network.interfaces()[out.get()];
+        if frame.len() > interface.mtu + ethernet::HEADER_LEN {
+            return self.drop_frame(frame, DropReason::TooBig);
+        }
+        nat::set_macs(self.memory.bytes_mut(&mut frame), to, interface.mac);
+        self.enqueue(shared, out, frame);
+    }
+
+    /// Sends a whole frame: on our queue of the NIC port, or through a worker that has one.
+    pub(super) fn enqueue(&mut self, shared: &Shared, out: NicPortIndex, frame: Frame) {
+        if let Some(nic) = &mut self.ports[out.get()] {
+            let flushed = nic.queue.push(frame, nic.driver.as_mut(), &mut self.memory);
+            self.count_sent(flushed);
+            return;
+        }
+        // Ports with one queue (a tap) belong to worker 0.
+        self.rung |= 1;
+        let posted = self.post(
+            &shared.workers[0],
+            Purpose::Send,
+            out,
+            &frame,
+            DropReason::HandoverQueueFull,
+        );
+        match posted {
+            Ok(()) => self.memory.free(frame),
+            Err(reason) => self.drop_frame(frame, reason),
+        }
+    }
+
+    fn ask_steward(
+        &mut self,
+        shared: &Shared,
+        out: NicPortIndex,
+        neighbour: IpAddr,
+        received: NicPortIndex,
+        frame: &Frame,
+    ) -> Result<(), DropReason> {
+        // Packets for nobody, at whatever rate, must leave room for the ARP that keeps everybody else reachable.
+        if shared.steward.waiting() > shared.steward.capacity() / 2 {
+            return Err(DropReason::NeighbourPending);
+        }
+        let purpose = Purpose::Resolve { port: out, neighbour };
+        self.post(
+            &shared.steward,
+            purpose,
+            received,
+            frame,
+            DropReason::NeighbourPending,
+        )
+    }
+
+    fn post(
+        &mut self,
+        mailbox: &Mailbox,
+        purpose: Purpose,
+        port: NicPortIndex,
+        frame: &Frame,
+        full: DropReason,
+    ) -> Result<(), DropReason> {
+        if !matches!(purpose, Purpose::Receive | Purpose::Send) {
+            self.ring_steward = true;
+            self.counters.add(CounterId::TO_STEWARD, 1);
+        }
+        if mailbox.post(purpose, port, self.memory.bytes(frame)) {
+            Ok(())
+        } else {
+            Err(full)
+        }
+    }
+
+    pub(super) fn count_drops(&mut self, reason: DropReason, count: usize) {
+        if count > 0 {
+            self.counters.add(CounterId::dropped(reason), count as u64);
+            self.counters.add(CounterId::DROPPED, count as u64);
+        }
+    }
+
+    fn drop_frame(&mut self, frame: Frame, reason: DropReason) {
+        self.count_drops(reason, 1);
+        self.memory.free(frame);
+    }
+
+    pub(super) fn count_sent(&mut self, flushed: Flushed) {
+        if flushed.packets > 0 {
+            self.counters.add(CounterId::TX_PACKETS, flushed.packets as u64);
+            self.counters.add(CounterId::TX_BYTES, flushed.bytes as u64);
+        }
+        self.count_drops(DropReason::TxFull, flushed.refused);
+    }
+}
+
+/// Routers may fragment the IPv4 packet that starts at `l3` (RFC 791 §3.1: "don't fragment" is not set).
+fn may_be_fragmented(bytes: &[u8], l3: u16) -> bool {
+    let ip = bytes.get(usize::from(l3)..).unwrap_or_default();
+    Ipv4::new(ip).is_ok_and(|ip| !ip.dont_fragment())
+}

@@ -22,7 +22,7 @@ pub(crate) fn run(data: &[u8]) {
     match parse(&frame, STATION) {
         Parsed::Ipv4(packet) => accepted(&frame, &packet, new),
         Parsed::Ipv6(packet) => accepted(&frame, &packet, new),
-        Parsed::Neighbour | Parsed::Other(_) | Parsed::Drop(_) => {}
+        Parsed::Neighbour | Parsed::Other(_) | Parsed::Drop(_) | Parsed::Settled(_) => {}
     }
 }
 

@@ -20,7 +20,7 @@ pub(crate) fn run(data: &[u8]) {
             (from[0], from[15]) = (0xfd, host);
             answer(&frame, &packet, rejection, from);
         }
-        Parsed::Neighbour | Parsed::Other(_) | Parsed::Drop(_) => {}
+        Parsed::Neighbour | Parsed::Other(_) | Parsed::Drop(_) | Parsed::Settled(_) => {}
     }
 }
 

@@ -19,7 +19,7 @@ use crate::bed::Bed;
 use crate::topology::{Family, PRIMARY, ip, named};
 
 /// The families that are replayed; rows of others are awaited.
-pub(crate) const FAMILIES: &[Family] = &[Family::V4];
+pub(crate) const FAMILIES: &[Family] = &[Family::V4, Family::V6];
 
 /// Options of the proxy, as the records name them.
 #[derive(Clone, Debug)]

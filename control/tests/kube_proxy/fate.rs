@@ -186,10 +186,14 @@ pub(crate) fn same_payload(a: &Packet, b: &Packet) -> Option<()> {
     (neutral(a)? == neutral(b)?).then_some(())
 }
 
-/// Whether this is an ICMP error, of whatever form, sent about `sent`.
+/// Whether this is an ICMP error to the sender of `sent`.
 fn quotes(packet: &Packet, sent: &Packet) -> bool {
-    packet.is_icmp() && packet.dst == sent.src && *packet != *sent && packet.src != sent.src
-        || packet.is_icmp() && packet.dst == sent.src && !sent.is_icmp()
+    let kind = packet.transport.first();
+    let error = match packet.src {
+        IpAddr::V4(_) => matches!(kind, Some(3 | 11 | 12)),
+        IpAddr::V6(_) => matches!(kind, Some(1..=4)),
+    };
+    packet.is_icmp() && error && packet.dst == sent.src
 }
 
 fn error(from: &Station, seen: &Seen, sent: &Packet) -> Fate {

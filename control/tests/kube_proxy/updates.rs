@@ -138,7 +138,7 @@ fn replay(row: &Row) -> String {
 
 /// New flows of both protocols: which endpoints, or how they are turned away.
 fn fresh(cluster: &mut Cluster, row: &Row) -> String {
-    let mut served = BTreeSet::new();
+    let mut served = [BTreeSet::new(), BTreeSet::new()];
     let mut turned = BTreeSet::new();
     let mut asked = row.clone();
     asked.value["udp_endpoint"] = json!("");
@@ -151,7 +151,7 @@ fn fresh(cluster: &mut Cluster, row: &Row) -> String {
                     ..
                 },
                 _,
-            ) => drop(served.insert(name)),
+            ) => drop(served[usize::from(protocol == "TCP")].insert(name)),
             (_, answer) => drop(turned.insert(answer)),
         }
         // Refusals are alike, and limited in time; the flows of the row must not expire meanwhile.
@@ -160,10 +160,7 @@ fn fresh(cluster: &mut Cluster, row: &Row) -> String {
             break;
         }
     }
-    format!(
-        "new: {}",
-        served.into_iter().chain(turned).collect::<Vec<_>>().join(" ")
-    )
+    met(row, served, turned)
 }
 
 /// A connection that could not be opened is no longer tried: the client's doing.
@@ -204,17 +201,28 @@ fn recorded(row: &Row) -> String {
         words.truncate(if second.is_empty() { 2 } else { 3 });
         line += &format!("{protocol} {}; ", words.join(", "));
     }
-    let mut new = BTreeSet::new();
-    for protocol in ["udp", "tcp"] {
+    let mut served = [BTreeSet::new(), BTreeSet::new()];
+    let mut turned = BTreeSet::new();
+    for (protocol, served) in ["udp", "tcp"].into_iter().zip(&mut served) {
         let outcome = &row.value["new_flows_after"][protocol];
         match outcome[0].as_str() {
-            Some("FORWARD") => new.extend(outcome[1].as_object().unwrap().keys().cloned()),
-            Some("REJECT-ICMP" | "RST") => drop(new.insert("refused".into())),
-            Some("DROP" | "PASSED-ON") => drop(new.insert("no answer".into())),
+            Some("FORWARD") => served.extend(outcome[1].as_object().unwrap().keys().cloned()),
+            Some("REJECT-ICMP" | "RST") => drop(turned.insert("refused".into())),
+            Some("DROP" | "PASSED-ON") => drop(turned.insert("no answer".into())),
             _ => return line,
         }
     }
-    line + &format!("new: {}", new.into_iter().collect::<Vec<_>>().join(" "))
+    line + &met(row, served, turned)
+}
+
+/// What new flows met: the endpoints of both protocols, or how they were turned away. With session affinity each of the
+/// two has one of its own.
+fn met(row: &Row, served: [BTreeSet<String>; 2], turned: BTreeSet<String>) -> String {
+    if row.text("case").starts_with("sessionAffinity") {
+        return format!("new: one each: {}", served.iter().all(|set| set.len() == 1));
+    }
+    let all: BTreeSet<_> = served.into_iter().flatten().chain(turned).collect();
+    format!("new: {}", all.into_iter().collect::<Vec<_>>().join(" "))
 }
 
 /// `served` is whichever endpoint; twelve new flows over four endpoints may have missed one.

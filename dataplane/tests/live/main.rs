@@ -26,3 +26,4 @@ mod cluster;
 mod probe;
 mod variants;
 mod kernel;
+mod mtu;

@@ -50,15 +50,17 @@ pub(crate) const NODE: [&str; 2] = ["172.18.1.1", "fd00:18:1::1"];
 
 /// What our gateway is told; the default route leads to the client.
 const CONFIG: &str = "
-node: {addresses: [172.18.1.1]}
+node: {addresses: [172.18.1.1, \"fd00:18:1::1\"]}
 ports:
-- {name: clients, driver: af_packet, interface: clients, addresses: [198.51.100.1/24]}
-- {name: mid, driver: af_packet, interface: mid, addresses: [172.18.1.1/24]}
-- {name: pods, driver: af_packet, interface: pods, addresses: [10.244.1.1/24]}
+- {name: clients, driver: af_packet, interface: clients, addresses: [198.51.100.1/24, \"2001:db8:c::1/64\"]}
+- {name: mid, driver: af_packet, interface: mid, addresses: [172.18.1.1/24, \"fd00:18:1::1/64\"]}
+- {name: pods, driver: af_packet, interface: pods, addresses: [10.244.1.1/24, \"fd00:244:1::1/64\"]}
 - {name: host0, driver: tap, interface: host0, role: host}
 routes:
 - {to: 0.0.0.0/0, via: 198.51.100.10}
 - {to: 10.244.2.0/24, via: 172.18.1.254}
+- {to: \"::/0\", via: \"2001:db8:c::10\"}
+- {to: \"fd00:244:2::/64\", via: \"fd00:18:1::fe\"}
 ";
 
 pub(crate) struct Cluster {
@@ -171,7 +173,17 @@ impl Cluster {
     pub(crate) fn start(&self, tables: &str) -> Gateway {
         self.choose(self.sluice, self.kernel);
         let mut gateway = Gateway::start(self.sluice, CONFIG);
-        self.sluice.ip("addr add 172.18.1.1/32 dev host0\naddr add 198.51.100.1/32 dev host0\nlink set host0 up\nroute replace default dev host0 src 172.18.1.1");
+        for interface in ["lo", "host0"] {
+            self.sluice
+                .set(&format!("ipv6/conf/{interface}/disable_ipv6"), "0");
+        }
+        self.sluice.ip("addr add 172.18.1.1/32 dev host0
+             addr add 198.51.100.1/32 dev host0
+             addr add fd00:18:1::1/128 dev host0
+             addr add 2001:db8:c::1/128 dev host0
+             link set host0 up
+             route replace default dev host0 src 172.18.1.1
+             route replace ::/0 dev host0");
         gateway.publish(tables);
         gateway
     }

@@ -2,12 +2,12 @@
 //! waits for somebody else's neighbour.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::exchange::{PORT, connect, datagram, exchange, finish, serve};
+use crate::exchange::{connect, datagram, exchange, finish, serve};
 use crate::gateway::Gateway;
 use crate::host::{Host, Wires};
 use crate::sandbox::{now, sandboxed};
@@ -19,19 +19,27 @@ const PACE: Duration = Duration::from_millis(10);
 const LIMIT: Duration = Duration::from_secs(60);
 
 const CONFIG: &str = "
-node: {addresses: [172.18.0.1]}
+node: {addresses: [172.18.0.1, \"fd00:18::1\"]}
 ports:
-- {name: up0, driver: af_packet, interface: up0, addresses: [172.18.0.1/24]}
-- {name: pods0, driver: af_packet, interface: pods0, addresses: [10.244.0.1/24]}
+- {name: up0, driver: af_packet, interface: up0, addresses: [172.18.0.1/24, \"fd00:18::1/64\"]}
+- {name: pods0, driver: af_packet, interface: pods0, addresses: [10.244.0.1/24, \"fd00:244::1/64\"]}
 routes:
 - {to: 198.51.100.0/24, via: 172.18.0.2}
+- {to: \"2001:db8:c::/64\", via: \"fd00:18::2\"}
 ";
 
 /// The pod that is there, and one that is not.
-const POD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 0, 11));
-const NOBODY: &str = "10.244.0.99";
-const CLUSTER_IP: &str = "10.96.0.10:80";
-const NODE_PORT: &str = "172.18.0.1:30080";
+const PODS: [&str; 2] = ["10.244.0.11:8080", "[fd00:244::11]:8080"];
+const NOBODY: [&str; 2] = ["10.244.0.99:8080", "[fd00:244::99]:8080"];
+/// Frontends of the pod: cluster IPs keep the client's address, node ports do not (TP-2).
+const FRONTENDS: [&str; 4] = [
+    "10.96.0.10:80",
+    "172.18.0.1:30080",
+    "[fd00:10:96::10]:80",
+    "[fd00:18::1]:30080",
+];
+/// Frontends of nobody.
+const DEAD: [&str; 2] = ["10.96.0.99:80", "[fd00:10:96::99]:80"];
 
 struct World {
     far: Host,
@@ -49,28 +57,39 @@ fn world() -> World {
     wires.cable((near, "eth1"), (far, "eth0"));
     wires.cable((pods, "eth0"), (host, "pods0"));
     near.set("ipv4/ip_forward", "1");
+    near.set("ipv6/conf/all/forwarding", "1");
     near.ip("addr add 172.18.0.2/24 dev eth0
-             addr add 198.51.100.1/24 dev eth1
-             route add default via 172.18.0.1");
+         addr add fd00:18::2/64 dev eth0
+         addr add 198.51.100.1/24 dev eth1
+         addr add 2001:db8:c::1/64 dev eth1
+         route add default via 172.18.0.1
+         route add default via fd00:18::1");
     far.ip("addr add 198.51.100.10/24 dev eth0
-            route add default via 198.51.100.1");
+         addr add 2001:db8:c::10/64 dev eth0
+         route add default via 198.51.100.1
+         route add default via 2001:db8:c::1");
     pods.ip("addr add 10.244.0.11/24 dev eth0
-             route add default via 10.244.0.1");
-    serve(pods, 0, POD);
+         addr add fd00:244::11/64 dev eth0
+         route add default via 10.244.0.1
+         route add default via fd00:244::1");
+    for pod in PODS {
+        serve(pods, 0, pod.parse::<SocketAddr>().unwrap().ip());
+    }
     let mut gateway = Gateway::start(host, CONFIG);
-    gateway.publish(&format!(
-        "put service echo tcp
-         put cluster-ip echo {CLUSTER_IP}
-         put node-port echo 30080
-         put backend echo {POD}:{PORT}
-         put service dns udp
-         put cluster-ip dns {CLUSTER_IP}
-         put node-port dns 30080
-         put backend dns {POD}:{PORT}
-         put service dead udp
-         put cluster-ip dead 10.96.0.99:80
-         put backend dead {NOBODY}:{PORT}"
-    ));
+    let mut tables = String::new();
+    for (service, protocol) in [("echo", "tcp"), ("dns", "udp")] {
+        tables += &format!(
+            "put service {service} {protocol}\nput node-port {service} 30080\nput node-port {service} [::]:30080\n"
+        );
+        tables += &[FRONTENDS[0], FRONTENDS[2]]
+            .map(|at| format!("put cluster-ip {service} {at}\n"))
+            .concat();
+        tables += &PODS.map(|at| format!("put backend {service} {at}\n")).concat();
+    }
+    tables += "put service dead udp\n";
+    tables += &DEAD.map(|at| format!("put cluster-ip dead {at}\n")).concat();
+    tables += &NOBODY.map(|at| format!("put backend dead {at}\n")).concat();
+    gateway.publish(&tables);
     World {
         far,
         near,
@@ -117,13 +136,18 @@ impl Watched {
 
 fn udp(host: Host, frontend: &str) -> Watched {
     let at: SocketAddr = frontend.parse().unwrap();
-    let socket = host.enter(move || UdpSocket::bind("0.0.0.0:0").unwrap());
+    let socket = host.enter(move || any_port(at));
     socket.connect(at).unwrap();
     let mut number = 0;
     Watched::start(host, move || {
         number += 1;
         datagram(&socket, number, 64).map(drop)
     })
+}
+
+/// A socket that can talk to `peer`.
+fn any_port(peer: SocketAddr) -> UdpSocket {
+    UdpSocket::bind(if peer.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap()
 }
 
 fn tcp(host: Host, frontend: &str) -> Watched {
@@ -137,7 +161,7 @@ fn heals(what: &str, change: impl FnOnce(&World)) {
     let world = world();
     let mut flows = Vec::new();
     for (host, name) in [(world.near, "near"), (world.far, "far")] {
-        for frontend in [CLUSTER_IP, NODE_PORT] {
+        for frontend in FRONTENDS {
             flows.push((format!("{name} udp {frontend}"), udp(host, frontend)));
             flows.push((format!("{name} tcp {frontend}"), tcp(host, frontend)));
         }
@@ -200,6 +224,7 @@ fn a_pod_that_announces_its_new_mac_address_is_found_at_once() {
         || {
             heals("a pod announced its new MAC address", |world| {
                 world.pods.set("ipv4/conf/eth0/arp_notify", "1");
+                world.pods.set("ipv6/conf/eth0/ndisc_notify", "1");
                 world.pods.ip("link set eth0 address 02:00:00:00:0b:01");
             });
         },
@@ -212,18 +237,20 @@ fn a_neighbour_that_never_answers_holds_up_nobody_else() {
     sandboxed(name, LIMIT, || {
         let world = world();
         let flood = world.far.spawn(|| {
-            for _ in 0..2_000 {
-                let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            for at in [DEAD; 1_000]
+                .as_flattened()
+                .iter()
+                .map(|at| at.parse::<SocketAddr>().unwrap())
+            {
+                let socket = any_port(at);
                 // What comes back is an error or nothing.
-                let _ = socket
-                    .connect("10.96.0.99:80")
-                    .and_then(|()| socket.send(b"is anybody there"));
+                let _ = socket.connect(at).and_then(|()| socket.send(b"is anybody there"));
             }
         });
         let mut worst = Duration::ZERO;
         let mut rounds = 0;
         while !flood.is_finished() || rounds < 200 {
-            let (frontend, start) = (CLUSTER_IP.parse().unwrap(), now());
+            let (frontend, start) = (FRONTENDS[2 * (rounds % 2)].parse().unwrap(), now());
             world.near.enter(move || {
                 let mut stream = connect(frontend).unwrap();
                 exchange(&mut stream, 7, 100, 3000).unwrap();

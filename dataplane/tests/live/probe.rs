@@ -50,8 +50,6 @@ pub(crate) struct Watch {
 /// Nothing more is expected after so much silence: every way here takes less than a millisecond, and who resolves a
 /// neighbour first takes a few.
 const SILENCE: Duration = Duration::from_millis(150);
-/// Who sends nothing back is asked so often, as TCP would.
-const SENDS: usize = 3;
 /// Probes sent at once: less than any ring or queue on the way holds.
 const BATCH: usize = 32;
 /// linux/if_ether.h ETH_P_ALL, in network order.
@@ -77,16 +75,20 @@ impl Watch {
         Self { seen }
     }
 
-    /// Sends the probes, those that nothing is seen of again and again, and gives what was seen of each.
-    pub(crate) fn send(&self, probes: &[Probe]) -> BTreeMap<u32, Vec<Seen>> {
+    /// Sends the probes, those whose sender hears nothing again, as TCP would, so many times at most; gives what was seen
+    /// of each.
+    pub(crate) fn send(&self, probes: &[Probe], times: usize) -> BTreeMap<u32, Vec<Seen>> {
         while self.seen.try_recv().is_ok() {}
         let mut found: BTreeMap<u32, Vec<Seen>> = BTreeMap::new();
-        for _ in 0..SENDS {
+        for _ in 0..times {
             let open: Vec<Probe> = probes
                 .iter()
                 .filter(|probe| !is_answered(probe, found.get(&probe.number)))
                 .copied()
                 .collect();
+            if open.is_empty() {
+                break;
+            }
             for batch in open.chunks(BATCH) {
                 batch.iter().for_each(send);
                 while let Ok((number, seen)) = self.seen.recv_timeout(Duration::from_millis(2)) {
@@ -101,12 +103,13 @@ impl Watch {
     }
 }
 
-/// Whether its sender heard anything.
+/// Whether its sender heard anything, or will not: who gets a packet from itself throws it away.
 fn is_answered(probe: &Probe, seen: Option<&Vec<Seen>>) -> bool {
-    seen.is_some_and(|seen| {
-        seen.iter()
-            .any(|seen| seen.at == probe.station.host.0 && !matches!(seen.what, What::Syn(_)))
-    })
+    let heard = |seen: &Seen| match seen.what {
+        What::Syn(_) => seen.from.ip() == seen.to.ip(),
+        _ => seen.at == probe.station.host.0,
+    };
+    seen.is_some_and(|seen| seen.iter().any(heard))
 }
 
 fn watch(at: &'static str, socket: &impl std::os::fd::AsFd, tell: &Sender<(u32, Seen)>) {

@@ -33,16 +33,18 @@ const FAULTS: Faults = Faults {
 const SEED: u64 = 20_261_121;
 
 const CONFIG: &str = "
-node: {addresses: [198.51.100.1]}
+node: {addresses: [198.51.100.1, \"2001:db8:c::1\"]}
 ports:
-- {name: up0, driver: af_packet, interface: up0, addresses: [198.51.100.1/24]}
-- {name: pods0, driver: af_packet, interface: pods0, addresses: [10.244.0.1/24]}
+- {name: up0, driver: af_packet, interface: up0, addresses: [198.51.100.1/24, \"2001:db8:c::1/64\"]}
+- {name: pods0, driver: af_packet, interface: pods0, addresses: [10.244.0.1/24, \"fd00:244::1/64\"]}
 ";
 
 /// Pod sources are nobody (TP-2), so that a cluster IP keeps the client's address; a node port never does.
-const FRONTENDS: [(&str, &str); 2] = [
+const FRONTENDS: [(&str, &str); 4] = [
     ("10.96.0.10:80", "198.51.100.10"),
     ("198.51.100.1:30080", "10.244.0.1"),
+    ("[fd00:10:96::10]:80", "2001:db8:c::10"),
+    ("[2001:db8:c::1]:30080", "fd00:244::1"),
 ];
 
 #[test]
@@ -61,16 +63,23 @@ fn soak(duration: Duration) {
     wires.plug("up-wire", (gateway_host, "up0"));
     wires.plug("pods-wire", (pods, "eth0"));
     wires.plug("down-wire", (gateway_host, "pods0"));
-    client.ip("addr add 198.51.100.10/24 dev eth0\nroute add default via 198.51.100.1");
-    pods.ip("route add default via 10.244.0.1 dev eth0 onlink");
+    client.ip("addr add 198.51.100.10/24 dev eth0
+         addr add 2001:db8:c::10/64 dev eth0
+         route add default via 198.51.100.1
+         route add default via 2001:db8:c::1");
+    pods.ip("route add default via 10.244.0.1 dev eth0 onlink
+         route add default via fd00:244::1 dev eth0 onlink");
     // A wire of copper has no checksums that somebody else is to finish.
     for host in [client, pods] {
         host.run("ethtool", &["-K", "eth0", "tx", "off"]);
         patient(host);
     }
     for pod in 0..PODS {
-        pods.ip(&format!("addr add {}/24 dev eth0", pod_address(pod)));
-        serve(pods, pod, pod_address(pod));
+        for address in pod_addresses(pod) {
+            let length = if address.is_ipv4() { 24 } else { 64 };
+            pods.ip(&format!("addr add {address}/{length} dev eth0"));
+            serve(pods, pod, address);
+        }
     }
     let relays = [
         Relay::start(
@@ -140,14 +149,14 @@ fn churn(gateway: &mut Gateway, load: &Load, duration: Duration) -> usize {
         let pod = STEADY + random.below(usize::from(PODS - STEADY)) as u8;
         match random.below(4) {
             // CT-5: its flows stay.
-            0 => gateway.publish(&both("put", pod, "terminating")),
-            1 => load.taken_away(pod, || gateway.publish(&both("put", pod, "not-serving"))),
+            0 => gateway.publish(&everywhere("put", pod, "terminating")),
+            1 => load.taken_away(pod, || gateway.publish(&everywhere("put", pod, "not-serving"))),
             2 => load.taken_away(pod, || {
-                gateway.publish(&both("put", pod, ""));
-                gateway.publish(&both("delete", pod, ""));
-                gateway.publish(&both("put", pod, ""));
+                gateway.publish(&everywhere("put", pod, ""));
+                gateway.publish(&everywhere("delete", pod, ""));
+                gateway.publish(&everywhere("put", pod, ""));
             }),
-            _ => gateway.publish(&both("put", pod, "")),
+            _ => gateway.publish(&everywhere("put", pod, "")),
         }
         updates += 1;
     }
@@ -155,42 +164,71 @@ fn churn(gateway: &mut Gateway, load: &Load, duration: Duration) -> usize {
 }
 
 fn tables() -> String {
-    let mut lines = "put network services 10.96.0.0/16\n".to_owned();
+    let mut lines = "put network services 10.96.0.0/16\nput network services fd00:10:96::/112\n".to_owned();
     for protocol in ["tcp", "udp"] {
-        lines += &format!("put service {protocol} {protocol} random\n");
-        lines += &format!("put cluster-ip {protocol} 10.96.0.10:80\nput node-port {protocol} 30080\n");
+        lines += &format!(
+            "put service {protocol} {protocol} random\nput node-port {protocol} 30080\nput node-port {protocol} [::]:30080\n"
+        );
+        lines += &format!(
+            "put cluster-ip {protocol} 10.96.0.10:80\nput cluster-ip {protocol} [fd00:10:96::10]:80\n"
+        );
     }
     lines
         + &(0..PODS)
-            .map(|pod| both("put", pod, "") + "\n")
+            .map(|pod| everywhere("put", pod, ""))
             .collect::<String>()
 }
 
-/// A change of a pod behind either service.
-fn both(verb: &str, pod: u8, flags: &str) -> String {
-    let at = SocketAddr::new(pod_address(pod), PORT);
-    format!("{verb} backend tcp {at} {flags}\n{verb} backend udp {at} {flags}")
+/// A change of a pod behind either service, with both its addresses.
+fn everywhere(verb: &str, pod: u8, flags: &str) -> String {
+    let line = |service: &str, at: SocketAddr| format!("{verb} backend {service} {at} {flags}\n");
+    let both = |address: IpAddr| {
+        ["tcp", "udp"]
+            .map(|service| line(service, SocketAddr::new(address, PORT)))
+            .concat()
+    };
+    pod_addresses(pod).map(both).concat()
 }
 
-fn pod_address(pod: u8) -> IpAddr {
-    [10, 244, 0, 11 + pod].into()
+fn pod_addresses(pod: u8) -> [IpAddr; 2] {
+    let last = 11 + pod;
+    [
+        [10, 244, 0, last].into(),
+        [0xfd00, 0x244, 0, 0, 0, 0, 0, u16::from(last)].into(),
+    ]
 }
+
+/// Where the pods' addresses begin.
+const POD_V4: [u8; 3] = [10, 244, 0];
+const POD_V6: [u8; 4] = [0xfd, 0x00, 0x02, 0x44];
 
 /// No packet toward the client has a pod's address, nor has one that an error quotes.
 fn toward_client(end: usize, frame: &[u8]) -> Option<String> {
-    let pods = |at: usize| frame.get(at..at + 3) == Some(&[10, 244, 0]);
+    let at = |place: usize, begin: &[u8]| frame.get(place..place + begin.len()) == Some(begin);
+    let (v4, v6) = (|place| at(place, &POD_V4), |place| at(place, &POD_V6));
     // The source; in what an ICMP error quotes, both.
-    let seen = pods(26) || (frame.get(23) == Some(&1) && (pods(54) || pods(58)));
-    (end == 1 && is_ipv4(frame) && seen)
-        .then(|| format!("toward the client: {:02x?}", &frame[..frame.len().min(74)]))
+    let seen = match family(frame) {
+        4 => v4(26) || (at(23, &[1]) && (v4(54) || v4(58))),
+        6 => v6(22) || (at(20, &[58]) && frame.get(54).is_some_and(|kind| *kind < 128) && (v6(70) || v6(86))),
+        _ => false,
+    };
+    (end == 1 && seen).then(|| format!("toward the client: {:02x?}", &frame[..frame.len().min(118)]))
 }
 
-/// No packet toward pods is for anybody but pods.
+/// No packet toward pods is for anybody but pods; multicast is for all.
 fn toward_pods(end: usize, frame: &[u8]) -> Option<String> {
-    let astray = end == 0 && is_ipv4(frame) && frame[30..33] != [10, 244, 0];
-    astray.then(|| format!("toward the pods: {:02x?}", &frame[..frame.len().min(74)]))
+    let astray = match family(frame) {
+        4 => frame[30..33] != POD_V4,
+        6 => frame[38..42] != POD_V6 && frame[38] != 0xff && frame[38] != 0xfe,
+        _ => false,
+    };
+    (end == 0 && astray).then(|| format!("toward the pods: {:02x?}", &frame[..frame.len().min(118)]))
 }
 
-fn is_ipv4(frame: &[u8]) -> bool {
-    frame[12..14] == [8, 0]
+fn family(frame: &[u8]) -> u8 {
+    match frame[12..14] {
+        [0x08, 0x00] => 4,
+        [0x86, 0xdd] => 6,
+        _ => 0,
+    }
 }

@@ -3,7 +3,7 @@
 use crate::cluster::{NODE, STATIONS};
 
 /// The rules of a variant, and what our tables say instead.
-pub(crate) const VARIANTS: [(&str, &str, &str); 12] = [
+pub(crate) const VARIANTS: [(&str, &str, &str); 16] = [
     ("empty", include_str!("rulesets/empty.nft"), ""),
     (
         "clusterip-4ep",
@@ -60,6 +60,26 @@ pub(crate) const VARIANTS: [(&str, &str, &str); 12] = [
         include_str!("rulesets/externalip.nft"),
         "| cluster-ip external-ip | l1 l2 r1 r2",
     ),
+    (
+        "clusterip-affinity",
+        include_str!("rulesets/clusterip-affinity.nft"),
+        "affinity 10800s | cluster-ip | l1 l2 r1 r2",
+    ),
+    (
+        "lb-source-ranges",
+        include_str!("rulesets/lb-source-ranges.nft"),
+        "| cluster-ip node-port load-balancer-ip | l1 l2 r1 r2 | 198.51.100.0/28 2001:db8:c::10/128",
+    ),
+    (
+        "lb-source-ranges-v4-only",
+        include_str!("rulesets/lb-source-ranges-v4-only.nft"),
+        "| cluster-ip node-port load-balancer-ip | l1 l2 r1 r2 | 198.51.100.0/28",
+    ),
+    (
+        "lb-source-ranges-node-included",
+        include_str!("rulesets/lb-source-ranges-node-included.nft"),
+        "| cluster-ip node-port load-balancer-ip | l1 l2 r1 r2 | 172.18.1.0/24 fd00:18:1::/64",
+    ),
 ];
 
 /// What is asked: name, addresses, port.
@@ -102,9 +122,10 @@ pub(crate) const SOURCES: [(&str, &str); 6] = [
     ("node", "the node"),
 ];
 
-/// The tables of a variant: policies, frontends and endpoints between bars.
+/// The tables of a variant: policies, frontends, endpoints and source ranges between bars.
 pub(crate) fn tables(says: &str) -> String {
-    let mut lines = "put network pods 10.244.0.0/16\nput network services 10.96.0.0/16\n\
+    let mut lines = "put network pods 10.244.0.0/16\nput network pods fd00:244::/32\n\
+                     put network services 10.96.0.0/16\nput network services fd00:10:96::/112\n\
                      put service kubernetes tcp random\nput cluster-ip kubernetes 10.96.0.1:443\n"
         .to_owned();
     let mut parts = says.split('|');
@@ -112,18 +133,23 @@ pub(crate) fn tables(says: &str) -> String {
     if let (Some(frontends), Some(endpoints)) = (parts.next(), parts.next()) {
         lines += &format!("put service svc tcp random {policies}\n");
         for kind in frontends.split_whitespace() {
-            let at = match kind {
-                "cluster-ip" => "10.96.7.7:80",
-                "load-balancer-ip" => "203.0.113.77:80",
-                "external-ip" => "198.18.0.77:80",
-                _ => "30077",
+            let places: &[&str] = match kind {
+                "cluster-ip" => &["10.96.7.7:80", "[fd00:10:96::707]:80"],
+                "load-balancer-ip" => &["203.0.113.77:80", "[2001:db8:113::77]:80"],
+                "external-ip" => &["198.18.0.77:80", "[2001:db8:18::77]:80"],
+                _ => &["30077", "[::]:30077"],
             };
-            lines += &format!("put {kind} svc {at}\n");
+            places
+                .iter()
+                .for_each(|at| lines += &format!("put {kind} svc {at}\n"));
         }
         for name in endpoints.split_whitespace() {
-            let (_, [address, _]) = STATIONS.iter().find(|station| station.0 == name).unwrap();
+            let (_, [v4, v6]) = STATIONS.iter().find(|station| station.0 == name).unwrap();
             let local = if name.starts_with('l') { "local" } else { "" };
-            lines += &format!("put backend svc {address}:8080 {local}\n");
+            lines += &format!("put backend svc {v4}:8080 {local}\nput backend svc [{v6}]:8080 {local}\n");
+        }
+        for range in parts.next().unwrap_or_default().split_whitespace() {
+            lines += &format!("put source-range svc {range}\n");
         }
     }
     lines

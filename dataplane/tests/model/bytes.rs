@@ -50,6 +50,8 @@ pub struct Packet {
     pub protocol: u8,
     pub ttl: u8,
     pub tcp_flags: u8,
+    /// The type of an SCTP packet's first chunk, if there is a whole one.
+    pub chunk: Option<u8>,
     pub icmp_type: u8,
     pub fragment: Fragment,
     /// Where the transport header begins.
@@ -115,6 +117,7 @@ fn read_ipv4(frame: &[u8], to_group: bool) -> Read {
         protocol: ip[9],
         ttl: ip[8],
         tcp_flags: 0,
+        chunk: None,
         icmp_type: 0,
         fragment: match word(ip, 6) & 0x3fff {
             0 => Fragment::Whole,
@@ -154,6 +157,10 @@ impl Packet {
                     return Err("bad-transport-header");
                 }
             }
+            SCTP => {
+                let whole = data.len() >= 16 && (4..=data.len() - 12).contains(&usize::from(word(data, 14)));
+                self.chunk = whole.then(|| data[12]);
+            }
             ICMP => self.icmp_type = data[0],
             _ => {}
         }
@@ -192,7 +199,7 @@ impl Packet {
     pub fn transport_checksum_ok(&self) -> bool {
         match (self.protocol, self.checksum_at()) {
             (ICMP, _) => sum(&self.frame[self.l4..self.end]) == 0xffff,
-            (SCTP, _) => self.crc_is_right(),
+            (SCTP, _) => self.frame[self.l4 + 8..self.l4 + 12] == self.crc(&self.frame),
             (_, None) => true,
             (protocol, Some(at)) => {
                 let (is, right) = (word(&self.frame, at), self.right_checksum(&self.frame, at));
@@ -202,11 +209,10 @@ impl Packet {
     }
 
     /// SCTP's checksum: CRC32c over the packet with none in it, its lowest byte first (RFC 9260 §6.8, appendix A).
-    fn crc_is_right(&self) -> bool {
-        let mut covered = self.frame[self.l4..self.end].to_vec();
-        let is = [covered[8], covered[9], covered[10], covered[11]];
+    fn crc(&self, frame: &[u8]) -> [u8; 4] {
+        let mut covered = frame[self.l4..self.end].to_vec();
         covered[8..12].fill(0);
-        is == crc32c(&covered).to_le_bytes()
+        crc32c(&covered).to_le_bytes()
     }
 
     /// The packet as it goes on between other ends (CSM-1): a wrong checksum stays wrong by the same amount.
@@ -234,6 +240,13 @@ impl Packet {
                 (_, shifted) => shifted as u16,
             };
             frame[at..at + 2].copy_from_slice(&shifted.to_be_bytes());
+        }
+        if self.protocol == SCTP && self.fragment == Fragment::Whole {
+            frame[self.l4..self.l4 + 2].copy_from_slice(&to.src_port.to_be_bytes());
+            frame[self.l4 + 2..self.l4 + 4].copy_from_slice(&to.dst_port.to_be_bytes());
+            // What is wrong with it is the difference in each bit.
+            let (before, after) = (self.crc(&self.frame), self.crc(&frame));
+            (0..4).for_each(|i| frame[self.l4 + 8 + i] ^= before[i] ^ after[i]);
         }
         fix_header(&mut frame);
         frame
@@ -283,6 +296,9 @@ pub fn fix_transport(packet: &mut Packet) {
         packet.frame[packet.l4 + 2..packet.l4 + 4].fill(0);
         let checksum = !sum(&packet.frame[packet.l4..packet.end]);
         packet.frame[packet.l4 + 2..packet.l4 + 4].copy_from_slice(&checksum.to_be_bytes());
+    } else if packet.protocol == SCTP {
+        let crc = packet.crc(&packet.frame);
+        packet.frame[packet.l4 + 8..packet.l4 + 12].copy_from_slice(&crc);
     } else if let Some(at) = packet.checksum_at() {
         let checksum = match packet.right_checksum(&packet.frame, at) {
             0 if packet.protocol == UDP => 0xffff,

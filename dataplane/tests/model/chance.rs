@@ -3,7 +3,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::bytes::{ACK, Ends, FIN, ICMP, LINK, RST, Read, SYN, TCP, UDP, fix_header, fix_transport, read};
+use super::bytes::{
+    ACK, Ends, FIN, ICMP, LINK, RST, Read, SCTP, SYN, TCP, UDP, fix_header, fix_transport, read,
+};
 use super::gateway::Gateway;
 use super::step::{Change, Step};
 use super::surroundings::Surroundings;
@@ -11,7 +13,14 @@ use super::tables::{BackendName, Service};
 use crate::support::random::Random;
 use crate::support::station::{KERNEL, Port};
 
-const SERVICES: [(&str, u8); 5] = [("a", TCP), ("b", TCP), ("c", TCP), ("d", UDP), ("e", UDP)];
+const SERVICES: [(&str, u8); 6] = [
+    ("a", TCP),
+    ("b", TCP),
+    ("c", TCP),
+    ("d", UDP),
+    ("e", UDP),
+    ("f", SCTP),
+];
 const ALGORITHMS: [&str; 4] = ["random", "maglev", "round-robin", "least-connections"];
 const PORTS: [u16; 3] = [80, 53, 8080];
 const NODE_PORTS: [u16; 2] = [30_080, 30_053];
@@ -265,7 +274,7 @@ impl Chance {
             18 => (self.of(&OUTSIDE), self.of(&CLIENT_PORTS)),
             _ => (self.of(&CLUSTER_IPS), self.of(&CLIENT_PORTS)),
         };
-        let protocol = self.of(&[TCP, TCP, TCP, TCP, UDP, UDP, UDP, UDP, ICMP, 47]);
+        let protocol = self.of(&[TCP, TCP, TCP, TCP, UDP, UDP, UDP, UDP, SCTP, SCTP, ICMP, 47]);
         (
             protocol,
             Ends {
@@ -311,6 +320,22 @@ impl Chance {
                 l4.extend([ends.src_port.to_be_bytes(), ends.dst_port.to_be_bytes()].concat());
                 l4.extend((8 + len as u16).to_be_bytes());
                 l4.extend([0, 0]);
+            }
+            SCTP => {
+                l4.extend([ends.src_port.to_be_bytes(), ends.dst_port.to_be_bytes()].concat());
+                l4.extend([
+                    0,
+                    0,
+                    0,
+                    9,
+                    0,
+                    0,
+                    0,
+                    0,
+                    self.of(&[1, 1, 10, 11, 0, 0, 3, 2, 6, 7, 8, 14]),
+                    0,
+                ]);
+                l4.extend((4 + len as u16).to_be_bytes());
             }
             ICMP => l4.extend([self.of(&[8, 8, 0, 3, 11, 13]), 0, 0, 0, 0, 1, 0, 2]),
             _ => l4.extend([0; 4]),
@@ -363,6 +388,10 @@ impl Chance {
     /// Anywhere in the transport header or the data.
     fn within(&mut self, frame: &[u8]) -> usize {
         let from = LINK + usize::from(frame[LINK] & 15) * 4;
+        if frame[LINK + 9] == SCTP {
+            // One chunk a packet: what several do together is `conntrack`'s own test.
+            return (from + self.random.below(12)).min(frame.len() - 1);
+        }
         (from + self.random.below(frame.len().saturating_sub(from).max(1))).min(frame.len() - 1)
     }
 

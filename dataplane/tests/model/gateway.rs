@@ -10,7 +10,7 @@ use super::bytes::{Ends, Fragment, ICMP, Packet, Read, SCTP, TCP, UDP, read};
 use super::limit::Limiter;
 use super::surroundings::{Surroundings, mac};
 use super::tables::{BackendName, Kind, Tables};
-use super::tcp;
+use super::{sctp, tcp};
 use crate::support::station::Port;
 
 /// One tracked connection (CT-1).
@@ -21,7 +21,8 @@ pub struct Flow {
     pub original: Ends,
     /// As the endpoint's packets arrive.
     pub reply: Ends,
-    pub tcp: tcp::State,
+    /// `tcp::State`, `sctp::State`, or nothing.
+    pub state: usize,
     pub replied: bool,
     pub opened: u64,
     pub last: u64,
@@ -184,13 +185,16 @@ impl Gateway {
             self.flows.remove(at);
             return None;
         }
-        if flow.protocol == TCP {
-            let Some(state) = tcp::next(flow.tcp, reply, packet.tcp_flags) else {
-                self.flows.remove(at);
-                return None;
-            };
-            flow.tcp = state;
-        }
+        let state = match flow.protocol {
+            TCP => tcp::next(flow.state, reply, packet.tcp_flags),
+            SCTP => sctp::next(flow.state, reply, packet.chunk),
+            _ => Some(0),
+        };
+        let Some(state) = state else {
+            self.flows.remove(at);
+            return None;
+        };
+        flow.state = state;
         flow.last = now; // CT-20
         flow.replied |= reply;
         if packet.ttl <= 1 {
@@ -241,9 +245,10 @@ impl Gateway {
         }
         let state = match packet.protocol {
             TCP => tcp::first(packet.tcp_flags, self.surroundings.midstream),
-            _ => Some(tcp::SYN_SENT),
+            SCTP => sctp::first(packet.chunk, self.surroundings.midstream),
+            _ => Some(0),
         };
-        let Some(tcp) = state else {
+        let Some(state) = state else {
             return Ok(Drop("invalid-tcp"));
         };
         let (local, snat) = self.policy(packet.ends.src, kind, service);
@@ -288,7 +293,7 @@ impl Gateway {
             protocol,
             original,
             reply,
-            tcp,
+            state,
             replied: false,
             opened: now,
             last: now,
@@ -421,7 +426,8 @@ impl Gateway {
         let now = self.now;
         self.flows.retain(|flow| {
             let timeout = match flow.protocol {
-                TCP => tcp::timeout(flow.tcp),
+                TCP => tcp::timeout(flow.state),
+                SCTP => sctp::timeout(flow.state),
                 // A query and its answer are no stream.
                 UDP if flow.replied && flow.last - flow.opened > 2 => 120,
                 UDP => 30,

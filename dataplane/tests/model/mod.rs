@@ -14,6 +14,8 @@ mod tables;
 mod surroundings;
 /// TCP states.
 mod tcp;
+/// SCTP states.
+mod sctp;
 /// Answers' rate limit.
 mod limit;
 /// The rules.

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use sluice_dataplane::counters::CounterId;
+
 use super::bytes::{ICMP, LINK, Read, read, word};
 use super::gateway::{Fate, Gateway, Observed};
 use super::step::Step;
@@ -32,6 +34,26 @@ impl Pair {
 
     /// One step for both. The fates of its packets; errors: how they differ.
     pub fn step(&mut self, step: &Step) -> Result<Vec<&'static str>, String> {
+        let fates = self.both(step)?;
+        let live = &self.gateway.flows;
+        for (what, id, wanted) in [
+            ("flows", CounterId::FLOWS_USED, live.len()),
+            // What is taken is given back with its flow, and once.
+            (
+                "source ports",
+                CounterId::SNAT_PORTS_USED,
+                live.iter().filter(|flow| flow.snat).count(),
+            ),
+        ] {
+            let counted = self.world.count(id);
+            if counted != wanted as u64 {
+                return Err(format!("{counted} {what} are in use; the model has {wanted}"));
+            }
+        }
+        Ok(fates)
+    }
+
+    fn both(&mut self, step: &Step) -> Result<Vec<&'static str>, String> {
         match step {
             Step::Frames(port, queue, frames) => self.frames(*port, *queue, frames),
             Step::Wait(seconds) => {

@@ -131,9 +131,15 @@ impl Gateway {
     /// RJ-1 to RJ-4, TTL-1.
     fn reject(&mut self, port: Port, packet: &Packet, error: Error, observed: &Observed) -> Fate {
         let to_frontend = self.frontend(packet).is_some();
-        let from = match error {
-            Error::TimeExceeded if to_frontend => packet.ends.dst,
-            _ => self.surroundings.source(port, packet.ends.src),
+        let Ends { src, dst, .. } = packet.ends;
+        let around = &self.surroundings;
+        // Measured: on a Service's way the frontend speaks; else who was spoken to, if that is us; to ourselves we do.
+        let from = if error == Error::TimeExceeded && to_frontend || around.is_own(dst) {
+            dst
+        } else if around.is_own(src) {
+            src
+        } else {
+            around.source(port)
         };
         let forbidden = !may_be_answered(packet) || error == Error::PortUnreachable && !is_believed(packet);
         // Finding 3: what is not answered takes its token, too.
@@ -321,7 +327,7 @@ impl Gateway {
         if snat {
             // TP-6, TP-7
             let out = self.surroundings.route(backend.1).ok_or("no route")?;
-            kept.src = self.surroundings.source(out, backend.1);
+            kept.src = self.surroundings.source(out);
             if !self.surroundings.snat_ports.contains(&seen.src_port) {
                 return Err(format!("port {} is none of ours", seen.src_port));
             }
@@ -405,6 +411,9 @@ impl Gateway {
         match (kind, packet.protocol) {
             // CT-15: connection tracking's "invalid" is refused by nobody.
             (Some(Kind::Cluster), TCP) if tcp::first(packet.tcp_flags, true).is_none() => {
+                return Drop("invalid-tcp");
+            }
+            (Some(Kind::Cluster), SCTP) if sctp::first(packet.chunk, true).is_none() => {
                 return Drop("invalid-tcp");
             }
             (Some(Kind::Cluster), TCP | UDP | SCTP) => return Reject(Error::PortUnreachable),

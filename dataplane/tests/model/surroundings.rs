@@ -73,7 +73,7 @@ impl Surroundings {
     }
 
     /// The address that we speak with on a port (TP-6).
-    pub const fn source(&self, port: Port, _peer: IpAddr) -> IpAddr {
+    pub const fn source(&self, port: Port) -> IpAddr {
         match port {
             Port::Pods => OURS_TO_PODS,
             Port::Client | Port::Host => NODE,

@@ -165,9 +165,12 @@ fn fragments(data: &[u8]) {
     let (mut rest, mut out, mut more) = (whole.payload(), [0; 2048], true);
     while let Some(piece) = pieces.next(&mut out) {
         let piece = Ipv4::new(&out[..piece.unwrap()]).unwrap();
-        assert!(
-            piece.checksum_ok() && usize::from(piece.total_len()) <= mtu && piece.ident() == whole.ident()
+        assert_eq!(
+            piece.checksum_ok(),
+            whole.checksum_ok(),
+            "right or wrong as it was"
         );
+        assert!(usize::from(piece.total_len()) <= mtu && piece.ident() == whole.ident());
         rest = rest
             .strip_prefix(piece.payload())
             .expect("the pieces are in order");

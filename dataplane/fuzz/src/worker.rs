@@ -54,6 +54,9 @@ pub(crate) fn run(data: &[u8]) {
 struct Life {
     world: World,
     records: Records,
+    /// A flow stays until time or an update ends it, its replies are looked for where it is, and what leaves is of what
+    /// arrived last: the table is not full, there is one worker, and all neighbours are known.
+    stays: bool,
     no_host: bool,
     /// What has left, the latest last, and what arrived for it.
     left: Vec<(Vec<u8>, Port, Seen)>,
@@ -62,18 +65,18 @@ struct Life {
 }
 
 impl Life {
-    fn new(setup: u8, seed: u8) -> Self {
-        let no_host = setup & 1 != 0;
+    fn new(settings: u8, seed: u8) -> Self {
+        let no_host = settings & 1 != 0;
         let setup = Setup {
-            flows: Some(if setup & 2 == 0 { 64 } else { 4 }),
-            snat_ports: Some(1024..=if setup & 4 == 0 { 2047 } else { 1027 }),
+            flows: Some(if settings & 2 == 0 { 64 } else { 4 }),
+            snat_ports: Some(1024..=if settings & 4 == 0 { 2047 } else { 1027 }),
             letters: Some(8),
             steward: Some(8),
             ring: Some(16),
             frames: Some(12),
-            no_midstream_pickup: setup & 8 != 0,
+            no_midstream_pickup: settings & 8 != 0,
             no_host,
-            resolve: setup & 16 != 0,
+            resolve: settings & 16 != 0,
             ..Setup::default()
         };
         let workers = 1 + seed % 2;
@@ -89,6 +92,7 @@ impl Life {
         Self {
             world,
             records,
+            stays: settings & (2 | 16) == 0 && workers == 1,
             no_host,
             left: Vec::new(),
             sent: 0,
@@ -168,7 +172,8 @@ impl Life {
         if is_flow && frame[23] == 6 {
             frame[47] = bytes.byte();
         }
-        for _ in 0..bytes.below(2) {
+        let broken = bytes.below(2) == 1;
+        if broken {
             let at = bytes.below(frame.len().max(1));
             frame[at] = bytes.byte();
         }
@@ -179,7 +184,9 @@ impl Life {
         let sent = frame.clone();
         self.send(port, &frame);
         // CT-14: to the client of a flow its endpoint speaks only as the frontend, if at all.
-        let translated = is_flow
+        let translated = self.stays
+            && is_flow
+            && !broken
             && arrived.len() >= 42
             && arrived[12..15] == [8, 0, 0x45]
             && arrived[30..34] != sent[26..30]

@@ -13,7 +13,7 @@ use crate::channel::record::UndefinedPorts;
 use crate::conntrack::ports::{Destination, PortPool};
 use crate::conntrack::{Direction, Flow, FlowFlags, Flows, State, Touched};
 use crate::fragments::Fragmented;
-use crate::index::{FlowIndex, NextHopIndex, WorkerIndex};
+use crate::index::{FlowIndex, NextHopIndex, ServicePortIndex, WorkerIndex};
 use crate::nat::Rewrite;
 use crate::network::{Hop, Network};
 use crate::nic::BURST;
@@ -269,7 +269,10 @@ impl<A: Family> Lookup<'_, A> {
             return;
         }
         let flow = self.tracked.flows.flow(index);
-        let (service_port, endpoint) = (flow.service_port(), flow.key(Direction::Reply));
+        let (original, endpoint) = (flow.key(Direction::Original), flow.key(Direction::Reply));
+        // By what the client addresses: service ports may have other numbers now. Without it the endpoint is none of ours.
+        let service_port = frontend(&original, self.tables, self.network)
+            .map_or(ServicePortIndex(u32::MAX), |frontend| frontend.service_port);
         // No slot has generation 0: what is not found counts as gone.
         let (backend, generation) = self
             .tables

@@ -2,16 +2,18 @@
 //! steward is played here, with the dataplane's own tables builder and ARP.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use sluice_dataplane::addr::{Mac, V4, V6};
+use sluice_dataplane::addr::{Address, Mac, V4, V6};
 use sluice_dataplane::affinity::Affinity;
-use sluice_dataplane::conntrack::ports::{PortPoolConfig, Rest};
-use sluice_dataplane::conntrack::{Admission, FlowConfig, HashKey, Timeouts};
+use sluice_dataplane::conntrack::persist::{BootId, Shard};
+use sluice_dataplane::conntrack::ports::{Destination, PortPoolConfig, Rest};
+use sluice_dataplane::conntrack::{Admission, Direction, FlowConfig, FlowFlags, Flows, HashKey, Timeouts};
 use sluice_dataplane::counters::{CounterId, CounterPages, WorkerCounters};
 use sluice_dataplane::fragments::FragmentConfig;
 use sluice_dataplane::index::{Generation, NicPortIndex, WorkerIndex};
-use sluice_dataplane::lookup::LookupOptions;
+use sluice_dataplane::lookup::{LookupOptions, Tracked};
 use sluice_dataplane::mailbox::{Mailbox, Purpose};
 use sluice_dataplane::neighbours::{Neighbours, Outbox};
 use sluice_dataplane::network::{Interface, Network, Route};
@@ -25,6 +27,8 @@ use sluice_dataplane::tick::Tick;
 use sluice_dataplane::verdict::DropReason;
 use sluice_dataplane::worker::{Shared, SideConfig, Sides, Worker, WorkerParts};
 
+use tempfile::TempDir;
+
 use super::nic::Nic;
 use super::random::Random;
 use super::records::Changes;
@@ -34,8 +38,19 @@ use super::vector::Setup;
 /// A frame, and the NIC port it is seen on.
 pub type Seen = (Port, Vec<u8>);
 
+/// Table sizes cost memory in every worker; no vector has more than a few records.
+fn limits() -> TableLimits {
+    TableLimits {
+        service_ports: 64,
+        frontends: 256,
+        backends: 256,
+        ..TableLimits::default()
+    }
+}
+
 /// Everything a vector happens in.
 pub struct World {
+    setup: Setup,
     workers: Vec<Worker>,
     /// The other side of each worker's queue of each NIC port.
     peers: Vec<Vec<Option<MemoryPeer>>>,
@@ -45,6 +60,10 @@ pub struct World {
     neighbours: Neighbours,
     now: Tick,
     random: Random,
+    /// Secrets of flow tables and port pools.
+    keys: [HashKey; 2],
+    /// Where workers keep their flows.
+    files: Option<TempDir>,
     /// Packets that a worker can receive in one turn.
     burst: usize,
     /// Packets and letters that turns have handled.
@@ -54,75 +73,24 @@ pub struct World {
 impl World {
     /// With `workers` workers; every random choice comes from `seed`.
     pub fn new(setup: &Setup, workers: u8, seed: u64) -> Self {
+        Self::with(setup, workers, seed, None)
+    }
+
+    /// Whose flows outlive their workers, in files.
+    pub fn kept(setup: &Setup, workers: u8, seed: u64) -> Self {
+        Self::with(setup, workers, seed, Some(tempfile::tempdir().unwrap()))
+    }
+
+    fn with(setup: &Setup, workers: u8, seed: u64, files: Option<TempDir>) -> Self {
         let mut random = Random(seed);
-        // A turn receives and answers a whole burst, and not one frame more.
-        let frames = setup.frames.unwrap_or(BURST + 1);
-        // Table sizes cost memory in every worker; no vector has more than a few records.
-        let limits = TableLimits {
-            service_ports: 64,
-            frontends: 256,
-            backends: 256,
-            ..TableLimits::default()
-        };
         let ports = setup
             .snat_ports
             .clone()
             .map_or_else(|| vec![1024..=29_999, 32_768..=65_535], |range| vec![range]);
-        let steering = Steering::new(workers, ports);
-        let builder = TablesBuilder::new(limits);
-        let (mut world_workers, mut peers, mut counters) = (Vec::new(), Vec::new(), Vec::new());
-        for index in (0..workers).map(WorkerIndex) {
-            let mut drivers: Vec<Option<Box<dyn Driver>>> = Vec::new();
-            let mut ends = Vec::new();
-            for port in Port::ALL {
-                // As with a tap: one queue, worker 0's.
-                if port == Port::Host && (index.0 > 0 || setup.no_host) {
-                    drivers.push(None);
-                    ends.push(None);
-                    continue;
-                }
-                let (nic, end) = Nic::new(port, setup.ring.unwrap_or(4 * BURST));
-                drivers.push(Some(Box::new(nic)));
-                ends.push(Some(end));
-            }
-            peers.push(ends);
-            let page = WorkerCounters::private();
-            counters.push(page.reader());
-            let pool = PortPoolConfig {
-                ranges: steering.slice(index),
-                destinations: 64,
-                blocks: 256,
-                rest: Rest::default(),
-                hash_key: HashKey::from(random.words()),
-            };
-            let flows = FlowConfig {
-                capacity: setup.flows.unwrap_or(1024),
-                timeouts: Timeouts::default(),
-                admission: Admission {
-                    per_second: setup.flows_per_second.unwrap_or(0),
-                    ..Admission::default()
-                },
-                hash_key: HashKey::from(random.words()),
-            };
-            world_workers.push(Worker::new(WorkerParts {
-                index,
-                memory: FrameMemory::new(frames, 2048).unwrap(),
-                drivers,
-                sides: Sides::new(&SideConfig {
-                    flows,
-                    snat_ports: pool,
-                    fragments: FragmentConfig::default(),
-                })
-                .unwrap(),
-                picker: Picker::new(random.next(), &limits),
-                counters: page,
-                tables: builder.tables().clone(),
-            }));
-        }
         let mailbox = |capacity: Option<usize>| Mailbox::new(capacity.unwrap_or(2 * BURST)).unwrap();
         let shared = Shared {
             network: network(setup),
-            steering,
+            steering: Steering::new(workers, ports),
             workers: (0..workers).map(|_| mailbox(setup.letters)).collect(),
             slots: (0..workers).map(|_| TableSlot::new()).collect(),
             steward: mailbox(setup.steward),
@@ -133,21 +101,134 @@ impl World {
             },
             sleep: false,
         };
+        let keys = [(); 2].map(|()| HashKey::from(random.words()));
         let mut world = Self {
-            workers: world_workers,
-            peers,
+            setup: setup.clone(),
+            workers: Vec::new(),
+            peers: Vec::new(),
             shared,
-            counters,
-            builder,
+            counters: Vec::new(),
+            builder: TablesBuilder::new(limits()),
             neighbours: Neighbours::default(),
             // Workers read the clock once, when they are made.
             now: Tick::now(),
             random,
-            burst: frames.min(BURST).min(setup.ring.unwrap_or(BURST)),
+            keys,
+            files,
+            burst: frames(setup).min(BURST).min(setup.ring.unwrap_or(BURST)),
             handled: 0,
         };
         world.know_neighbours(setup);
+        world.hire();
         world
+    }
+
+    /// All workers end, and others take their places, with the flows in their files if they have any.
+    pub fn restart(&mut self) {
+        assert!(self.left().is_empty(), "nothing is in the rings");
+        self.workers.clear();
+        self.peers.clear();
+        self.hire();
+    }
+
+    fn hire(&mut self) {
+        for index in (0..self.shared.workers.len() as u8).map(WorkerIndex) {
+            let mut drivers: Vec<Option<Box<dyn Driver>>> = Vec::new();
+            let mut ends = Vec::new();
+            for port in Port::ALL {
+                // As with a tap: one queue, worker 0's.
+                if port == Port::Host && (index.0 > 0 || self.setup.no_host) {
+                    drivers.push(None);
+                    ends.push(None);
+                    continue;
+                }
+                let (nic, end) = Nic::new(port, self.setup.ring.unwrap_or(4 * BURST));
+                drivers.push(Some(Box::new(nic)));
+                ends.push(Some(end));
+            }
+            self.peers.push(ends);
+            let page = WorkerCounters::private();
+            self.counters.push(page.reader());
+            let sides = self.sides(index);
+            self.workers.push(Worker::new(WorkerParts {
+                index,
+                memory: FrameMemory::new(frames(&self.setup), 2048).unwrap(),
+                drivers,
+                sides,
+                picker: Picker::new(self.random.next(), &limits()),
+                counters: page,
+                tables: self.builder.tables().clone(),
+            }));
+        }
+    }
+
+    /// What a worker remembers: nothing, or what its files say and the source ports of those flows.
+    fn sides(&self, index: WorkerIndex) -> Sides {
+        let [flows_key, ports_key] = self.keys;
+        let flows = FlowConfig {
+            capacity: self.setup.flows.unwrap_or(1024),
+            timeouts: Timeouts::default(),
+            admission: Admission {
+                per_second: self.setup.flows_per_second.unwrap_or(0),
+                ..Admission::default()
+            },
+            hash_key: flows_key,
+        };
+        let snat_ports = PortPoolConfig {
+            ranges: self.shared.steering.slice(index),
+            destinations: 64,
+            blocks: 256,
+            rest: Rest::default(),
+            hash_key: ports_key,
+        };
+        let mut sides = Sides::new(&SideConfig {
+            flows,
+            snat_ports,
+            fragments: FragmentConfig::default(),
+        })
+        .unwrap();
+        if let Some(files) = &self.files {
+            self.adopt(
+                &mut sides.v4.tracked,
+                &files.path().join(format!("{}.v4", index.0)),
+                index,
+                &flows,
+            );
+            self.adopt(
+                &mut sides.v6.tracked,
+                &files.path().join(format!("{}.v6", index.0)),
+                index,
+                &flows,
+            );
+        }
+        sides
+    }
+
+    fn adopt<A: Address>(
+        &self,
+        tracked: &mut Tracked<A>,
+        path: &Path,
+        worker: WorkerIndex,
+        config: &FlowConfig,
+    ) {
+        let shard = Shard {
+            path,
+            worker,
+            workers: self.shared.workers.len() as u8,
+            boot: BootId::from([7; 36]),
+        };
+        let (flows, adopted) = Flows::open_file(&shard, *config, self.now).unwrap();
+        assert_eq!(adopted.discarded, 0, "what was written is sound: {adopted:?}");
+        for (_, flow) in flows.iter() {
+            if flow.flags().contains(FlowFlags::SNAT) {
+                let reply = flow.key(Direction::Reply);
+                tracked
+                    .snat_ports
+                    .reserve(Destination::of_reply(&reply), reply.dst_port)
+                    .unwrap();
+            }
+        }
+        tracked.flows = flows;
     }
 
     /// Next hops as if ARP and neighbour discovery had been answered; with `resolve`, only what the steward enters without asking.
@@ -340,6 +421,11 @@ impl World {
         }
         lost
     }
+}
+
+/// A turn receives and answers a whole burst, and not one frame more.
+fn frames(setup: &Setup) -> usize {
+    setup.frames.unwrap_or(BURST + 1)
 }
 
 /// The world's addresses and routes.

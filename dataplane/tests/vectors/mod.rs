@@ -117,6 +117,11 @@ fn every_vector_holds_spread_over_four_workers() {
 }
 
 #[test]
+fn every_vector_holds_while_each_step_has_a_new_worker_that_adopts_the_flows() {
+    run_all(Way::Adopted);
+}
+
+#[test]
 fn every_drop_reason_has_a_vector() {
     let drops = |vector: &Vector| -> Vec<String> {
         let expected = vector.steps.iter().flat_map(|step| &step.expected);

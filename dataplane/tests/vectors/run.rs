@@ -23,6 +23,8 @@ pub enum Way {
     Two,
     /// Four workers, each packet on a queue of any.
     Four,
+    /// One worker, whose place is taken by another before every step: flows are adopted from their file (CT-12).
+    Adopted,
 }
 
 impl Way {
@@ -33,13 +35,14 @@ impl Way {
             Self::Burst => "burst",
             Self::Two => "two",
             Self::Four => "four",
+            Self::Adopted => "adopted",
         }
     }
 
     /// Workers it takes.
     const fn workers(self) -> u8 {
         match self {
-            Self::Single | Self::Burst => 1,
+            Self::Single | Self::Burst | Self::Adopted => 1,
             Self::Two => 2,
             Self::Four => 4,
         }
@@ -61,7 +64,11 @@ pub struct Run<'a> {
 impl<'a> Run<'a> {
     /// Its world, with every random choice from `seed`. Errors: the tables refuse the vector's records.
     pub fn new(vector: &'a Vector, way: Way, seed: u64) -> Result<Self, String> {
-        let mut world = World::new(&vector.setup, way.workers(), seed);
+        let make = match way {
+            Way::Adopted => World::kept,
+            _ => World::new,
+        };
+        let mut world = make(&vector.setup, way.workers(), seed);
         let fillers = Fillers::new(vector, world.random().next());
         let mut start = Changes::default();
         vector
@@ -84,6 +91,9 @@ impl<'a> Run<'a> {
     /// Whether everything happens as the vector says; letters read on the way.
     pub fn hold(mut self) -> Result<u64, String> {
         for step in &self.vector.steps {
+            if self.way == Way::Adopted {
+                self.world.restart();
+            }
             self.step(step)?;
         }
         let routed = "udp 172.18.0.77:7 > 10.244.0.251:7";
@@ -172,7 +182,7 @@ impl<'a> Run<'a> {
             frames.push(frame.map_err(|error| format!("line {at}: {error}"))?);
         }
         match self.way {
-            Way::Single => {
+            Way::Single | Way::Adopted => {
                 for (arrival, frame) in arrivals.iter().zip(&frames) {
                     self.world.send(0, arrival.port, frame);
                     self.world.turn();
@@ -328,7 +338,7 @@ fn whatever_is_not_expected_fails_a_vector_and_is_told_with_its_line() {
         )
         .unwrap();
         let vector = Vector::load(folder.path()).unwrap_or_else(|mistake| panic!("{mistake}"));
-        for way in [Way::Single, Way::Burst, Way::Two, Way::Four] {
+        for way in [Way::Single, Way::Burst, Way::Two, Way::Four, Way::Adopted] {
             let failure = Run::new(&vector, way, 1).and_then(Run::hold).unwrap_err();
             assert!(failure.contains(told), "{steps}\nin {way:?} is told\n{failure}");
         }

@@ -354,15 +354,20 @@ impl<A: Family> Lookup<'_, A> {
 
     /// A port or protocol that a Service address does not have (VD-4, PING-1).
     fn refused(&self, packet: &Packet<A>) -> Verdict {
+        // Measured on Linux: a packet without a hop left does not come as far as to be refused (TTL-1).
+        let refusal = Verdict::Reject(match packet.ttl {
+            0 | 1 => Rejection::TimeExceeded,
+            _ => Rejection::PortUnreachable,
+        });
         match packet.key.protocol {
             protocol @ (Protocol::TCP | Protocol::SCTP)
                 if State::opening(protocol, packet.signals).is_none() =>
             {
                 Verdict::Drop(DropReason::InvalidTcp)
             }
-            Protocol::TCP | Protocol::UDP | Protocol::SCTP => Verdict::Reject(Rejection::PortUnreachable),
+            Protocol::TCP | Protocol::UDP | Protocol::SCTP => refusal,
             protocol if protocol != A::ICMP => Verdict::Drop(DropReason::UnsupportedProtocol),
-            _ if packet.is_echo_request() => Verdict::Reject(Rejection::PortUnreachable),
+            _ if packet.is_echo_request() => refusal,
             _ => Verdict::Drop(DropReason::IcmpErrorWithoutFlow),
         }
     }

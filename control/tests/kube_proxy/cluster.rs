@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use serde_json::{Value, json};
 use sluice_control::allocate::{Allocator, Ranges};
 use sluice_control::compile::{Compiled, Numbers, Settings, services};

@@ -408,6 +408,12 @@ impl Gateway {
         if kind.is_some() && packet.fragment == Fragment::Later {
             return Drop("fragment");
         }
+        // What has no hop left does not come as far as to be refused (TTL-1).
+        let refusal = if packet.ttl <= 1 {
+            Error::TimeExceeded
+        } else {
+            Error::PortUnreachable
+        };
         match (kind, packet.protocol) {
             // CT-15: connection tracking's "invalid" is refused by nobody.
             (Some(Kind::Cluster), TCP) if tcp::first(packet.tcp_flags, true).is_none() => {
@@ -416,8 +422,8 @@ impl Gateway {
             (Some(Kind::Cluster), SCTP) if sctp::first(packet.chunk, true).is_none() => {
                 return Drop("invalid-tcp");
             }
-            (Some(Kind::Cluster), TCP | UDP | SCTP) => return Reject(Error::PortUnreachable),
-            (Some(Kind::Cluster), ICMP) if packet.icmp_type == 8 => return Reject(Error::PortUnreachable),
+            (Some(Kind::Cluster), TCP | UDP | SCTP) => return Reject(refusal),
+            (Some(Kind::Cluster), ICMP) if packet.icmp_type == 8 => return Reject(refusal),
             (Some(Kind::Cluster), ICMP) => return Drop("icmp-error-without-flow"),
             (Some(Kind::Cluster), _) => return Drop("unsupported-protocol"),
             (None, _) if self.tables.in_service_range(dst) => return Drop("unallocated-service-address"),

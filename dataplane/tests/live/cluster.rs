@@ -55,7 +55,7 @@ ports:
 - {name: clients, driver: af_packet, interface: clients, addresses: [198.51.100.1/24, \"2001:db8:c::1/64\"]}
 - {name: mid, driver: af_packet, interface: mid, addresses: [172.18.1.1/24, \"fd00:18:1::1/64\"]}
 - {name: pods, driver: af_packet, interface: pods, addresses: [10.244.1.1/24, \"fd00:244:1::1/64\"]}
-- {name: host0, driver: tap, interface: host0, role: host}
+- {name: host0, driver: af_packet, interface: host1, role: host}
 routes:
 - {to: 0.0.0.0/0, via: 198.51.100.10}
 - {to: 10.244.2.0/24, via: 172.18.1.254}
@@ -91,6 +91,19 @@ impl Cluster {
                 gateway.ip(&format!("link set {link} down address {mac}"));
             }
         }
+        // The node's own stack: a cable from it to our gateway, for who may not make a tap.
+        sluice.ip("link add host0 type veth peer name host1\nlink set host1 up");
+        sluice.set("ipv4/conf/host0/arp_ignore", "0");
+        for interface in ["lo", "host0"] {
+            sluice.set(&format!("ipv6/conf/{interface}/disable_ipv6"), "0");
+        }
+        sluice.ip("addr add 172.18.1.1/32 dev host0
+             addr add 198.51.100.1/32 dev host0
+             addr add fd00:18:1::1/128 dev host0
+             addr add 2001:db8:c::1/128 dev host0
+             link set host0 up
+             route replace default dev host0 src 172.18.1.1
+             route replace ::/0 dev host0");
         router(kernel);
         kernel.ip("link set clients up\nlink set mid up\nlink set pods up");
         for (link, addresses, _) in LINKS {
@@ -173,17 +186,6 @@ impl Cluster {
     pub(crate) fn start(&self, tables: &str) -> Gateway {
         self.choose(self.sluice, self.kernel);
         let mut gateway = Gateway::start(self.sluice, CONFIG);
-        for interface in ["lo", "host0"] {
-            self.sluice
-                .set(&format!("ipv6/conf/{interface}/disable_ipv6"), "0");
-        }
-        self.sluice.ip("addr add 172.18.1.1/32 dev host0
-             addr add 198.51.100.1/32 dev host0
-             addr add fd00:18:1::1/128 dev host0
-             addr add 2001:db8:c::1/128 dev host0
-             link set host0 up
-             route replace default dev host0 src 172.18.1.1
-             route replace ::/0 dev host0");
         gateway.publish(tables);
         gateway
     }

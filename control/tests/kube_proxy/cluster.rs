@@ -17,9 +17,6 @@ use sluice_dataplane::channel::record::{Algorithm, SettingsRecord};
 use crate::bed::Bed;
 use crate::topology::{Family, PRIMARY, ip, named};
 
-/// The families that are replayed; rows of others are awaited.
-pub(crate) const FAMILIES: &[Family] = &[Family::V4, Family::V6];
-
 /// Options of the proxy, as the records name them.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -189,19 +186,9 @@ fn key(object: &Value) -> String {
     format!("{} {}", object["kind"], object["metadata"]["name"])
 }
 
-fn family(net: &str) -> Family {
-    if net.contains(':') { Family::V6 } else { Family::V4 }
-}
-
-/// Those of `addresses` that are of a family that is replayed.
-pub(crate) fn of_families<'a>(addresses: &[&'a str]) -> Vec<&'a str> {
-    let wanted = |address: &&&str| FAMILIES.contains(&family(address));
-    addresses.iter().filter(wanted).copied().collect()
-}
-
 /// A Service `name` of this spec and status.
 pub(crate) fn service(name: &str, spec: Value, load_balancer: &[&str]) -> Value {
-    let ingress: Vec<_> = of_families(load_balancer)
+    let ingress: Vec<_> = load_balancer
         .iter()
         .map(|address| json!({"ip": address, "ipMode": "VIP"}))
         .collect();
@@ -211,9 +198,8 @@ pub(crate) fn service(name: &str, spec: Value, load_balancer: &[&str]) -> Value 
     })
 }
 
-/// Cluster IPs of both families, as far as they are replayed.
+/// Cluster IPs of both families.
 pub(crate) fn cluster_ips(spec: &mut Value, addresses: &[&str]) {
-    let addresses = of_families(addresses);
     spec["clusterIP"] = json!(addresses[0]);
     spec["clusterIPs"] = json!(addresses);
     spec["ipFamilyPolicy"] = json!(if addresses.len() == 2 {
@@ -278,5 +264,5 @@ pub(crate) fn slices(name: &str, ports: &[(&str, &str, u16)], endpoints: &[(&str
             "ports": ports, "endpoints": endpoints,
         })
     };
-    FAMILIES.iter().map(slice).collect()
+    [Family::V4, Family::V6].iter().map(slice).collect()
 }

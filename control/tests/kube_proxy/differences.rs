@@ -1,6 +1,6 @@
-//! Where we differ from kube-proxy 1.36.2 on purpose (section 14 of the semantics), and what is not built yet.
+//! Where we differ from kube-proxy 1.36.2 on purpose (section 14 of the semantics).
 
-use crate::ledger::{Awaited, Difference};
+use crate::ledger::Difference;
 
 /// A pod behind another node reaches itself through the gateway.
 const HAIRPIN: Difference = Difference {
@@ -11,25 +11,21 @@ const HAIRPIN: Difference = Difference {
 
 /// `matrix.jsonl`.
 pub(crate) mod matrix {
-    use super::{Awaited, Difference, HAIRPIN};
+    use super::{Difference, HAIRPIN};
 
     pub(crate) const ON_PURPOSE: &[Difference] = &[HAIRPIN];
-
-    pub(crate) const AWAITED: &[Awaited] = &[];
 }
 
 /// `variants.jsonl`.
 pub(crate) mod variants {
-    use super::{Awaited, Difference, HAIRPIN};
+    use super::{Difference, HAIRPIN};
 
     pub(crate) const ON_PURPOSE: &[Difference] = &[HAIRPIN];
-
-    pub(crate) const AWAITED: &[Awaited] = &[];
 }
 
 /// `rules.jsonl`.
 pub(crate) mod rules {
-    use super::{Awaited, Difference, HAIRPIN, test};
+    use super::{Difference, HAIRPIN, test};
 
     pub(crate) const ON_PURPOSE: &[Difference] = &[
         HAIRPIN,
@@ -64,8 +60,6 @@ pub(crate) mod rules {
             ours: |_, recorded| recorded.replace("goes on", "silence"),
         },
     ];
-
-    pub(crate) const AWAITED: &[Awaited] = &[];
 }
 
 /// Whether the name of a row's test has this in it.
@@ -75,7 +69,7 @@ fn test(row: &crate::ledger::Row, part: &str) -> bool {
 
 /// `updates.jsonl`.
 pub(crate) mod updates {
-    use super::{Awaited, Difference};
+    use super::Difference;
 
     /// The UDP flow of the row takes part in what becomes of new ones.
     fn as_new(recorded: &str) -> String {
@@ -104,26 +98,22 @@ pub(crate) mod updates {
             ours: |_, recorded| recorded.replacen("UDP first, first, first", "UDP first, first, refused", 1),
         },
     ];
-
-    pub(crate) const AWAITED: &[Awaited] = &[];
 }
 
 /// `affinity.jsonl`.
 pub(crate) mod affinity {
-    use super::{Awaited, Difference};
+    use super::Difference;
 
     pub(crate) const ON_PURPOSE: &[Difference] = &[Difference {
         reason: "AFF-4: flows that must stay local and flows that need not are remembered apart",
         applies: |row, _| row.text("test").starts_with("external clients alternate"),
         ours: |_, recorded| recorded.replace("keep theirs: false", "keep theirs: true"),
     }];
-
-    pub(crate) const AWAITED: &[Awaited] = &[];
 }
 
 /// `flows.jsonl`.
 pub(crate) mod flows {
-    use super::{Awaited, Difference, test};
+    use super::{Difference, test};
 
     pub(crate) const ON_PURPOSE: &[Difference] = &[
         Difference {
@@ -147,6 +137,4 @@ pub(crate) mod flows {
             ours: |_, _| "incomplete".into(),
         },
     ];
-
-    pub(crate) const AWAITED: &[Awaited] = &[];
 }

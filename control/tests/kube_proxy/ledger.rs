@@ -1,4 +1,4 @@
-//! What became of the records of a file: each agrees, differs on purpose, is awaited or is not about packets of ours.
+//! What became of the records of a file: each agrees, differs on purpose, or is not about packets of ours.
 //! Anything else fails, and so does a listed difference that is none.
 
 use std::collections::BTreeMap;
@@ -78,36 +78,23 @@ pub(crate) struct Difference {
     pub(crate) ours: fn(&Row, &str) -> String,
 }
 
-/// Rows that wait for something to be built.
-pub(crate) struct Awaited {
-    pub(crate) what: &'static str,
-    pub(crate) applies: fn(&Row) -> bool,
-}
-
 #[derive(Default)]
 pub(crate) struct Ledger {
     file: &'static str,
     purpose: &'static [Difference],
-    awaited: &'static [Awaited],
     total: usize,
     agree: usize,
     on_purpose: BTreeMap<&'static str, Vec<String>>,
-    awaits: BTreeMap<&'static str, Vec<String>>,
     not_ours: BTreeMap<&'static str, Vec<String>>,
     /// By what is wrong, since rows are seldom wrong alone.
     wrong: BTreeMap<String, Vec<String>>,
 }
 
 impl Ledger {
-    pub(crate) fn new(
-        file: &'static str,
-        purpose: &'static [Difference],
-        awaited: &'static [Awaited],
-    ) -> Self {
+    pub(crate) fn new(file: &'static str, purpose: &'static [Difference]) -> Self {
         Self {
             file,
             purpose,
-            awaited,
             ..Self::default()
         }
     }
@@ -126,15 +113,6 @@ impl Ledger {
         fits: impl Fn(&str, &str) -> bool,
     ) {
         self.total += 1;
-        if let Some(awaited) = self.awaited.iter().find(|awaited| (awaited.applies)(row)) {
-            if fits(recorded, ours) {
-                self.wrong(
-                    row,
-                    format!("awaits \"{}\", and agrees: strike it off", awaited.what),
-                );
-            }
-            return self.awaits.entry(awaited.what).or_default().push(row.id.clone());
-        }
         let difference = self
             .purpose
             .iter()
@@ -169,18 +147,11 @@ impl Ledger {
         self.not_ours.entry(why).or_default().push(row.id.clone());
     }
 
-    /// A row that cannot even be tried yet.
-    pub(crate) fn wait_for(&mut self, row: &Row, what: &'static str) {
-        self.total += 1;
-        self.awaits.entry(what).or_default().push(row.id.clone());
-    }
-
     /// Prints the account, and fails unless all `rows` are in it and none is wrong.
     pub(crate) fn close(self, rows: usize) {
         println!("{}: {} rows, {} agree", self.file, self.total, self.agree);
         let lists = [
             ("differ on purpose", &self.on_purpose),
-            ("await", &self.awaits),
             ("are not about packets of ours", &self.not_ours),
         ];
         for (what, list) in lists {
@@ -195,16 +166,9 @@ impl Ledger {
         let wrong: Vec<_> = wrong.collect();
         assert!(wrong.is_empty(), "{}:\n{}", self.file, wrong.join("\n"));
         assert_eq!(self.total, rows, "every row is accounted for, once");
-        let purpose = self
-            .purpose
-            .iter()
-            .map(|d| (d.reason, self.on_purpose.contains_key(d.reason)));
-        let awaited = self
-            .awaited
-            .iter()
-            .map(|a| (a.what, self.awaits.contains_key(a.what)));
-        for (listed, found) in purpose.chain(awaited) {
-            assert!(found, "no row differs by \"{listed}\": strike it off");
+        for Difference { reason, .. } in self.purpose {
+            let found = self.on_purpose.contains_key(reason);
+            assert!(found, "no row differs by \"{reason}\": strike it off");
         }
     }
 }

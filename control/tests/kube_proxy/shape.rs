@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Condition, cluster_ips, of_families, service, slices};
+use crate::cluster::{Condition, cluster_ips, service, slices};
 
 /// A port: name, protocol, number, number on the endpoints, node port.
 pub(crate) type Port = (&'static str, &'static str, u16, u16, Option<u16>);
@@ -56,10 +56,6 @@ impl Default for Shape {
 impl Shape {
     /// The Service, then its slices.
     pub(crate) fn objects(&self) -> Vec<Value> {
-        let texts = |list: &[String]| -> Vec<String> {
-            let list: Vec<_> = list.iter().map(String::as_str).collect();
-            of_families(&list).into_iter().map(str::to_owned).collect()
-        };
         let port = |(name, protocol, number, target, node): &Port| {
             let mut port = json!({"name": name, "protocol": protocol, "port": number, "targetPort": target});
             if let Some(node) = node {
@@ -76,7 +72,7 @@ impl Shape {
         };
         let mut spec = json!({
             "type": kind, "ports": self.ports.iter().map(port).collect::<Vec<_>>(),
-            "externalIPs": texts(&self.external), "internalTrafficPolicy": self.internal_policy,
+            "externalIPs": self.external, "internalTrafficPolicy": self.internal_policy,
         });
         if external || !self.external.is_empty() {
             spec["externalTrafficPolicy"] = json!(self.external_policy);

@@ -1,6 +1,7 @@
 //! From the config to running parts: frame memory, NIC ports, flows, tables, channel. Opens everything or nothing, and
 //! says in one line each what was opened and what memory it took.
 
+use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::ops::RangeInclusive;
@@ -12,6 +13,7 @@ use crate::affinity::Affinity;
 use crate::channel::BindError;
 use crate::channel::server::{Server, ServerOptions};
 use crate::config::{self, Config, DriverKind, Idle, Role};
+use crate::conntrack::persist::{Adopted, BootId};
 use crate::conntrack::ports::{PortPoolConfig, Rest};
 use crate::conntrack::{Admission, FlowConfig, HashKey};
 use crate::counters::{CounterId, CounterPages, WorkerCounters};
@@ -28,7 +30,8 @@ use crate::steering::Steering;
 use crate::steward::Steward;
 use crate::table_slot::TableSlot;
 use crate::tables::{Picker, TableLimits, Tables, TablesBuilder};
-use crate::worker::{Shared, SideConfig, Sides, Worker, WorkerParts};
+use crate::tick::Tick;
+use crate::worker::{FlowFiles, Shared, SideConfig, Sides, Worker, WorkerParts};
 
 /// Letters a worker or the steward can have waiting: a few bursts; each place costs 9 KiB.
 const MAILBOX: usize = 256;
@@ -152,7 +155,8 @@ impl Dataplane {
             sleep: config.workers.idle == Idle::Sleep,
         };
         let counters = server.counter_pages();
-        let pace = Pace::every(Duration::from_millis(config.neighbours.probe_millis.into()));
+        let probes = Duration::from_millis(config.neighbours.probe_millis.into());
+        let pace = Pace::new(probes, config.flows.timeouts.longest());
         let steward = Steward::new(server, TablesBuilder::new(limits), own_page, pace);
         Ok(Self {
             steward,
@@ -270,7 +274,37 @@ fn open_sides(config: &Config, steering: &Steering, worker: WorkerIndex) -> Resu
             frame_size: config.frames.size,
         },
     };
-    Sides::new(&sides).map_err(resources("memory for flows, source ports and fragments"))
+    let Some(folder) = &config.flows.folder else {
+        return Sides::new(&sides).map_err(resources("memory for flows, source ports and fragments"));
+    };
+    let what = || format!("the flow files of worker {} in {}", worker.0, folder.display());
+    let failed = |source| StartError::Resources { what: what(), source };
+    fs::create_dir_all(folder).map_err(failed)?;
+    let files = FlowFiles {
+        folder,
+        worker,
+        workers: config.workers.count,
+        boot: BootId::current().map_err(failed)?,
+    };
+    let (sides, adopted) = Sides::adopt(&sides, &files, Tick::now()).map_err(failed)?;
+    for (
+        family,
+        Adopted {
+            kept,
+            discarded,
+            refused,
+        },
+    ) in ["IPv4", "IPv6"].into_iter().zip(adopted)
+    {
+        match refused {
+            Some(refused) => log::info!("worker {}: no {family} flows to take over: {refused}", worker.0),
+            None => log::info!(
+                "worker {}: {kept} {family} flows taken over, {discarded} not sound",
+                worker.0
+            ),
+        }
+    }
+    Ok(sides)
 }
 
 /// One line per worker: what its capacities cost.

@@ -209,11 +209,13 @@ pub enum Idle {
 }
 
 /// Connection tracking, per worker.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Flows {
     /// Flows a worker can hold. 131,072 is kube-proxy's minimum (CT-19).
     pub capacity: usize,
+    /// A folder on a tmpfs in which flows outlive the process (CT-12); none: they end with it.
+    pub folder: Option<PathBuf>,
     /// CT-15: a lone ACK opens a flow mid-stream, as Linux does by default.
     pub midstream_pickup: bool,
     /// CT-18: percent of the capacity for half-open flows, 1 to 100. Half of the table stays for those that were answered.
@@ -228,6 +230,7 @@ impl Default for Flows {
     fn default() -> Self {
         Self {
             capacity: 131_072,
+            folder: None,
             midstream_pickup: true,
             embryonic_percent: Admission::default().embryonic_percent,
             new_per_second: Admission::default().per_second,

@@ -16,9 +16,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use crate::addr::Mac;
+use crate::conntrack::Timeouts;
 use crate::index::{NextHopIndex, NicPortIndex};
 use crate::mailbox::{Letter, Purpose};
 use crate::network::{Interface, Network};
+use crate::next_hop::GENERATIONS;
 use crate::next_hop::Reachability;
 use crate::tick::{TICKS_PER_SECOND, Tick, ticks};
 use crate::wire::ethernet::{EtherType, Ethernet};
@@ -51,19 +53,40 @@ pub trait Outbox {
     fn release(&mut self, received: NicPortIndex, frame: &[u8]);
 }
 
-/// Ticks between questions to a known neighbour in use; `None`: asked only to keep it known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pace(Option<u32>);
+/// When known neighbours are asked, and forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Ticks between questions to one in use; `None`: asked only to keep it known.
+    every: Option<u32>,
+    /// Ticks from the last answer until one that is not wanted is forgotten.
+    forget: u32,
+}
 
 impl Pace {
-    /// Every `interval`, in whole ticks; zero: never.
-    pub fn every(interval: Duration) -> Self {
-        Self((!interval.is_zero()).then(|| ticks(interval)))
+    /// Every `interval`, in whole ticks, zero: never; for flows that are idle for `longest_idle` ticks at most. Nobody is
+    /// forgotten for an hour, nor so soon that the generations of an index (see `next_hop`) could come round while a flow
+    /// sleeps.
+    pub fn new(interval: Duration, longest_idle: u32) -> Self {
+        Self {
+            every: (!interval.is_zero()).then(|| ticks(interval)),
+            forget: (3600 * TICKS_PER_SECOND).max(longest_idle / (GENERATIONS as u32 - 1) + 1),
+        }
     }
 
     /// So that `known` neighbours together are not asked too often.
     fn stretched(self, known: usize) -> Self {
-        Self(self.0.map(|pace| pace.max((known / KNOWN_PER_TICK) as u32)))
+        let slowest = (known / KNOWN_PER_TICK) as u32;
+        Self {
+            every: self.every.map(|every| every.max(slowest)),
+            ..self
+        }
+    }
+}
+
+impl Default for Pace {
+    /// Asked only to keep them known, for flows with the default timeouts.
+    fn default() -> Self {
+        Self::new(Duration::ZERO, Timeouts::default().longest())
     }
 }
 

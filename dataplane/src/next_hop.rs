@@ -4,8 +4,8 @@
 //! heals every flow at its next packet. An index is the slot of an open-addressed table and the slot's generation: a
 //! neighbour that answered once and is forgotten later takes its generation with it, so that whoever still has its
 //! index learns that it is `Forgotten` and never finds the slot's next neighbour. 31 generations are enough, because the
-//! steward forgets such a neighbour an hour after its last answer at the earliest: an index comes to life again after
-//! 31 hours, and no flow sleeps longer than 24 (`conntrack::Timeouts`).
+//! steward forgets such a neighbour so long after its last answer that an index comes to life again only after more time
+//! than any flow may sleep (`neighbours::Pace`).
 //!
 //! A key is three words, so a reader takes a snapshot (a sequence lock): the tag, then address and state, then the tag
 //! again. Orderings:
@@ -70,7 +70,7 @@ const LOST: u64 = 3 << 56;
 const USED: u64 = 1 << 58;
 const GENERATION_AT: u32 = 59;
 /// One less than 5 bits can tell: the last is that of `NextHopIndex::UNKNOWN`, which is nobody's.
-const GENERATIONS: u64 = 31;
+pub const GENERATIONS: u64 = 31;
 const MAC: u64 = (1 << 48) - 1;
 
 /// Bits of an index that are the slot; the others are the generation.

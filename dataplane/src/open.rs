@@ -78,6 +78,10 @@ impl<A: Family> Lookup<'_, A> {
         let to_client = self.next_hop(packet.key.src)?;
         let source = if snat {
             Some(self.snat_address(to_backend)?)
+        } else if self.steering.workers() > 1 && self.network.is_own(packet.key.src) {
+            // The node's own address stays, but the port must be one of ours, or the replies would be looked for where
+            // their sender's flows are.
+            Some(packet.key.src)
         } else {
             None
         };

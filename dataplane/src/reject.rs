@@ -34,6 +34,20 @@ pub fn icmp_error<A: Answer>(
     from: A,
     out: &mut [u8],
 ) -> Result<usize, DropReason> {
+    may_answer(original_frame, packet, rejection)?;
+    let original = Original::of(original_frame, packet)?;
+    let quote = &original.ip[..original.ip.len().min(A::QUOTE_MAX)];
+    let head = A::error(rejection);
+    original.answer(packet, head, quote, from, A::ERROR_CLASS, out)
+}
+
+/// Whether the rejected packet may be answered at all: to be asked before a token of the rate limit is spent on it.
+/// Errors: as `icmp_error`.
+pub fn may_answer<A: Answer>(
+    original_frame: &[u8],
+    packet: &Packet<A>,
+    rejection: Rejection,
+) -> Result<(), DropReason> {
     let original = Original::of(original_frame, packet)?;
     // A host would have found the port closed only after the checksum (RFC 1122 §4.1.3.4); a router whose time to live
     // ran out never looked at it.
@@ -41,9 +55,7 @@ pub fn icmp_error<A: Answer>(
     if !original.may_be_answered(packet, rejection) || !believed {
         return Err(DropReason::RejectForbidden);
     }
-    let quote = &original.ip[..original.ip.len().min(A::QUOTE_MAX)];
-    let head = A::error(rejection);
-    original.answer(packet, head, quote, from, A::ERROR_CLASS, out)
+    Ok(())
 }
 
 /// Builds in `out` the echo reply to the request (PING-1), from the address that it asked, and gives its length. `out`

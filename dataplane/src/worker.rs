@@ -38,7 +38,7 @@ mod carry_out;
 mod sides;
 
 use sides::{Arrival, Served};
-pub use sides::{Side, SideConfig, Sides};
+pub use sides::{FlowFiles, Side, SideConfig, Sides};
 
 /// Flows looked at in a turn with packets: under a microsecond. A tick has more than enough such turns for its share.
 const EXPIRE_PER_TURN: usize = 64;

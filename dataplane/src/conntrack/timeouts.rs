@@ -21,6 +21,12 @@ macro_rules! timeouts {
         #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
         pub struct Timeouts { $($(#[$doc])* pub $name: Period,)* }
 
+        impl Timeouts {
+            fn all(&self) -> Vec<Period> {
+                vec![$(self.$name,)*]
+            }
+        }
+
         impl Default for Timeouts {
             fn default() -> Self {
                 Self { $($name: Period::from_seconds($seconds),)* }
@@ -75,6 +81,15 @@ timeouts! {
 }
 
 impl Timeouts {
+    /// The longest of all, in ticks.
+    pub fn longest(&self) -> u32 {
+        self.all()
+            .into_iter()
+            .map(Period::ticks)
+            .max()
+            .unwrap_or_default()
+    }
+
     /// Ticks that `flow` may be idle.
     pub fn idle<A: Address>(&self, flow: &Flow<A>) -> u32 {
         let period = match flow.state() {

@@ -27,9 +27,6 @@ const REFRESH: u32 = 20 * TICKS_PER_SECOND;
 /// Between questions to an unreachable neighbour that no flow uses. It is asked on so that it heals by itself.
 const RETRY_UNREACHABLE: u32 = 5 * TICKS_PER_SECOND;
 
-/// From the last answer until a neighbour that is not wanted is forgotten. `next_hop` relies on it.
-const FORGET: u32 = 3600 * TICKS_PER_SECOND;
-
 #[derive(Debug)]
 pub(super) struct Neighbour {
     pub(super) port: NicPortIndex,
@@ -81,7 +78,7 @@ impl Neighbour {
         let everybody = Due::Question(Mac::BROADCAST);
         match (self.state, self.tries) {
             (Reachability::Reachable(mac), 0) => {
-                let paced = pace.0.is_some_and(|pace| age >= pace) && used();
+                let paced = pace.every.is_some_and(|every| age >= every) && used();
                 after(if paced { 0 } else { REFRESH }, Due::Question(mac))
             }
             (Reachability::Reachable(_), 1) => after(DOUBT, everybody),
@@ -91,7 +88,7 @@ impl Neighbour {
             (Reachability::Incomplete, 0) => everybody,
             (Reachability::Reachable(_) | Reachability::Incomplete, _) => after(RETRY, everybody),
             _ => {
-                let known = self.answered.is_some_and(|last| now.since(last) < FORGET);
+                let known = self.answered.is_some_and(|last| now.since(last) < pace.forget);
                 if !known && !self.wanted {
                     return after(RETRY_UNREACHABLE, Due::Forget);
                 }

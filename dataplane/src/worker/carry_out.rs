@@ -9,7 +9,7 @@ use crate::addr::Mac;
 use crate::counters::CounterId;
 use crate::fragments::Transport;
 use crate::icmp_error;
-use crate::index::{NicPortIndex, WorkerIndex};
+use crate::index::{NextHopIndex, NicPortIndex, WorkerIndex};
 use crate::lookup::{self, Decision};
 use crate::mailbox::{Mailbox, Purpose};
 use crate::nat;
@@ -36,8 +36,12 @@ impl Worker {
         match decision.verdict {
             Verdict::Forward(next_hop) => {
                 let (out, reachability) = shared.network.next_hops().get(next_hop);
-                let Reachability::Reachable(mac) = reachability else {
-                    return self.drop_frame(frame, DropReason::NeighbourUnreachable);
+                let mac = match reachability {
+                    Reachability::Reachable(mac) => mac,
+                    Reachability::Forgotten => return self.look_again(shared, port, frame, packet, tick),
+                    Reachability::Incomplete | Reachability::Unreachable => {
+                        return self.drop_frame(frame, DropReason::NeighbourUnreachable);
+                    }
                 };
                 let mtu = shared.network.interfaces()[out.get()].mtu;
                 let fits = usize::from(packet.end - packet.l3) <= mtu;
@@ -73,6 +77,27 @@ impl Worker {
             }
             verdict => self.settle(shared, port, frame, verdict),
         }
+    }
+
+    /// A flow's next hop was forgotten, for it had been silent for long: the flow finds the neighbour afresh.
+    #[cold]
+    fn look_again<A: Served>(
+        &mut self,
+        shared: &Shared,
+        port: NicPortIndex,
+        frame: Frame,
+        packet: &Packet<A>,
+        tick: Tick,
+    ) {
+        let flows = &mut A::own(&mut self.sides).tracked.flows;
+        let Some((index, _)) = flows.find(&packet.key) else {
+            return self.drop_frame(frame, DropReason::NeighbourUnreachable);
+        };
+        flows.set_next_hops(index, [NextHopIndex::UNKNOWN; 2]);
+        let gathered = (packet.fragment != Fragment::Whole).then(|| Transport::of(packet));
+        let mut frames = Burst::new_const();
+        frames.push(frame);
+        self.burst(shared, port, &mut frames, gathered, tick);
     }
 
     /// Carries out what needs nothing known about the packet.
@@ -187,6 +212,7 @@ impl Worker {
         } else {
             network.source_address(port).ok_or(DropReason::NoRoute)?
         };
+        reject::may_answer(self.memory.bytes(frame), packet, rejection)?;
         // As in Linux, the node itself is exempt from the limit, and so is what path MTU discovery lives on.
         if !network.is_own(key.src) && !matches!(rejection, Rejection::TooBig { .. }) {
             self.limiter.take(key.src.into(), tick)?;

@@ -5,10 +5,12 @@
 //! Never  decides on a packet that is whole.
 
 use std::io;
+use std::path::Path;
 
 use crate::addr::{Address, V4, V6};
-use crate::conntrack::ports::{PortPool, PortPoolConfig};
-use crate::conntrack::{FlowConfig, Flows};
+use crate::conntrack::persist::{Adopted, BootId, Shard};
+use crate::conntrack::ports::{Destination, PortPool, PortPoolConfig};
+use crate::conntrack::{Direction, FlowConfig, FlowFlags, Flows};
 use crate::fragments::{FragmentConfig, Fragments, Passage, Transport};
 use crate::index::{NicPortIndex, WorkerIndex};
 use crate::lookup::{Family, Tracked};
@@ -61,6 +63,19 @@ pub struct SideConfig {
     pub fragments: FragmentConfig,
 }
 
+/// Where a worker's flows outlive its process.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowFiles<'a> {
+    /// A folder on a tmpfs: a file is mapped memory.
+    pub folder: &'a Path,
+    /// Whose.
+    pub worker: WorkerIndex,
+    /// How many workers there are.
+    pub workers: u8,
+    /// This boot.
+    pub boot: BootId,
+}
+
 impl Sides {
     /// With nothing remembered yet, both families alike. Errors: a capacity out of range; ENOMEM.
     pub fn new(config: &SideConfig) -> io::Result<Self> {
@@ -68,6 +83,15 @@ impl Sides {
             v4: Side::new(config)?,
             v6: Side::new(config)?,
         })
+    }
+
+    /// With the flows that a process before us left in the files of `folder` (CT-12), and their source ports. What was
+    /// adopted, of both families. Errors: as `new`; WouldBlock while another process has the files; what the file system
+    /// says.
+    pub fn adopt(config: &SideConfig, files: &FlowFiles<'_>, now: Tick) -> io::Result<(Self, [Adopted; 2])> {
+        let (v4, adopted_v4) = Side::adopt(config, files, "ipv4", now)?;
+        let (v6, adopted_v6) = Side::adopt(config, files, "ipv6", now)?;
+        Ok((Self { v4, v6 }, [adopted_v4, adopted_v6]))
     }
 
     /// Bytes of memory set aside; what is never used costs nothing.
@@ -86,6 +110,51 @@ impl<A: Family> Side<A> {
             fragments: Fragments::new(config.fragments)?,
             sweep: (Tick(0), 0),
         })
+    }
+
+    fn adopt(
+        config: &SideConfig,
+        files: &FlowFiles<'_>,
+        family: &str,
+        now: Tick,
+    ) -> io::Result<(Self, Adopted)> {
+        let path = files.folder.join(format!("worker-{}-{family}", files.worker.0));
+        let shard = Shard {
+            path: &path,
+            worker: files.worker,
+            workers: files.workers,
+            boot: files.boot,
+        };
+        let mut side = Self::new(&SideConfig {
+            flows: FlowConfig {
+                capacity: 1,
+                ..config.flows
+            },
+            ..config.clone()
+        })?;
+        let (flows, mut adopted) = Flows::open_file(&shard, config.flows, now)?;
+        side.tracked.flows = flows;
+        let Tracked { flows, snat_ports } = &mut side.tracked;
+        let mut homeless = Vec::new();
+        for (index, flow) in flows
+            .iter()
+            .filter(|(_, flow)| flow.flags().contains(FlowFlags::SNAT))
+        {
+            let reply = flow.key(Direction::Reply);
+            // A port that is not ours any more, or that another flow has: its replies would go astray.
+            if snat_ports
+                .reserve(Destination::of_reply(&reply), reply.dst_port)
+                .is_err()
+            {
+                homeless.push(index);
+            }
+        }
+        for index in homeless {
+            flows.close(index);
+            adopted.kept -= 1;
+            adopted.discarded += 1;
+        }
+        Ok((side, adopted))
     }
 
     fn bytes(&self) -> usize {

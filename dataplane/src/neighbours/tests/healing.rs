@@ -33,7 +33,7 @@ impl Link {
         };
         Self {
             network: Network::new(vec![pods], vec![], vec![], None, 64),
-            neighbours: Neighbours::new(Pace::every(Duration::from_millis(375))),
+            neighbours: Neighbours::new(Pace::new(Duration::from_millis(375), 0)),
             out: Box_::default(),
             now: Tick(1000),
             station: Some(POD),

@@ -11,9 +11,9 @@ use crate::addr::{Address, FlowKey, Protocol, V4, V6};
 use crate::affinity::Affinity;
 use crate::channel::record::UndefinedPorts;
 use crate::conntrack::ports::{Destination, PortPool};
-use crate::conntrack::{Direction, Flow, FlowFlags, Flows, State, Touched};
+use crate::conntrack::{Direction, Flow, FlowFlags, Flows, NewFlow, State, Touched};
 use crate::fragments::Fragmented;
-use crate::index::{FlowIndex, NextHopIndex, ServicePortIndex, WorkerIndex};
+use crate::index::{BackendIndex, FlowIndex, NextHopIndex, ServicePortIndex, WorkerIndex};
 use crate::nat::Rewrite;
 use crate::network::{Hop, Network};
 use crate::nic::BURST;
@@ -92,6 +92,16 @@ impl<A: Address> Tracked<A> {
     }
 }
 
+/// What a flow that is not as others means for its packet.
+enum Unusual {
+    /// It is known all the same.
+    Known,
+    /// It is no flow any more.
+    Over,
+    /// It is a late packet of an endpoint that the client has left.
+    Late,
+}
+
 /// What was counted in a burst.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counted {
@@ -123,6 +133,8 @@ pub struct Lookup<'a, A: Address = V4> {
     pub options: LookupOptions,
     /// For the counters.
     pub counted: Counted,
+    /// Reply tuple of the flow that the packet under way has ended.
+    pub replaced: Option<FlowKey<A>>,
     /// Coarse time.
     pub tick: Tick,
 }
@@ -182,11 +194,17 @@ impl<A: Family> Lookup<'_, A> {
             owner if owner == self.worker => {}
             owner => return Decision::plain(Verdict::Handover(owner)),
         }
-        if let Some(frontend) = frontend(&packet.key, self.tables, self.network) {
-            *changed = true;
-            return self.open(packet, frontend);
+        let decision = match frontend(&packet.key, self.tables, self.network) {
+            Some(frontend) => {
+                *changed = true;
+                self.open(packet, frontend)
+            }
+            None => Decision::plain(self.unserved(packet)),
+        };
+        if let Some(reply) = self.replaced.take() {
+            self.leave_remnant(reply);
         }
-        Decision::plain(self.unserved(packet))
+        decision
     }
 
     /// A packet of a known flow. `None` if the flow ended here and the packet may open another.
@@ -198,14 +216,15 @@ impl<A: Family> Lookup<'_, A> {
         direction: Direction,
         changed: &mut bool,
     ) -> Option<Decision<A>> {
-        if self
-            .tracked
-            .flows
-            .flow(index)
-            .flags()
-            .contains(FlowFlags::ADOPTED)
-        {
-            self.rebind(index);
+        if !self.tracked.flows.flow(index).flags().is_plain() {
+            match self.unusual(index, direction) {
+                Unusual::Known => {}
+                Unusual::Over => {
+                    *changed = true;
+                    return None;
+                }
+                Unusual::Late => return Some(Decision::plain(Verdict::Drop(DropReason::LateReply))),
+            }
         }
         let flow = self.tracked.flows.flow(index);
         if packet.key.protocol == Protocol::UDP
@@ -218,7 +237,7 @@ impl<A: Family> Lookup<'_, A> {
             return match direction {
                 // CT-4, CT-8, CT-9: UDP has no end of its own, so a flow to a gone endpoint would be a black hole.
                 Direction::Original => {
-                    self.close(index);
+                    self.replace(index);
                     *changed = true;
                     None
                 }
@@ -234,7 +253,7 @@ impl<A: Family> Lookup<'_, A> {
             == Touched::Reopens
         {
             // CT-16: a new connection on the tuple of a finished one is balanced afresh.
-            self.close(index);
+            self.replace(index);
             *changed = true;
             return None;
         }
@@ -261,9 +280,31 @@ impl<A: Family> Lookup<'_, A> {
         }
     }
 
+    /// A flow that is not as others.
+    #[cold]
+    fn unusual(&mut self, index: FlowIndex, direction: Direction) -> Unusual {
+        if !self
+            .tracked
+            .flows
+            .flow(index)
+            .flags()
+            .contains(FlowFlags::REMNANT)
+        {
+            self.rebind(index);
+            return Unusual::Known;
+        }
+        match direction {
+            // The client speaks to the endpoint itself, which has nothing to do with the flow that was.
+            Direction::Original => {
+                self.close(index);
+                Unusual::Over
+            }
+            Direction::Reply => Unusual::Late,
+        }
+    }
+
     /// A flow of the process before us (CT-12): once control has told the tables, its endpoint is found in them again, or
     /// is gone.
-    #[cold]
     fn rebind(&mut self, index: FlowIndex) {
         if self.tables.generation.0 == 0 {
             return;
@@ -380,6 +421,46 @@ impl<A: Family> Lookup<'_, A> {
             Hop::Unreachable => Err(Verdict::Drop(DropReason::NeighbourUnreachable)),
             Hop::NoRoute => Err(Verdict::Drop(DropReason::NoRoute)),
         }
+    }
+
+    /// Ends a flow whose client goes on to another endpoint, or to none. Late packets of the one it had would leave as they
+    /// are, with the endpoint's address (CT-14): what is left of the flow stops them. With SNAT they come to us anyway.
+    #[cold]
+    fn replace(&mut self, index: FlowIndex) {
+        let flow = self.tracked.flows.flow(index);
+        if !flow.flags().contains(FlowFlags::SNAT) {
+            self.replaced = Some(flow.key(Direction::Reply));
+        }
+        self.close(index);
+    }
+
+    /// Remembers the reply tuple of a flow that was replaced, unless its successor has it again.
+    #[cold]
+    fn leave_remnant(&mut self, reply: FlowKey<A>) {
+        let state = match reply.protocol {
+            Protocol::TCP => State::TimeWait,
+            Protocol::SCTP => State::SctpClosed,
+            _ => State::Unreplied,
+        };
+        let remnant = NewFlow {
+            original: reply.reversed(),
+            reply,
+            state,
+            backend: BackendIndex(u32::MAX),
+            backend_generation: 0,
+            service_port: ServicePortIndex(u32::MAX),
+            next_hops: [NextHopIndex::UNKNOWN; 2],
+            l3_delta: 0,
+            l4_delta: 0,
+            flags: FlowFlags::REMNANT,
+        };
+        let Tracked { flows, snat_ports } = &mut *self.tracked;
+        let (picker, counted) = (&mut *self.picker, &mut self.counted);
+        // A table without room for it has other worries.
+        let _ = flows.open(&remnant, self.tick, &mut |gone| {
+            Tracked::ended(gone, snat_ports, picker);
+            counted.evicted += 1;
+        });
     }
 
     fn close(&mut self, index: FlowIndex) {

@@ -78,10 +78,6 @@ impl<A: Family> Lookup<'_, A> {
         let to_client = self.next_hop(packet.key.src)?;
         let source = if snat {
             Some(self.snat_address(to_backend)?)
-        } else if self.steering.workers() > 1 && self.network.is_own(packet.key.src) {
-            // The node's own address stays, but the port must be one of ours, or the replies would be looked for where
-            // their sender's flows are.
-            Some(packet.key.src)
         } else {
             None
         };
@@ -99,8 +95,17 @@ impl<A: Family> Lookup<'_, A> {
             service_port: frontend.service_port,
             next_hops: [to_backend, to_client],
         };
+        let replies_to = |flow: &Opening<A>| {
+            self.steering
+                .owner(&flow.forwarded.reversed(), self.tables, self.network)
+        };
         let index = match source {
             Some(address) => self.open_snat(flow, address)?,
+            // The node's own address stays, but not a port with which replies would be looked for where their sender's
+            // flows are.
+            None if self.network.is_own(packet.key.src) && replies_to(&flow) != self.worker => {
+                self.open_snat(flow, packet.key.src)?
+            }
             None => self.open_kept(flow)?,
         };
         Ok(Decision {

@@ -92,6 +92,7 @@ drop_reasons! {
     FlowRateLimited "flow-rate-limited" "No flow could be opened: new flows come faster than the configured rate.",
     SnatPortsExhausted "snat-ports-exhausted" "No flow could be opened: every source port toward this endpoint is in use.",
     BackendGone "backend-gone" "The flow's endpoint was removed and the protocol cannot move to another.",
+    LateReply "late-reply" "A late packet of an endpoint whose client has gone on to another; it would leave untranslated (CT-14).",
     IcmpErrorWithoutFlow "icmp-error-without-flow" "An ICMP error that quotes a packet of no flow we know.",
     NoRoute "no-route" "No route leads to the destination.",
     NeighbourPending "neighbour-pending" "The next hop's MAC address is not known yet and its waiting queue is full.",

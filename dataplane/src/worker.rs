@@ -327,6 +327,7 @@ impl Worker {
             picker: &mut self.picker,
             options: shared.options,
             counted: Counted::default(),
+            replaced: None,
             tick,
         };
         lookup.burst(packets, &quoted, &mut |i, decision| decisions[i] = decision);

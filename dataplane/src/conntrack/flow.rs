@@ -65,7 +65,17 @@ impl FlowFlags {
     /// Taken over from another process: its slots are unknown until `Flows::rebind`.
     pub const ADOPTED: Self = Self(2);
 
-    const ALL: u8 = 3;
+    /// No flow any more: what is left of one whose client has gone on to another endpoint, so that the late packets of
+    /// the one before are known for what they are.
+    pub const REMNANT: Self = Self(4);
+
+    const ALL: u8 = 7;
+
+    /// None are set.
+    #[inline(always)]
+    pub const fn is_plain(self) -> bool {
+        self.0 & (Self::ADOPTED.0 | Self::REMNANT.0) == 0
+    }
 
     /// All of `other` are set.
     pub const fn contains(self, other: Self) -> bool {

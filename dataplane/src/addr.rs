@@ -2,7 +2,7 @@
 //! Addresses as packets carry them: addresses, ports and flow keys in network byte order, so that comparing, hashing and
 //! rewriting never swap bytes; only printing does.
 //!
-//! Both families are one code: what is generic over an [`Address`] is compiled once for `V4` and once for `V6`, so that a
+//! Both families are one code: what is generic over an `Address` is compiled once for `V4` and once for `V6`, so that a
 //! packet asks once which it is, in `parse`, and an IPv4 flow pays nothing for IPv6.
 
 use std::fmt;

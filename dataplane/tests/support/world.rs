@@ -2,18 +2,17 @@
 //! steward is played here, with the dataplane's own tables builder and ARP.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use sluice_dataplane::addr::{Address, Mac, V4, V6};
+use sluice_dataplane::addr::{Mac, V4, V6};
 use sluice_dataplane::affinity::Affinity;
-use sluice_dataplane::conntrack::persist::{BootId, Shard};
-use sluice_dataplane::conntrack::ports::{Destination, PortPoolConfig, Rest};
-use sluice_dataplane::conntrack::{Admission, Direction, FlowConfig, FlowFlags, Flows, HashKey, Timeouts};
+use sluice_dataplane::conntrack::persist::BootId;
+use sluice_dataplane::conntrack::ports::{PortPoolConfig, Rest};
+use sluice_dataplane::conntrack::{Admission, FlowConfig, HashKey, Timeouts};
 use sluice_dataplane::counters::{CounterId, CounterPages, WorkerCounters};
 use sluice_dataplane::fragments::FragmentConfig;
 use sluice_dataplane::index::{Generation, NicPortIndex, WorkerIndex};
-use sluice_dataplane::lookup::{LookupOptions, Tracked};
+use sluice_dataplane::lookup::LookupOptions;
 use sluice_dataplane::mailbox::{Mailbox, Purpose};
 use sluice_dataplane::neighbours::{Neighbours, Outbox};
 use sluice_dataplane::network::{Interface, Network, Route};
@@ -25,7 +24,7 @@ use sluice_dataplane::table_slot::TableSlot;
 use sluice_dataplane::tables::{Picker, TableLimits, TablesBuilder};
 use sluice_dataplane::tick::Tick;
 use sluice_dataplane::verdict::DropReason;
-use sluice_dataplane::worker::{Shared, SideConfig, Sides, Worker, WorkerParts};
+use sluice_dataplane::worker::{FlowFiles, Shared, SideConfig, Sides, Worker, WorkerParts};
 
 use tempfile::TempDir;
 
@@ -181,54 +180,25 @@ impl World {
             rest: Rest::default(),
             hash_key: ports_key,
         };
-        let mut sides = Sides::new(&SideConfig {
+        let config = SideConfig {
             flows,
             snat_ports,
             fragments: FragmentConfig::default(),
-        })
-        .unwrap();
-        if let Some(files) = &self.files {
-            self.adopt(
-                &mut sides.v4.tracked,
-                &files.path().join(format!("{}.v4", index.0)),
-                index,
-                &flows,
-            );
-            self.adopt(
-                &mut sides.v6.tracked,
-                &files.path().join(format!("{}.v6", index.0)),
-                index,
-                &flows,
-            );
-        }
-        sides
-    }
-
-    fn adopt<A: Address>(
-        &self,
-        tracked: &mut Tracked<A>,
-        path: &Path,
-        worker: WorkerIndex,
-        config: &FlowConfig,
-    ) {
-        let shard = Shard {
-            path,
-            worker,
+        };
+        let Some(folder) = &self.files else {
+            return Sides::new(&config).unwrap();
+        };
+        let files = FlowFiles {
+            folder: folder.path(),
+            worker: index,
             workers: self.shared.workers.len() as u8,
             boot: BootId::from([7; 36]),
         };
-        let (flows, adopted) = Flows::open_file(&shard, *config, self.now).unwrap();
-        assert_eq!(adopted.discarded, 0, "what was written is sound: {adopted:?}");
-        for (_, flow) in flows.iter() {
-            if flow.flags().contains(FlowFlags::SNAT) {
-                let reply = flow.key(Direction::Reply);
-                tracked
-                    .snat_ports
-                    .reserve(Destination::of_reply(&reply), reply.dst_port)
-                    .unwrap();
-            }
+        let (sides, adopted) = Sides::adopt(&config, &files, self.now).unwrap();
+        for adopted in adopted {
+            assert_eq!(adopted.discarded, 0, "what was written is sound: {adopted:?}");
         }
-        tracked.flows = flows;
+        sides
     }
 
     /// Next hops as if ARP and neighbour discovery had been answered; with `resolve`, only what the steward enters without asking.

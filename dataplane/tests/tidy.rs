@@ -6,6 +6,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+#[path = "tidy/maps.rs"]
+mod maps;
+
 /// The only files that may contain `unsafe`: plain old data that the derive cannot see is it, driver memory and system
 /// calls, mapped memory, rings in it, SIMD, a hint.
 const UNSAFE: &[&str] = &[

@@ -299,7 +299,11 @@ impl<A: Family> Lookup<'_, A> {
                 self.close(index);
                 Unusual::Over
             }
-            Direction::Reply => Unusual::Late,
+            // For as long as the endpoint goes on: nobody tells it that its connection is over.
+            Direction::Reply => {
+                self.tracked.flows.refresh(index, self.tick);
+                Unusual::Late
+            }
         }
     }
 
@@ -349,6 +353,15 @@ impl<A: Family> Lookup<'_, A> {
                 owner => return Decision::plain(Verdict::Handover(owner)),
             }
             if let Some((index, direction)) = self.tracked.flows.find(&key) {
+                if self
+                    .tracked
+                    .flows
+                    .flow(index)
+                    .flags()
+                    .contains(FlowFlags::REMNANT)
+                {
+                    return Decision::plain(Verdict::Drop(DropReason::LateReply));
+                }
                 if packet.ttl <= 1 {
                     return Decision::plain(Verdict::Drop(DropReason::RejectForbidden)); // RJ-4
                 }

@@ -274,6 +274,11 @@ impl<A: Address> Flow<A> {
         Touched::Continues
     }
 
+    /// Starts its idle time anew.
+    pub(super) const fn refresh(&mut self, tick: Tick) {
+        self.last_seen = tick;
+    }
+
     /// Transport protocol.
     pub const fn protocol(&self) -> Protocol {
         self.protocol

@@ -254,6 +254,11 @@ impl<A: Address> Flows<A> {
         touched
     }
 
+    /// Starts flow `index`'s idle time anew, its state as it is.
+    pub fn refresh(&mut self, index: FlowIndex, tick: Tick) {
+        self.flows[index.get()].refresh(tick);
+    }
+
     /// Forgets flow `index` and gives what it was, so that its source port can be given back. `None` if there was none.
     pub fn close(&mut self, index: FlowIndex) -> Option<Flow<A>> {
         let flow = self.flows[index.get()];

@@ -53,13 +53,13 @@ impl Answer {
 }
 
 /// How a host's TCP waits on a bad link: retransmissions a second apart at most where the kernel can (Linux 6.15), and
-/// never giving up before the test does.
+/// never giving up before the test does, unless nobody waits for it: a connection not accepted or closed by its program.
 pub(crate) fn patient(host: Host) {
     host.may_set("ipv4/tcp_rto_max_ms", "1000");
     for (setting, value) in [
         ("tcp_syn_retries", "60"),
-        ("tcp_synack_retries", "60"),
-        ("tcp_orphan_retries", "60"),
+        ("tcp_synack_retries", "20"),
+        ("tcp_orphan_retries", "20"),
         ("tcp_retries2", "60"),
     ] {
         host.set(&format!("ipv4/{setting}"), value);

@@ -201,6 +201,7 @@ impl Worker {
             self.counters.add(CounterId::RX_BYTES, bytes as u64);
             handled += frames.len();
             self.burst(shared, NicPortIndex(port as u8), &mut frames, None, tick);
+            self.release(shared, tick);
         }
         self.flush();
         self.expire(
@@ -276,7 +277,6 @@ impl Worker {
                 Parsed::Drop(reason) => self.settle(shared, port, frame, Verdict::Drop(*reason)),
             }
         }
-        self.release(shared, tick);
     }
 
     /// Looks at one packet of a burst, for all of them: if it did not come from the station its neighbour is known by,
@@ -372,7 +372,8 @@ impl Worker {
         }
     }
 
-    /// Fragments that waited for the first of their datagram, which has come.
+    /// Fragments that waited for the first of their datagram, which a burst has brought. Never from within a burst: there
+    /// may be as many as can be held, and stack for one after the other only.
     fn release(&mut self, shared: &Shared, tick: Tick) {
         loop {
             let (memory, Sides { v4, v6 }) = (&mut self.memory, &mut self.sides);
@@ -419,6 +420,7 @@ impl Worker {
                     let mut frames = Burst::new_const();
                     frames.push(frame);
                     self.burst(shared, port, &mut frames, gathered, tick);
+                    self.release(shared, tick);
                 }
             }
         }

@@ -29,8 +29,17 @@ use run::{Run, Way};
 /// Runs of each vector in each way, with different random choices: queues, places in bursts, source ports, endpoints.
 const ROUNDS: u64 = 2;
 
+/// Stack that a worker and the world around it need, whatever comes: a fifth of a thread's.
+const STACK: usize = 384 << 10;
+
 /// Runs all vectors that can hold in this way; panics with every failure.
 fn run_all(way: Way) {
+    let runner = std::thread::Builder::new().stack_size(STACK);
+    let ran = runner.spawn(move || run_each(way)).unwrap().join();
+    ran.unwrap_or_else(|failure| std::panic::resume_unwind(failure));
+}
+
+fn run_each(way: Way) {
     let seed = std::env::var("VECTORS_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok());

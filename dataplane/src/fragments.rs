@@ -208,6 +208,12 @@ impl Datagram {
         self.total
             .is_some_and(|total| self.runs.as_slice() == [(0, total)])
     }
+
+    /// The transport header with which what is held goes on, once it may.
+    fn lets_go(&self) -> Option<Transport> {
+        self.transport
+            .filter(|transport| transport.protocol != Protocol::SCTP || self.complete())
+    }
 }
 
 impl<A: Fragmented> Fragments<A> {
@@ -273,10 +279,7 @@ impl<A: Fragmented> Fragments<A> {
             Some(transport) if passes(&transport) => Passage::Known(transport),
             _ => hold(&mut self.memory, datagram, bytes, port, first.is_some()),
         };
-        let may_go = datagram
-            .transport
-            .is_some_and(|transport| transport.protocol != Protocol::SCTP || complete);
-        if may_go && !datagram.held.is_empty() {
+        if datagram.lets_go().is_some() && !datagram.held.is_empty() {
             self.ready.push_back(key);
         } else if complete {
             self.datagrams.remove(&key);
@@ -292,7 +295,10 @@ impl<A: Fragmented> Fragments<A> {
                 self.ready.pop_front();
                 continue;
             };
-            if let (Some((port, frame)), Some(transport)) = (datagram.held.pop_at(0), datagram.transport) {
+            // It may be another datagram than the one that was ready: that one was forgotten meanwhile, for others' sake.
+            if let Some(transport) = datagram.lets_go()
+                && let Some((port, frame)) = datagram.held.pop_at(0)
+            {
                 let given = give(port, self.memory.bytes(&frame), transport);
                 self.memory.free(frame);
                 return Some(given);

@@ -271,3 +271,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_waits_in_the_place_of_a_forgotten_datagram_goes_on_waiting() {
+    let mut fragments = fragments(1, 1);
+    let (first, last) = (udp(0, 800, false), udp(1600, 5, true));
+    assert_eq!(pass(&mut fragments, &last), Passage::Held);
+    assert_eq!(pass(&mut fragments, &first), Passage::Known(transport(1605)));
+    // Before what was held is asked for, another datagram takes its place, and it the other's.
+    let other = frame(Protocol::UDP, 8, 0, 800, false);
+    assert_eq!(pass(&mut fragments, &other), Passage::Known(transport(0)));
+    assert_eq!(pass(&mut fragments, &last), Passage::Held);
+    assert_eq!(released(&mut fragments).len(), 0);
+    assert_eq!(pass(&mut fragments, &first), Passage::Known(transport(1605)));
+    assert_eq!(released(&mut fragments), [last], "neither lost nor its memory");
+}

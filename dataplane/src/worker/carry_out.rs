@@ -372,7 +372,7 @@ impl Worker {
         frame: &Frame,
         full: DropReason,
     ) -> Result<(), DropReason> {
-        if !matches!(purpose, Purpose::Receive | Purpose::Send) {
+        if matches!(purpose, Purpose::Neighbour | Purpose::Resolve { .. }) {
             self.ring_steward = true;
             self.counters.add(CounterId::TO_STEWARD, 1);
         }

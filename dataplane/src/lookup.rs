@@ -190,16 +190,15 @@ impl<A: Family> Lookup<'_, A> {
         {
             return decision;
         }
-        match self.steering.owner(&packet.key, self.tables, self.network) {
-            owner if owner == self.worker => {}
-            owner => return Decision::plain(Verdict::Handover(owner)),
-        }
-        let decision = match frontend(&packet.key, self.tables, self.network) {
-            Some(frontend) => {
-                *changed = true;
-                self.open(packet, frontend)
-            }
-            None => Decision::plain(self.unserved(packet)),
+        let decision = match self.steering.owner(&packet.key, self.tables, self.network) {
+            owner if owner != self.worker => Decision::plain(Verdict::Handover(owner)),
+            _ => match frontend(&packet.key, self.tables, self.network) {
+                Some(frontend) => {
+                    *changed = true;
+                    self.open(packet, frontend)
+                }
+                None => Decision::plain(self.unserved(packet)),
+            },
         };
         if let Some(reply) = self.replaced.take() {
             self.leave_remnant(reply);
@@ -283,13 +282,7 @@ impl<A: Family> Lookup<'_, A> {
     /// A flow that is not as others.
     #[cold]
     fn unusual(&mut self, index: FlowIndex, direction: Direction) -> Unusual {
-        if !self
-            .tracked
-            .flows
-            .flow(index)
-            .flags()
-            .contains(FlowFlags::REMNANT)
-        {
+        if !self.is_remnant(index) {
             self.rebind(index);
             return Unusual::Known;
         }
@@ -364,6 +357,10 @@ impl<A: Family> Lookup<'_, A> {
                 }
                 if packet.ttl <= 1 {
                     return Decision::plain(Verdict::Drop(DropReason::RejectForbidden)); // RJ-4
+                }
+                // It would tell the client of an endpoint that it never heard of.
+                if self.is_remnant(index) {
+                    return Decision::plain(Verdict::Drop(DropReason::LateReply));
                 }
                 return self.follow(index, direction);
             }
@@ -467,13 +464,27 @@ impl<A: Family> Lookup<'_, A> {
             l4_delta: 0,
             flags: FlowFlags::REMNANT,
         };
-        let Tracked { flows, snat_ports } = &mut *self.tracked;
-        let (picker, counted) = (&mut *self.picker, &mut self.counted);
-        // A table without room for it has other worries.
-        let _ = flows.open(&remnant, self.tick, &mut |gone| {
-            Tracked::ended(gone, snat_ports, picker);
-            counted.evicted += 1;
-        });
+        // It is worth no flow: where the table is full, its successor may be the one that would go for it.
+        let usage = self.tracked.flows.usage();
+        if usage.used < usage.limit {
+            let _ = self.tracked.flows.open(&remnant, self.tick, &mut |_| {});
+        }
+    }
+
+    fn is_remnant(&self, index: FlowIndex) -> bool {
+        let flags = self.tracked.flows.flow(index).flags();
+        flags.contains(FlowFlags::REMNANT)
+    }
+
+    /// Forgets what is left of a flow with this reply tuple, for another flow that is to have it. Whether there was any.
+    pub(crate) fn forget_remnant(&mut self, reply: &FlowKey<A>) -> bool {
+        match self.tracked.flows.find(reply) {
+            Some((index, Direction::Reply)) if self.is_remnant(index) => {
+                self.close(index);
+                true
+            }
+            _ => false,
+        }
     }
 
     fn close(&mut self, index: FlowIndex) {

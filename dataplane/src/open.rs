@@ -224,6 +224,7 @@ impl<A: Family> Lookup<'_, A> {
         let mut forwarded = flow.forwarded;
         for _ in 0..CLASH_TRIES {
             match self.insert(&flow, forwarded, FlowFlags::default()) {
+                Err(OpenError::ReplyTaken) if self.forget_remnant(&forwarded.reversed()) => continue,
                 Err(OpenError::ReplyTaken) => {}
                 result => return result.map_err(refusal),
             }

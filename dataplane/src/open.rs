@@ -102,8 +102,11 @@ impl<A: Family> Lookup<'_, A> {
         let index = match source {
             Some(address) => self.open_snat(flow, address)?,
             // The node's own address stays, but not a port with which replies would be looked for where their sender's
-            // flows are.
-            None if self.network.is_own(packet.key.src) && replies_to(&flow) != self.worker => {
+            // flows are, or that another flow has: those of its other ports that are free are its sockets' (TP-7).
+            None if self.network.is_own(packet.key.src)
+                && (replies_to(&flow) != self.worker
+                    || self.tracked.flows.find(&flow.forwarded.reversed()).is_some()) =>
+            {
                 self.open_snat(flow, packet.key.src)?
             }
             None => self.open_kept(flow)?,

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::bytes::{
     ACK, Ends, FIN, ICMP, LINK, RST, Read, SCTP, SYN, TCP, UDP, fix_header, fix_transport, read,
 };
-use super::gateway::Gateway;
+use super::gateway::{Flow, Gateway};
 use super::step::{Change, Step};
 use super::surroundings::Surroundings;
 use super::tables::{BackendName, Service};
@@ -225,6 +225,13 @@ impl Chance {
         } else {
             self.ends(gateway)
         };
+        // Finding 4: with several workers, what a client sends straight to the endpoint it had may be looked for at another
+        // one than what is left of its flow.
+        let straight = |flow: &&Flow| !flow.snat && flow.protocol == protocol && flow.reply == ends.turned();
+        let ends = match gateway.flows.iter().find(straight) {
+            Some(flow) if self.workers > 1 => flow.reply,
+            _ => ends,
+        };
         let natural = gateway.surroundings.route(ends.src).unwrap_or(Port::Client);
         let port = if self.one_in(20) {
             self.of(&Port::ALL)
@@ -254,10 +261,8 @@ impl Chance {
             8 => self.of(&NODE),
             _ => self.of(&OTHERS),
         };
-        // Findings 1 and 2: with several workers, replies to the node's own sockets and to clients that have a Service's
-        // address are looked for at another worker.
-        if !self.host && NODE.contains(&src) || self.workers > 1 && (NODE.contains(&src) || src == OTHERS[0])
-        {
+        // Finding 2: with several workers, replies to clients that have a Service's address are looked for at another one.
+        if !self.host && NODE.contains(&src) || self.workers > 1 && src == OTHERS[0] {
             src = OUTSIDE[0];
         }
         let mut src_port = self.of(&CLIENT_PORTS);

@@ -31,6 +31,8 @@ pub struct Flow {
     pub life: u64,
     /// Its source port was taken (TP-6).
     pub snat: bool,
+    /// It was replaced, and stays to stop late packets of the endpoint that it had (CT-14).
+    pub remnant: bool,
 }
 
 /// What must come of a packet.
@@ -141,16 +143,13 @@ impl Gateway {
         } else {
             around.source(port)
         };
-        let forbidden = !may_be_answered(packet) || error == Error::PortUnreachable && !is_believed(packet);
-        // Finding 3: what is not answered takes its token, too.
-        let passed = observed.answered || forbidden;
+        if !may_be_answered(packet) || error == Error::PortUnreachable && !is_believed(packet) {
+            return Fate::Dropped("reject-forbidden");
+        }
         if !self.surroundings.is_own(packet.ends.src)
-            && !self.limiter.allows(packet.ends.src, self.now, passed)
+            && !self.limiter.allows(packet.ends.src, self.now, observed.answered)
         {
             return Fate::Dropped("reject-rate-limited");
-        }
-        if forbidden {
-            return Fate::Dropped("reject-forbidden");
         }
         let (kind, code) = match error {
             Error::PortUnreachable => (3, 3),
@@ -160,15 +159,44 @@ impl Gateway {
     }
 
     fn decide(&mut self, packet: &Packet, observed: &Observed) -> Result<Decision, Wrong> {
-        if let Some(at) = self.flow_of(packet)
-            && let Some(decision) = self.follow(at, packet)
-        {
-            return Ok(decision);
+        let mut replaced = None;
+        if let Some(at) = self.flow_of(packet) {
+            if let Some(decision) = self.follow(at, packet) {
+                return Ok(decision);
+            }
+            replaced = Some(self.flows.remove(at));
         }
-        match self.frontend(packet) {
-            Some((kind, service)) => self.open(packet, kind, service, observed),
-            None => Ok(self.unserved(packet)),
+        let decision = match self.frontend(packet) {
+            Some((kind, service)) => self.open(packet, kind, service, observed)?,
+            None => self.unserved(packet),
+        };
+        if let Some(flow) = replaced {
+            self.leave_remnant(&flow);
         }
+        Ok(decision)
+    }
+
+    /// CT-14: what is left of a flow that was replaced, unless its successor has the same reply tuple. What an endpoint
+    /// sends to one of our ports comes to us anyway.
+    fn leave_remnant(&mut self, gone: &Flow) {
+        let original = gone.reply.turned();
+        let taken = self.is_taken(gone.protocol, gone.reply) || self.is_taken(gone.protocol, original);
+        if gone.snat || gone.remnant || taken {
+            return;
+        }
+        self.flows.push(Flow {
+            original,
+            state: match gone.protocol {
+                TCP => tcp::TIME_WAIT,
+                SCTP => sctp::CLOSED,
+                _ => 0,
+            },
+            replied: false,
+            opened: self.now,
+            last: self.now,
+            remnant: true,
+            ..gone.clone()
+        });
     }
 
     /// The flow that has this tuple, from either side.
@@ -179,28 +207,24 @@ impl Gateway {
             .position(|flow| flow.protocol == packet.protocol && is(flow))
     }
 
-    /// A packet of a known flow (VD-7); none if the flow ended and the packet may open another.
+    /// A packet of a known flow (VD-7); none if the flow ends with it and the packet may open another.
     fn follow(&mut self, at: usize, packet: &Packet) -> Option<Decision> {
         let (now, flow) = (self.now, &mut self.flows[at]);
         let reply = flow.reply == packet.ends;
+        if flow.remnant {
+            flow.last = now; // for as long as the endpoint goes on
+            return reply.then_some(Drop("late-reply"));
+        }
         if flow.protocol == UDP && !self.tables.serves(flow.backend, flow.life) {
             // CT-4, CT-8, CT-9; and its endpoint must not be heard untranslated (CT-14).
-            if reply {
-                return Some(Drop("backend-gone"));
-            }
-            self.flows.remove(at);
-            return None;
+            return reply.then_some(Drop("backend-gone"));
         }
         let state = match flow.protocol {
             TCP => tcp::next(flow.state, reply, packet.tcp_flags),
             SCTP => sctp::next(flow.state, reply, packet.chunk),
             _ => Some(0),
         };
-        let Some(state) = state else {
-            self.flows.remove(at);
-            return None;
-        };
-        flow.state = state;
+        flow.state = state?;
         flow.last = now; // CT-20
         flow.replied |= reply;
         if packet.ttl <= 1 {
@@ -286,11 +310,11 @@ impl Gateway {
         let life = backend.life;
         self.check_choice(packet, &set, chosen)?;
         let snat = snat || chosen.1 == packet.ends.src; // TP-5
-        let reply = Ends {
-            src: chosen.1,
-            src_port: chosen.2,
-            ..self.source(packet, left, snat, chosen)?.turned()
-        };
+        let source = self.source(packet, left, snat, chosen)?;
+        // The node's own address with another port than its socket's: with one of ours.
+        let moved = self.surroundings.is_own(packet.ends.src) && source.src_port != packet.ends.src_port;
+        let snat = snat || moved;
+        let reply = source.turned();
         if self.is_taken(packet.protocol, reply) || reply == packet.ends {
             return Err(format!("{reply:?} is a live flow's already"));
         }
@@ -306,6 +330,7 @@ impl Gateway {
             backend: chosen,
             life,
             snat,
+            remnant: false,
         });
         Ok(Forward(reply.turned()))
     }
@@ -328,11 +353,17 @@ impl Gateway {
             // TP-6, TP-7
             let out = self.surroundings.route(backend.1).ok_or("no route")?;
             kept.src = self.surroundings.source(out);
-            if !self.surroundings.snat_ports.contains(&seen.src_port) {
-                return Err(format!("port {} is none of ours", seen.src_port));
+        } else {
+            // So that its replies find the worker that has its flow, one of several.
+            let may_move = self.surroundings.is_own(kept.src) && self.surroundings.workers > 1;
+            let must_move = self.is_taken(packet.protocol, kept.turned());
+            if seen.src_port == packet.ends.src_port || !may_move && !must_move {
+                return Ok(kept);
             }
-        } else if seen.src_port == packet.ends.src_port || !self.is_taken(packet.protocol, kept.turned()) {
-            return Ok(kept);
+        }
+        let ours = snat || self.surroundings.is_own(kept.src);
+        if ours && !self.surroundings.snat_ports.contains(&seen.src_port) {
+            return Err(format!("port {} is none of ours", seen.src_port));
         }
         kept.src_port = seen.src_port;
         Ok(kept)
@@ -376,12 +407,13 @@ impl Gateway {
         // TP-8: toward some endpoint that could have been chosen there is no port left in some worker's share.
         let exhausted = |(_, address, port): &BackendName| {
             let hairpin = *address == packet.ends.src;
+            let own = around.is_own(packet.ends.src);
             let used = self.flows.iter().filter(|flow| {
                 flow.snat
                     && flow.protocol == packet.protocol
                     && (flow.reply.src, flow.reply.src_port) == (*address, *port)
             });
-            (snat || hairpin) && used.count() >= around.snat_ports.len() / around.workers
+            (snat || hairpin || own) && used.count() >= around.snat_ports.len() / around.workers
         };
         let unrouted = |(_, address, _): &BackendName| around.route(*address).is_none();
         for (reason, holds) in [

@@ -73,6 +73,7 @@ fn the_workers_do_to_every_packet_what_the_model_does() {
         "no-local-endpoint",
         "invalid-tcp",
         "backend-gone",
+        "late-reply",
         "reject-rate-limited",
         "bad-source",
     ] {

@@ -105,19 +105,11 @@ impl Pair {
             }
         }
         // Of one NIC port in the order of arrival, where one worker does it all.
-        leaving.sort_by(|a, b| a.0.cmp(&b.0));
-        left.sort_by(|a, b| a.0.cmp(&b.0));
+        leaving.sort_by_key(|(port, _)| *port);
+        left.sort_by_key(|(port, _)| *port);
         if !self.in_order {
             leaving.sort();
             left.sort();
-            // Nor can be told which worker's bucket was empty (finding 3).
-            for reason in dropping.iter_mut().chain(&mut dropped) {
-                *reason = if *reason == "reject-rate-limited" {
-                    "reject-forbidden"
-                } else {
-                    reason
-                };
-            }
         }
         dropping.sort_unstable();
         dropped.sort_unstable();

@@ -4,6 +4,8 @@
 /// CLOSED, COOKIE_WAIT, COOKIE_ECHOED, ESTABLISHED, SHUTDOWN_SENT, SHUTDOWN_RECD, SHUTDOWN_ACK_SENT, HEARTBEAT_SENT.
 pub type State = usize;
 
+pub const CLOSED: State = 0;
+
 /// Seconds an association may be idle (semantics §4).
 const TIMEOUTS: [u64; 8] = [10, 3, 3, 210, 3, 3, 3, 30];
 

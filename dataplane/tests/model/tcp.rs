@@ -8,6 +8,7 @@ use super::bytes::{ACK, FIN, RST, SYN};
 pub type State = usize;
 
 pub const SYN_SENT: State = 0;
+pub const TIME_WAIT: State = 7;
 pub const MIDWAY: State = 9;
 
 /// Seconds a connection may be idle (semantics §4).

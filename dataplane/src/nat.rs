@@ -7,7 +7,7 @@ use crate::addr::{Address, FlowKey, Mac, Port, Protocol, V4};
 use crate::nic::{Frame, FrameMemory};
 use crate::parse::{Fragment, Packet};
 use crate::verdict::DropReason;
-use crate::wire::{Ethernet, Ip, checksum, ethernet, icmpv6, sctp, tcp, udp};
+use crate::wire::{Ethernet, Ip, Tcp, Udp, checksum, ethernet, icmpv6, sctp, tcp, udp};
 
 /// What a flow does to a packet in one direction: the key the packet leaves with, and the checksum deltas from the key
 /// it came with (RFC 1624, ones-complement sums to add).
@@ -37,7 +37,7 @@ pub fn deltas<A: Address>(from: &FlowKey<A>, to: &FlowKey<A>) -> (u16, u16) {
 }
 
 /// Writes addresses and ports into the frame that `parse` proved `packet` of, and updates its checksums. Later fragments
-/// and a first fragment without its whole transport header carry no ports: only their addresses change. Other protocols
+/// and a first fragment without a whole, sound transport header carry no ports: only their addresses change. Other protocols
 /// than TCP, UDP, SCTP and ICMPv6 likewise: their checksums, if any, do not cover addresses.
 #[inline]
 pub fn rewrite<A: Ip>(bytes: &mut [u8], packet: &Packet<A>, rewrite: &Rewrite<A>) {
@@ -49,7 +49,7 @@ pub fn rewrite<A: Ip>(bytes: &mut [u8], packet: &Packet<A>, rewrite: &Rewrite<A>
         update(header, at, |checksum| checksum::apply(checksum, rewrite.l3_delta));
     }
 
-    if packet.fragment == Fragment::Later {
+    if packet.fragment != Fragment::Whole && !carries_ports(bytes, packet) {
         return;
     }
     match packet.key.protocol {
@@ -82,6 +82,19 @@ pub fn rewrite<A: Ip>(bytes: &mut [u8], packet: &Packet<A>, rewrite: &Rewrite<A>
         }
         _ => {}
     }
+}
+
+/// Whether a fragment has the ports that its key says: where `parse` did not believe the header it learned none.
+#[cold]
+fn carries_ports<A: Ip>(bytes: &[u8], packet: &Packet<A>) -> bool {
+    let header = bytes.get(usize::from(packet.l4)..usize::from(packet.end));
+    let header = header.unwrap_or_default();
+    packet.fragment == Fragment::First
+        && match packet.key.protocol {
+            Protocol::TCP => Tcp::partial(header).is_ok(),
+            Protocol::UDP => Udp::partial(header).is_ok(),
+            _ => true,
+        }
 }
 
 /// SCTP's CRC32c covers ports and no addresses. That of a first fragment whose datagram's length is not known cannot be
@@ -207,11 +220,11 @@ mod tests {
     use super::*;
     use crate::addr::V6;
     use crate::parse::{Parsed, parse};
+    use crate::wire::Ipv4;
     use crate::wire::samples::{
         PEER, STATION, Sample, Sampled, any_key, any_mutated_frame, any_sample_of, assert_checksums_right,
         fix_ip_checksum,
     };
-    use crate::wire::{Ipv4, Tcp, Udp};
 
     fn packet(frame: &[u8]) -> Packet {
         V4::packet(frame)

@@ -315,6 +315,11 @@ impl Gateway {
         let moved = self.surroundings.is_own(packet.ends.src) && source.src_port != packet.ends.src_port;
         let snat = snat || moved;
         let reply = source.turned();
+        if !snat {
+            // What is left of a flow takes no other's place.
+            let gone = |flow: &Flow| flow.remnant && flow.protocol == packet.protocol && flow.reply == reply;
+            self.flows.retain(|flow| !gone(flow));
+        }
         if self.is_taken(packet.protocol, reply) || reply == packet.ends {
             return Err(format!("{reply:?} is a live flow's already"));
         }
@@ -356,7 +361,16 @@ impl Gateway {
         } else {
             // So that its replies find the worker that has its flow, one of several.
             let may_move = self.surroundings.is_own(kept.src) && self.surroundings.workers > 1;
-            let must_move = self.is_taken(packet.protocol, kept.turned());
+            // The node's own gets one of our ports then, a remnant's tuple among others.
+            let own = self.surroundings.is_own(kept.src);
+            let has = |flow: &Flow| {
+                let tuple = kept.turned();
+                flow.original == tuple || flow.reply == tuple && (own || !flow.remnant)
+            };
+            let must_move = self
+                .flows
+                .iter()
+                .any(|flow| flow.protocol == packet.protocol && has(flow));
             if seen.src_port == packet.ends.src_port || !may_move && !must_move {
                 return Ok(kept);
             }

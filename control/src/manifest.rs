@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use crate::model::names;
 use crate::problem::{Place, Problem, Severity, SourceText};
 
 /// Typed values out of trees.
@@ -269,6 +270,15 @@ impl Contents {
                 .unwrap_or_else(|| "default".into()),
             false => String::new(),
         };
+        // VAL-2. Here rather than with the rules of a Service: what names an object must be right before anything can be
+        // said of it, and a wrong one in a record would have the dataplane refuse all others with it.
+        if let Some(wrong) = names::label(&namespace).filter(|_| kind.is_namespaced()) {
+            let (field, message) = (
+                "metadata.namespace",
+                format!("Invalid value: \"{namespace}\": {wrong}"),
+            );
+            return self.mistake(&place, &spot_of(field), &label, field, message);
+        }
         let mut body = body;
         if kind.is_namespaced() {
             body.set_namespace(&namespace);
@@ -354,6 +364,30 @@ mod tests {
             contents.problems[0].to_string(),
             "f.yaml:9:3: Service a: spec.typ: is not a known field; did you mean `type`?"
         );
+    }
+
+    #[test]
+    fn val_2_a_namespace_is_a_dns_label_and_an_object_in_another_is_refused_alone() {
+        for (namespace, wrong) in [
+            ("x".repeat(64), "must be no more than 63 characters"),
+            ("no dot.s".into(), "must be lower-case letters"),
+            ("\u{fffd}".into(), "must be lower-case letters"),
+        ] {
+            for kind in ["Service", "Pod"] {
+                let contents = read_text(&format!(
+                    "apiVersion: v1\nkind: {kind}\nmetadata:\n  name: a\n  namespace: {namespace}\n---\n\
+                     apiVersion: v1\nkind: {kind}\nmetadata: {{name: b, namespace: {}}}\n",
+                    "y".repeat(63),
+                ));
+                assert_eq!(contents.objects.len(), 1, "{namespace}");
+                assert_eq!(contents.objects[0].key.name, "b");
+                let said = contents.problems[0].to_string();
+                let begins = format!(
+                    "f.yaml:5:14: {kind} a: metadata.namespace: Invalid value: \"{namespace}\": {wrong}"
+                );
+                assert!(said.starts_with(&begins), "{said}");
+            }
+        }
     }
 
     #[test]

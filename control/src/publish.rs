@@ -1,6 +1,7 @@
 //! The difference between what should be and what the dataplane has acknowledged, as one transaction. Takes the records
 //! of the desired table, gives the dataplane's answer. It never waits for a dataplane that has fallen silent, never sends
-//! half an update, and never touches flows: a lost connection is made again, and the difference is then against what the dataplane says it has.
+//! half a Service, and never touches flows. An update that is refused whole goes again in parts, so that what one Service
+//! has wrong is not in the way of the others. A lost connection is made again, and the difference is then against what the dataplane says it has.
 //!
 //! Read next: `sluice_dataplane::channel`.
 
@@ -127,43 +128,138 @@ impl<D: Dataplane> Publisher<D> {
         Ok(records)
     }
 
-    /// Makes the dataplane's table `desired`; `None` if it is that already.
+    /// Makes the dataplane's table `desired`; `None` if it is that already. What is refused is left out and named; the
+    /// rest is in force.
     pub fn publish(&mut self, desired: &[Record]) -> Result<Option<Difference>, PublishError> {
         let wanted: BTreeMap<Key, &Record> = desired.iter().map(|record| (record.key(), record)).collect();
-        let mut difference = Difference::default();
-        let mut deletes = Vec::new();
+        let mut whole = Changes::default();
         for key in self.acknowledged.keys().filter(|key| !wanted.contains_key(key)) {
-            difference.deleted[column(key)] += 1;
-            deletes.push(key.clone());
+            whole.difference.deleted[column(key)] += 1;
+            whole.deletes.push(key.clone());
         }
-        let mut puts = Vec::new();
         for (key, record) in wanted {
             match self.acknowledged.get(&key) {
                 Some(had) if had == record => continue,
-                Some(_) => difference.changed[column(&key)] += 1,
-                None => difference.added[column(&key)] += 1,
+                Some(_) => whole.difference.changed[column(&key)] += 1,
+                None => whole.difference.added[column(&key)] += 1,
             }
-            puts.push(record.clone());
+            whole.puts.push(record.clone());
         }
-        if deletes.is_empty() && puts.is_empty() {
+        if whole.deletes.is_empty() && whole.puts.is_empty() {
             return Ok(None);
         }
+        match self.send(&whole) {
+            Err(PublishError::Refused(reason)) => self.in_parts(&whole, desired, reason)?,
+            sent => sent?,
+        }
+        Ok(Some(whole.difference))
+    }
+
+    fn send(&mut self, changes: &Changes) -> Result<(), PublishError> {
         let next = Generation(self.generation.0 + 1);
-        match self.dataplane.publish(next, &deletes, &puts) {
-            Ok(()) => {
-                self.generation = next;
-                deletes.iter().for_each(|key| drop(self.acknowledged.remove(key)));
-                self.acknowledged
-                    .extend(puts.into_iter().map(|record| (record.key(), record)));
-                Ok(Some(difference))
+        if let Err(error) = self.dataplane.publish(next, &changes.deletes, &changes.puts) {
+            self.connected &= matches!(error, PublishError::Refused(_));
+            return Err(error);
+        }
+        self.generation = next;
+        for key in &changes.deletes {
+            self.acknowledged.remove(key);
+        }
+        self.acknowledged
+            .extend(changes.puts.iter().map(|record| (record.key(), record.clone())));
+        Ok(())
+    }
+
+    /// Sends what was refused whole in parts, one for each Service, as many at once as are taken.
+    fn in_parts(&mut self, whole: &Changes, desired: &[Record], reason: String) -> Result<(), PublishError> {
+        let mut parts = whole.by_service(&self.acknowledged, desired);
+        if parts.len() < 2 {
+            return Err(PublishError::Refused(reason));
+        }
+        loop {
+            let before = parts.len();
+            let mut refused = Vec::new();
+            self.halve(parts, &mut refused)?;
+            if refused.is_empty() {
+                return Ok(());
             }
-            Err(error) => {
-                if let PublishError::Lost(_) = error {
-                    self.connected = false;
+            // One may have waited for an address that another gave up, or for room.
+            if refused.len() == before {
+                let said = refused
+                    .iter()
+                    .map(|((owner, _), reason)| format!("{owner}: {reason}"));
+                return Err(PublishError::Refused(said.collect::<Vec<_>>().join("; ")));
+            }
+            parts = refused.into_iter().map(|(part, _)| part).collect();
+        }
+    }
+
+    /// Sends `parts` as one update; if that is refused, each half of them by itself.
+    fn halve(&mut self, mut parts: Vec<Part>, refused: &mut Vec<(Part, String)>) -> Result<(), PublishError> {
+        let mut joined = Changes::default();
+        for (_, part) in &parts {
+            joined.deletes.extend_from_slice(&part.deletes);
+            joined.puts.extend_from_slice(&part.puts);
+        }
+        match self.send(&joined) {
+            Err(PublishError::Refused(reason)) => match (parts.len(), parts.pop()) {
+                (0 | 1, last) => refused.extend(last.map(|part| (part, reason))),
+                (count, last) => {
+                    parts.extend(last);
+                    let rest = parts.split_off(count / 2);
+                    self.halve(parts, refused)?;
+                    self.halve(rest, refused)?;
                 }
-                Err(error)
+            },
+            sent => return sent,
+        }
+        Ok(())
+    }
+}
+
+/// What an update changes.
+#[derive(Clone, Debug, Default)]
+struct Changes {
+    deletes: Vec<Key>,
+    puts: Vec<Record>,
+    difference: Difference,
+}
+
+/// What an update changes of one Service, or of none.
+type Part = (String, Changes);
+
+impl Changes {
+    /// By the Service that is there afterwards, or was before; what belongs to none first. A service port's number may
+    /// pass from one Service to another: both are one part then.
+    fn by_service(&self, before: &BTreeMap<Key, Record>, after: &[Record]) -> Vec<Part> {
+        let mut owners = BTreeMap::new();
+        for record in before.values().chain(after) {
+            if let Record::ServicePort(port) = record {
+                owners.insert(port.index, format!("Service {}/{}", port.namespace, port.name));
             }
         }
+        let owner = |record: Option<&Record>| {
+            let index = match record? {
+                Record::ServicePort(port) => port.index,
+                Record::Frontend(frontend) => frontend.service_port,
+                Record::Backend(backend) => backend.service_port,
+                Record::SourceRange(range) => range.service_port,
+                Record::Network(_) | Record::Settings(_) => return None,
+            };
+            owners.get(&index).cloned()
+        };
+        let mut parts = BTreeMap::<Option<String>, Self>::new();
+        for key in &self.deletes {
+            let part = parts.entry(owner(before.get(key))).or_default();
+            part.deletes.push(key.clone());
+        }
+        for record in &self.puts {
+            let part = parts.entry(owner(Some(record))).or_default();
+            part.puts.push(record.clone());
+        }
+        let named =
+            |(owner, part): (Option<String>, Self)| (owner.unwrap_or_else(|| "settings".into()), part);
+        parts.into_iter().map(named).collect()
     }
 }
 
@@ -172,7 +268,11 @@ pub(crate) mod tests {
     use std::cell::RefCell;
     use std::rc::Rc;
 
-    use sluice_dataplane::channel::record::SettingsRecord;
+    use sluice_dataplane::addr::Protocol;
+    use sluice_dataplane::channel::record::{
+        Algorithm, FrontendKind, FrontendRecord, ServicePortRecord, SettingsRecord,
+    };
+    use sluice_dataplane::index::ServicePortIndex;
 
     use super::*;
 
@@ -182,6 +282,8 @@ pub(crate) mod tests {
         pub(crate) records: BTreeMap<Key, Record>,
         pub(crate) generation: Generation,
         pub(crate) refuse: bool,
+        /// A Service that has something wrong with it.
+        pub(crate) poison: Option<&'static str>,
         pub(crate) gone: bool,
         pub(crate) updates: usize,
     }
@@ -208,7 +310,8 @@ pub(crate) mod tests {
             if this.gone {
                 return Err(PublishError::Lost("killed".into()));
             }
-            if this.refuse {
+            let poisons = |record: &Record| matches!(record, Record::ServicePort(port) if this.poison == Some(&port.name));
+            if this.refuse || puts.iter().any(poisons) {
                 return Err(PublishError::Refused("too many".into()));
             }
             assert_eq!(generation.0, this.generation.0 + 1);
@@ -271,6 +374,52 @@ pub(crate) mod tests {
         double.borrow_mut().refuse = false;
         assert!(publisher.publish(&[settings(true)]).unwrap().is_some());
         assert_eq!(publisher.generation(), Generation(1));
+    }
+
+    #[test]
+    fn one_service_that_is_refused_is_named_and_the_others_are_in_force() {
+        let service = |index: u32| {
+            let port = ServicePortRecord {
+                index: ServicePortIndex(index),
+                namespace: "shop".into(),
+                name: format!("s{index}"),
+                port_name: String::new(),
+                protocol: Protocol::TCP,
+                algorithm: Algorithm::default(),
+                affinity_seconds: 0,
+                external_local: false,
+                internal_local: false,
+            };
+            let frontend = FrontendRecord {
+                address: [10, 96, 0, 1].into(),
+                protocol: Protocol::TCP,
+                port: u16::try_from(index + 1).unwrap(),
+                kind: FrontendKind::ClusterIp,
+                service_port: port.index,
+            };
+            [Record::ServicePort(port), Record::Frontend(frontend)]
+        };
+        let double = Rc::new(RefCell::new(Double {
+            poison: Some("s5"),
+            ..Double::default()
+        }));
+        let mut publisher = Publisher::new(double.clone());
+        publisher.connect().unwrap();
+        let all: Vec<Record> = (0..9).flat_map(service).chain([settings(true)]).collect();
+        let said = publisher.publish(&all).unwrap_err().to_string();
+        assert_eq!(said, "Service shop/s5: too many");
+        let has = |index: u32| {
+            service(index)
+                .iter()
+                .filter(|r| double.borrow().records.contains_key(&r.key()))
+                .count()
+        };
+        assert_eq!((0..9).map(has).collect::<Vec<_>>(), [2, 2, 2, 2, 2, 0, 2, 2, 2]);
+        assert!(double.borrow().records.contains_key(&Key::Settings));
+        assert_eq!(publisher.generation(), double.borrow().generation);
+        double.borrow_mut().poison = None;
+        assert!(publisher.publish(&all).unwrap().is_some());
+        assert_eq!(has(5), 2);
     }
 
     #[test]

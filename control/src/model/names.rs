@@ -9,8 +9,8 @@ fn is_label_char(c: char) -> bool {
     c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'
 }
 
-/// A DNS label (RFC 1123 §2.1): Service and port names. A leading digit is allowed (VAL-1).
-pub(super) fn label(text: &str) -> Option<&'static str> {
+/// A DNS label (RFC 1123 §2.1): namespaces, Service and port names. A leading digit is allowed (VAL-1).
+pub(crate) fn label(text: &str) -> Option<&'static str> {
     if text.len() > 63 {
         return Some("must be no more than 63 characters");
     }
@@ -124,11 +124,12 @@ pub(crate) fn old_network(text: &str) -> Option<IpNet> {
     Some(IpNet::new(old_address(address)?, length).ok()?.trunc())
 }
 
-/// An address that can be a frontend's or an endpoint's (VAL-15, EPM-3).
+/// An address that can be a frontend's or an endpoint's (VAL-15, EPM-3). Stricter than Kubernetes in that no multicast
+/// or broadcast address can: the dataplane would refuse the whole update for one.
 pub(crate) fn unusable(address: IpAddr) -> Option<&'static str> {
-    let (link_local, link_local_multicast) = match address {
-        IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
-        IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] == 0xff02),
+    let (link_local, broadcast, mapped) = match address {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.is_broadcast(), false),
+        IpAddr::V6(v6) => (v6.is_unicast_link_local(), false, v6.to_ipv4_mapped().is_some()),
     };
     if address.is_unspecified() {
         Some("must not be the unspecified address")
@@ -136,14 +137,37 @@ pub(crate) fn unusable(address: IpAddr) -> Option<&'static str> {
         Some("must not be a loopback address")
     } else if link_local {
         Some("must not be a link-local address")
+    } else if address.is_multicast() {
+        Some("must not be a multicast address")
+    } else if broadcast {
+        Some("must not be the broadcast address")
     } else {
-        link_local_multicast.then_some("must not be a link-local multicast address")
+        mapped.then_some("must not be an IPv4 address written as IPv6")
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn epm_3_no_address_that_the_dataplane_would_refuse_is_taken() {
+        let refused = |text: &str| unusable(text.parse().unwrap()).is_some();
+        for text in [
+            "239.1.1.1",
+            "255.255.255.255",
+            "ff05::1",
+            "::ffff:10.0.0.1",
+            "fe80::1",
+            "127.0.0.9",
+            "::",
+        ] {
+            assert!(refused(text), "{text}");
+        }
+        for text in ["192.0.2.1", "240.0.0.1", "fd00::1"] {
+            assert!(!refused(text), "{text}");
+        }
+    }
 
     #[test]
     fn svc_13_old_forms_of_addresses_and_networks_are_read_as_decimal() {

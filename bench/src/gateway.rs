@@ -19,7 +19,7 @@ use sluice_dataplane::lookup::LookupOptions;
 use sluice_dataplane::mailbox::Mailbox;
 use sluice_dataplane::network::{Interface, Network, Route};
 use sluice_dataplane::next_hop::Reachability;
-use sluice_dataplane::nic::FrameMemory;
+use sluice_dataplane::nic::{Driver, FrameMemory};
 use sluice_dataplane::steering::Steering;
 use sluice_dataplane::table_slot::TableSlot;
 use sluice_dataplane::tables::{Picker, TableLimits, TablesBuilder};
@@ -71,6 +71,22 @@ impl Gateway {
     pub fn new(setup: Setup) -> Result<Self, Box<dyn std::error::Error>> {
         let (client_port, client) = Treadmill::new("client", CLIENT_SIDE);
         let (pod_port, pods) = Treadmill::new("pods", POD_SIDE);
+        let (worker, shared, counters) = Self::between(setup, Box::new(client_port), Box::new(pod_port))?;
+        Ok(Self {
+            worker,
+            shared,
+            client,
+            pods,
+            counters,
+        })
+    }
+
+    /// The same between any two NIC ports, toward clients and toward pods. Errors: as `new`.
+    pub fn between(
+        setup: Setup,
+        client_port: Box<dyn Driver>,
+        pod_port: Box<dyn Driver>,
+    ) -> Result<(Worker, Shared, CounterPages), Box<dyn std::error::Error>> {
         let ranges = vec![1_024..=29_999, 32_768..=u16::MAX];
         let steering = Steering::new(1, ranges.clone());
         let network = network()?;
@@ -94,7 +110,7 @@ impl Gateway {
         let worker = Worker::new(WorkerParts {
             index: WorkerIndex(0),
             memory: FrameMemory::new(FRAMES, 2_048)?,
-            drivers: vec![Some(Box::new(client_port)), Some(Box::new(pod_port))],
+            drivers: vec![Some(client_port), Some(pod_port)],
             sides: Sides::new(&SideConfig {
                 flows: FlowConfig {
                     capacity: setup.flows,
@@ -128,13 +144,7 @@ impl Gateway {
             },
             sleep: false,
         };
-        Ok(Self {
-            worker,
-            shared,
-            client,
-            pods,
-            counters: reader,
-        })
+        Ok((worker, shared, reader))
     }
 
     /// One turn at `tick`; how many packets.

@@ -32,3 +32,17 @@ impl<'a> Bytes<'a> {
         taken
     }
 }
+
+/// Makes the IPv4 header of an Ethernet frame right.
+pub(crate) fn fix_ip_checksum(frame: &mut [u8]) {
+    let len = (usize::from(frame[14] & 15) * 4).clamp(20, frame.len() - 14);
+    frame[24..26].fill(0);
+    let words = frame[14..14 + len]
+        .chunks(2)
+        .map(|w| u32::from(w[0]) << 8 | u32::from(*w.get(1).unwrap_or(&0)));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum >> 16) + (sum & 0xffff);
+    }
+    frame[24..26].copy_from_slice(&(!sum as u16).to_be_bytes());
+}

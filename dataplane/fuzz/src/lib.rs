@@ -14,6 +14,8 @@ use std::fmt;
 
 /// Frames to packets, and packets rewritten.
 mod parse;
+/// Datagrams in pieces.
+mod fragments;
 /// Packets refused.
 mod reject;
 /// Protocol headers.
@@ -67,6 +69,10 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "parse",
         run: parse::run,
+    },
+    Target {
+        name: "fragments",
+        run: fragments::run,
     },
     Target {
         name: "reject",

@@ -3,7 +3,7 @@
 
 use sluice_dataplane::counters::CounterId;
 
-use crate::bytes::Bytes;
+use crate::bytes::{Bytes, fix_ip_checksum};
 use crate::support::records::Records;
 use crate::support::station::{KERNEL, Port, ROUTER, station};
 use crate::support::vector::Setup;
@@ -276,17 +276,4 @@ impl Life {
 
 fn swap(frame: &mut [u8], a: usize, b: usize, len: usize) {
     (0..len).for_each(|i| frame.swap(a + i, b + i));
-}
-
-fn fix_ip_checksum(frame: &mut [u8]) {
-    let len = (usize::from(frame[14] & 15) * 4).clamp(20, frame.len() - 14);
-    frame[24..26].fill(0);
-    let words = frame[14..14 + len]
-        .chunks(2)
-        .map(|w| u32::from(w[0]) << 8 | u32::from(*w.get(1).unwrap_or(&0)));
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum >> 16) + (sum & 0xffff);
-    }
-    frame[24..26].copy_from_slice(&(!sum as u16).to_be_bytes());
 }

@@ -1,7 +1,8 @@
 //! Sluice measured: the true pipeline over NIC ports that are only memory.
 //!
 //! In reading order: `treadmill` (a driver that gives prepared frames), `gateway` (a worker with Services on it), `nat`
-//! (what one packet costs).
+//! (what one packet costs), `pktgen` (clients and pods around any gateway),
+//! `services` (what a world has, as table records).
 
 /// A driver of prepared frames.
 pub mod treadmill;
@@ -9,3 +10,7 @@ pub mod treadmill;
 pub mod gateway;
 /// Cost of a packet.
 pub mod nat;
+/// Packet generator.
+pub mod pktgen;
+/// Services of a world.
+pub mod services;

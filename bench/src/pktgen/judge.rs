@@ -1,0 +1,385 @@
+//! Is a translated packet right? Reads headers with etherparse's slices and sums with the generator's own arithmetic, so
+//! that no code is on both sides of the question.
+
+use etherparse::{Ethernet2Slice, Ipv4HeaderSlice, TcpHeaderSlice, UdpHeaderSlice};
+use std::fmt;
+
+use super::stamp::{self, Stamp};
+use super::template::{Segment, at, fold, pseudo, words};
+use super::world::{Socket, World};
+
+/// Units of TCP's time stamps: 64 ns, so that 32 bits last 4 minutes.
+pub const TIME_UNIT: u64 = 64;
+/// Bits of a TCP sequence number below the flow's.
+pub const FLOW_SHIFT: u32 = 11;
+
+/// What can be wrong with a packet that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Wrong {
+    /// A header that contradicts itself, or a length that is not the frame's.
+    Header,
+    /// The IPv4 header's checksum.
+    IpChecksum,
+    /// UDP's or TCP's checksum.
+    Checksum,
+    /// Bytes of the payload.
+    Payload,
+    /// Not exactly one hop was counted.
+    Ttl,
+    /// Toward pods: not an endpoint of the Service that the client asked. Toward clients: not the client that asked.
+    Destination,
+    /// Toward pods: a source that is neither as it was nor ours, whichever it should be. Toward clients: not the
+    /// frontend that was asked.
+    Source,
+    /// Toward clients: an endpoint's own address.
+    Leak,
+    /// Another endpoint than the flow's packets before.
+    Moved,
+}
+
+impl Wrong {
+    /// All of them, in order.
+    pub const ALL: [Self; 9] = [
+        Self::Header,
+        Self::IpChecksum,
+        Self::Checksum,
+        Self::Payload,
+        Self::Ttl,
+        Self::Destination,
+        Self::Source,
+        Self::Leak,
+        Self::Moved,
+    ];
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Header => "header",
+            Self::IpChecksum => "ip_checksum",
+            Self::Checksum => "checksum",
+            Self::Payload => "payload",
+            Self::Ttl => "ttl",
+            Self::Destination => "destination",
+            Self::Source => "source",
+            Self::Leak => "leak",
+            Self::Moved => "moved",
+        })
+    }
+}
+
+/// What a right packet says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrived {
+    /// Its flow.
+    pub flow: u32,
+    /// When it was due; nanoseconds.
+    pub due: u64,
+    /// What it is.
+    pub what: What,
+}
+
+/// What a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A datagram, and its place in the flow.
+    Udp(u32),
+    /// A segment, and the bytes of its data.
+    Tcp(Segment, u32),
+}
+
+/// The outcome for one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// As it should be.
+    Right(Arrived),
+    /// Ours, but not as it should be.
+    Wrong(Wrong),
+    /// Not of this trial: neighbour discovery, what is late from the one before.
+    Foreign,
+}
+
+/// A frame's parts, before anything is said about who they are of.
+struct Parts<'a> {
+    source: Socket,
+    destination: Socket,
+    ttl: u8,
+    payload: &'a [u8],
+    segment: Option<Segment>,
+    sums: Result<(), Wrong>,
+}
+
+fn parts(frame: &[u8]) -> Result<Parts<'_>, Judgement> {
+    const FOREIGN: Judgement = Judgement::Foreign;
+    const BROKEN: Judgement = Judgement::Wrong(Wrong::Header);
+    let ethernet = Ethernet2Slice::from_slice_without_fcs(frame).map_err(|_| FOREIGN)?;
+    if ethernet.ether_type() != etherparse::EtherType::IPV4 {
+        return Err(FOREIGN);
+    }
+    let ip = Ipv4HeaderSlice::from_slice(ethernet.payload_slice()).map_err(|_| BROKEN)?;
+    let protocol = ip.protocol();
+    let tcp = protocol == etherparse::IpNumber::TCP;
+    if !tcp && protocol != etherparse::IpNumber::UDP {
+        return Err(FOREIGN);
+    }
+    let end = at::IP + usize::from(ip.total_len());
+    if ip.slice().len() != 20 || ip.is_fragmenting_payload() || frame.len() < end {
+        return Err(BROKEN);
+    }
+    let l4 = &frame[at::L4..end];
+    let (ports, payload, segment) = if tcp {
+        let header = TcpHeaderSlice::from_slice(l4).map_err(|_| BROKEN)?;
+        let segment = Segment::get(frame).ok_or(FOREIGN)?;
+        (
+            (header.source_port(), header.destination_port()),
+            &frame[at::TCP_PAYLOAD..end],
+            Some(segment),
+        )
+    } else {
+        let header = UdpHeaderSlice::from_slice(l4).map_err(|_| BROKEN)?;
+        if usize::from(header.length()) != l4.len() {
+            return Err(BROKEN);
+        }
+        let ports = (header.source_port(), header.destination_port());
+        (ports, &frame[at::UDP_PAYLOAD..end], None)
+    };
+    // Our datagrams always have a checksum: one that has none any more was not translated but erased.
+    let covered = tcp || frame[at::UDP_CHECKSUM..at::UDP_PAYLOAD] != [0, 0];
+    let sums = if fold(words(ip.slice())) != 0xffff {
+        Err(Wrong::IpChecksum)
+    } else if !covered || fold(pseudo(frame, l4.len()) + words(l4)) != 0xffff {
+        Err(Wrong::Checksum)
+    } else {
+        Ok(())
+    };
+    Ok(Parts {
+        source: (ip.source_addr(), ports.0),
+        destination: (ip.destination_addr(), ports.1),
+        ttl: ip.ttl(),
+        payload,
+        segment,
+        sums,
+    })
+}
+
+/// The trial that is judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Judge<'a> {
+    /// Who is who.
+    pub world: &'a World,
+    /// Flows 0 to this.
+    pub flows: u32,
+    /// Its number.
+    pub trial: u16,
+    /// When it began, ns.
+    pub began: u64,
+    /// Now, ns.
+    pub now: u64,
+}
+
+impl Judge<'_> {
+    /// A frame that came out toward the pods; and which of its service's endpoints it goes to.
+    #[inline]
+    pub fn at_pods(&self, frame: &[u8]) -> (Judgement, u32) {
+        let parts = match parts(frame) {
+            Ok(parts) => parts,
+            Err(judgement) => return (judgement, 0),
+        };
+        let Some(arrived) = self.arrived(&parts, |segment| (segment.sequence, segment.times[0])) else {
+            return (Judgement::Foreign, 0);
+        };
+        if let Err(wrong) = self.sound(&parts) {
+            return (Judgement::Wrong(wrong), 0);
+        }
+        let endpoint = match self.world.endpoint_at(parts.destination) {
+            Some((service, endpoint)) if service == self.world.service(arrived.flow) => endpoint,
+            _ => return (Judgement::Wrong(Wrong::Destination), 0),
+        };
+        let kept = parts.source == self.world.client(arrived.flow);
+        let right = if self.world.snat.is_empty() {
+            kept
+        } else {
+            !kept && self.world.snat.contains(&parts.source.0)
+        };
+        if !right {
+            return (Judgement::Wrong(Wrong::Source), 0);
+        }
+        (Judgement::Right(arrived), endpoint)
+    }
+
+    /// A frame that came back to the clients.
+    #[inline]
+    pub fn at_clients(&self, frame: &[u8]) -> Judgement {
+        let parts = match parts(frame) {
+            Ok(parts) => parts,
+            Err(judgement) => return judgement,
+        };
+        // First, whatever else it is: nobody outside may see where a Service's endpoints are.
+        if self.world.endpoint_at(parts.source).is_some() {
+            return Judgement::Wrong(Wrong::Leak);
+        }
+        let Some(arrived) = self.arrived(&parts, |segment| (segment.acknowledges, segment.times[1])) else {
+            return Judgement::Foreign;
+        };
+        if let Err(wrong) = self.sound(&parts) {
+            return Judgement::Wrong(wrong);
+        }
+        if parts.destination != self.world.client(arrived.flow) {
+            return Judgement::Wrong(Wrong::Destination);
+        }
+        if parts.source != self.world.frontend(arrived.flow) {
+            return Judgement::Wrong(Wrong::Source);
+        }
+        Judgement::Right(arrived)
+    }
+
+    fn sound(&self, parts: &Parts<'_>) -> Result<(), Wrong> {
+        parts.sums?;
+        if !stamp::filled(parts.payload) {
+            return Err(Wrong::Payload);
+        }
+        if parts.ttl == 63 { Ok(()) } else { Err(Wrong::Ttl) }
+    }
+
+    /// What it says of itself; `None` if it is not of this trial. `client`: the number and the time that the client
+    /// gave.
+    #[inline]
+    fn arrived(&self, parts: &Parts<'_>, client: impl Fn(Segment) -> (u32, u32)) -> Option<Arrived> {
+        let arrived = match parts.segment {
+            Some(segment) => {
+                let (number, time) = client(segment);
+                let age = ((self.now / TIME_UNIT) as u32).wrapping_sub(time);
+                Arrived {
+                    flow: number >> FLOW_SHIFT,
+                    due: self.now.saturating_sub(u64::from(age) * TIME_UNIT),
+                    what: What::Tcp(segment, parts.payload.len() as u32),
+                }
+            }
+            None => {
+                let stamp = Stamp::read(parts.payload).filter(|stamp| stamp.trial == self.trial)?;
+                Arrived {
+                    flow: stamp.flow,
+                    due: stamp.due,
+                    what: What::Udp(stamp.sequence),
+                }
+            }
+        };
+        (arrived.flow < self.flows && arrived.due.saturating_add(TIME_UNIT) >= self.began).then_some(arrived)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use sluice_dataplane::addr::Mac;
+
+    use super::super::template::Template;
+    use super::super::world::tests::world;
+    use super::*;
+
+    const STAMP: Stamp = Stamp {
+        trial: 1,
+        flow: 5,
+        sequence: 9,
+        due: 1_000,
+    };
+
+    /// A datagram as a gateway would send it on.
+    fn sent(from: Socket, to: Socket) -> Vec<u8> {
+        let template = Template::udp(Mac([2; 6]), Mac([4; 6]), 100);
+        let mut frame = vec![0; template.len()];
+        template.write_udp(&mut frame, from, to, STAMP);
+        frame[at::IP + 8] = 63;
+        let sum = u16::from_be_bytes([frame[at::IP_CHECKSUM], frame[at::IP_CHECKSUM + 1]]);
+        // One less in a word's high byte: 0x100 more in the checksum.
+        let sum = fold(u64::from(sum) + 0x100);
+        frame[at::IP_CHECKSUM..at::IP_CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+        frame
+    }
+
+    fn judge(world: &World) -> Judge<'_> {
+        Judge {
+            world,
+            flows: 10,
+            trial: 1,
+            began: 500,
+            now: 2_000,
+        }
+    }
+
+    #[test]
+    fn a_right_translation_is_right_and_every_departure_from_it_has_its_name() {
+        let mut world = world();
+        let client = world.client(5);
+        let endpoint = world.endpoint(0, 2);
+        let right = sent(client, endpoint);
+        let arrived = Arrived {
+            flow: 5,
+            due: 1_000,
+            what: What::Udp(9),
+        };
+        assert_eq!(judge(&world).at_pods(&right), (Judgement::Right(arrived), 2));
+        let wrong = |frame: &[u8]| match judge(&world).at_pods(frame).0 {
+            Judgement::Wrong(wrong) => wrong,
+            other => panic!("{other:?}"),
+        };
+        let flipped = |place: usize| {
+            let mut frame = right.clone();
+            frame[place] ^= 1;
+            frame
+        };
+        assert_eq!(wrong(&flipped(at::IP + 1)), Wrong::IpChecksum);
+        assert_eq!(wrong(&flipped(95)), Wrong::Checksum);
+        assert_eq!(wrong(&flipped(at::IP + 2)), Wrong::Header);
+        assert_eq!(wrong(&sent(client, (endpoint.0, 81))), Wrong::Destination);
+        assert_eq!(wrong(&sent(world.client(6), endpoint)), Wrong::Source);
+        let template = Template::udp(Mac([2; 6]), Mac([4; 6]), 100);
+        let mut untouched = vec![0; template.len()];
+        template.write_udp(&mut untouched, client, endpoint, STAMP);
+        assert_eq!(wrong(&untouched), Wrong::Ttl);
+        let mut erased = right.clone();
+        erased[at::UDP_CHECKSUM..at::UDP_PAYLOAD].fill(0);
+        assert_eq!(wrong(&erased), Wrong::Checksum);
+        // With SNAT, a kept source is wrong, and only ours is right.
+        world.snat = vec![Ipv4Addr::new(192, 0, 2, 2)];
+        let ours = sent((world.snat[0], 5_000), endpoint);
+        assert_eq!(judge(&world).at_pods(&right).0, Judgement::Wrong(Wrong::Source));
+        assert!(matches!(judge(&world).at_pods(&ours).0, Judgement::Right(_)));
+    }
+
+    #[test]
+    fn an_endpoints_address_at_the_clients_is_a_leak_whatever_else_is_in_the_packet() {
+        let world = world();
+        let (client, endpoint) = (world.client(5), world.endpoint(0, 1));
+        let mut leak = sent(endpoint, client);
+        leak[at::UDP_PAYLOAD] ^= 0xff;
+        assert_eq!(judge(&world).at_clients(&leak), Judgement::Wrong(Wrong::Leak));
+        let reply = sent(world.frontend(5), client);
+        assert!(matches!(judge(&world).at_clients(&reply), Judgement::Right(_)));
+        let astray = sent(world.frontend(5), world.client(4));
+        assert_eq!(
+            judge(&world).at_clients(&astray),
+            Judgement::Wrong(Wrong::Destination)
+        );
+    }
+
+    #[test]
+    fn what_is_of_another_trial_or_no_ip_is_foreign() {
+        let world = world();
+        let right = sent(world.client(5), world.endpoint(0, 1));
+        let later = Judge {
+            trial: 2,
+            ..judge(&world)
+        };
+        assert_eq!(later.at_pods(&right).0, Judgement::Foreign);
+        assert_eq!(
+            judge(&world).at_pods(&right[..20]).0,
+            Judgement::Wrong(Wrong::Header)
+        );
+        let mut arp = right.clone();
+        arp[12..14].copy_from_slice(&[8, 6]);
+        assert_eq!(judge(&world).at_pods(&arp).0, Judgement::Foreign);
+    }
+}

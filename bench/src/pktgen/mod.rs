@@ -1,0 +1,27 @@
+//! The packet generator: clients on one NIC port, pods on another, a gateway between them, every packet judged.
+//!
+//! In reading order: what is sent (`rate`, `world`, `picks`, `stamp`, `template`, `lives`, `schedule`), what is looked at
+//! (`judge`, `tally`), how it goes (`ports`, `trial`).
+
+/// Packets a second and shares of a line.
+pub mod rate;
+/// Clients, Services, endpoints.
+pub mod world;
+/// Which flow is next.
+pub mod picks;
+/// What a packet says of itself.
+pub mod stamp;
+/// Frames made once.
+pub mod template;
+/// TCP connections.
+pub mod lives;
+/// When packets are due.
+pub mod schedule;
+/// Right or wrong.
+pub mod judge;
+/// Counts.
+pub mod tally;
+/// Two NIC ports.
+pub mod ports;
+/// One trial.
+pub mod trial;

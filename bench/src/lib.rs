@@ -2,7 +2,8 @@
 //!
 //! In reading order: `treadmill` (a driver that gives prepared frames), `gateway` (a worker with Services on it), `nat`
 //! (what one packet costs), `pktgen` (clients and pods around any gateway),
-//! `services` (what a world has, as table records).
+//! `services` (what a world has, as table records), `machine`
+//! (what it ran on).
 
 /// A driver of prepared frames.
 pub mod treadmill;
@@ -14,3 +15,5 @@ pub mod nat;
 pub mod pktgen;
 /// Services of a world.
 pub mod services;
+/// What it was measured on.
+pub mod machine;

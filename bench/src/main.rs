@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod verbs {
     pub(crate) mod nat;
+    pub(crate) mod pktgen;
 }
 
 /// Measures Sluice's dataplane.
@@ -19,11 +20,13 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Nat(verbs::nat::Arguments),
+    Pktgen(verbs::pktgen::Arguments),
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::Nat(arguments) => verbs::nat::run(arguments),
+        Verb::Pktgen(arguments) => verbs::pktgen::run(arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

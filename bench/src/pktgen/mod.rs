@@ -1,7 +1,8 @@
 //! The packet generator: clients on one NIC port, pods on another, a gateway between them, every packet judged.
 //!
 //! In reading order: what is sent (`rate`, `world`, `picks`, `stamp`, `template`, `lives`, `schedule`), what is looked at
-//! (`judge`, `tally`), how it goes (`ports`, `trial`).
+//! (`judge`, `tally`), how it goes (`ports`, `trial`, `run`, `search`, `plan`,
+//! `device`).
 
 /// Packets a second and shares of a line.
 pub mod rate;
@@ -25,3 +26,11 @@ pub mod tally;
 pub mod ports;
 /// One trial.
 pub mod trial;
+/// Trials in real time.
+pub mod run;
+/// The rate without loss.
+pub mod search;
+/// A plan file.
+pub mod plan;
+/// A gateway in memory.
+pub mod device;

@@ -153,6 +153,19 @@ impl<'a> Trial<'a> {
         self.schedule.is_over(now) && self.ports.clients.out.is_empty()
     }
 
+    /// Sends nothing more of what is due: what has not been sent by now is counted as that.
+    pub fn stop_sending(&mut self) {
+        if self.schedule.planned().is_some() {
+            while self.schedule.take(u64::MAX).is_some() {
+                self.tally.unsent += 1;
+            }
+        }
+        self.schedule = Schedule::Max { until: 0 };
+        let Ports { memory, clients, .. } = &mut *self.ports;
+        self.tally.unsent += clients.out.len() as u64;
+        clients.out.drain(..).for_each(|frame| memory.free(frame));
+    }
+
     /// Whether everything came back that will.
     pub fn is_complete(&self) -> bool {
         let Tally { forward, back, .. } = &self.tally;
@@ -164,14 +177,9 @@ impl<'a> Trial<'a> {
         &self.tally
     }
 
-    /// Ends it: what was not sent by now is counted as that, what has not come is lost.
+    /// Ends it: what has not come is lost.
     pub fn end(mut self) -> Tally {
-        if self.schedule.planned().is_some() {
-            while self.schedule.take(u64::MAX).is_some() {
-                self.tally.unsent += 1;
-            }
-        }
-        self.tally.unsent += self.ports.clients.out.len() as u64;
+        self.stop_sending();
         self.tally.unanswered += self.ports.pods.out.len() as u64;
         self.ports.clear();
         self.tally.lives.failed += self.live;

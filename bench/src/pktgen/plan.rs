@@ -1,0 +1,573 @@
+//! What to send and where, as a file says it (`configs/pktgen/`) and as arguments change it.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use sluice_dataplane::addr::Mac;
+use sluice_dataplane::nic::open::{Attach, DEFAULT_RING_SIZE, DriverSpec, PortSpec, ZeroCopy};
+
+use super::lives::Script;
+use super::picks::{Picks, Weighted};
+use super::rate::{Line, MIN_FRAME, Rate};
+use super::schedule::{Phase, Schedule};
+use super::search::Goal;
+use super::template::{MAX_FRAME, MIN_TCP_FRAME, Template};
+use super::trial::{Kind, Tcp, Traffic};
+use super::world::World;
+
+/// Most flows: TCP's sequence numbers have 21 bits for the flow.
+pub const MAX_FLOWS: u32 = 1 << 21;
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Plan {
+    /// The NIC port where clients are.
+    pub clients: Port,
+    /// The NIC port where pods are.
+    pub pods: Port,
+    /// Who speaks with whom.
+    pub world: World,
+    /// Flows, 1 to 2,097,152.
+    #[serde(default = "flows")]
+    pub flows: u32,
+    /// Which flow is next.
+    #[serde(default)]
+    pub pick: Pick,
+    /// What is sent.
+    pub traffic: Vec<Part>,
+    /// Whether pods answer datagrams, so that both directions are translated.
+    #[serde(default = "yes")]
+    pub answer: bool,
+    /// What percentages are of.
+    #[serde(default = "line")]
+    pub line: Line,
+    /// How fast.
+    #[serde(default)]
+    pub rate: Option<Rate>,
+    /// Or how fast in turn.
+    #[serde(default)]
+    pub phases: Vec<Ramp>,
+    /// Seconds of a trial.
+    #[serde(default = "seconds")]
+    pub seconds: f64,
+    /// How often.
+    #[serde(default = "one")]
+    pub repeats: usize,
+    /// Every flow is opened by a packet of its own before, at this many a second; 0: not.
+    #[serde(default = "open_rate")]
+    pub open_rate: f64,
+    /// Search for the rate instead of sending at one.
+    #[serde(default)]
+    pub search: Option<Search>,
+    /// Frames of 2,048 bytes for both ports.
+    #[serde(default = "frames")]
+    pub frames: usize,
+    /// The CPU to stay on.
+    #[serde(default)]
+    pub core: Option<usize>,
+    /// Seed of everything random.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+/// A NIC port.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Port {
+    /// Which driver opens it. `memory`: both ports are rings to a gateway in this process.
+    pub driver: Driver,
+    /// Which interface.
+    #[serde(default)]
+    pub interface: String,
+    /// Its receive queue (af_xdp).
+    #[serde(default)]
+    pub queue: u32,
+    /// Slots per ring.
+    #[serde(default = "ring_size")]
+    pub ring_size: u32,
+    /// The gateway's MAC address on this link; of use toward clients only, since pods answer to whence they were asked.
+    #[serde(default)]
+    pub gateway: Option<String>,
+}
+
+/// Drivers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Driver {
+    /// AF_XDP sockets.
+    AfXdp,
+    /// AF_PACKET rings.
+    AfPacket,
+    /// A tap that is made.
+    Tap,
+    /// Rings in this process.
+    Memory,
+}
+
+/// How the next flow is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pick {
+    /// Any.
+    #[default]
+    Uniform,
+    /// One after the other.
+    InTurn,
+    /// By Zipf's law with this exponent.
+    Zipf(f64),
+}
+
+/// A part of the traffic: `udp` or `tcp`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Part {
+    /// How much of it, beside the others.
+    #[serde(default = "weight")]
+    pub weight: f64,
+    /// Datagrams in frames of this many bytes with FCS, 64 to 1,518, or `imix`.
+    #[serde(default)]
+    pub udp: Option<Size>,
+    /// Connections: each due arrival is a whole one.
+    #[serde(default)]
+    pub tcp: Option<Connections>,
+}
+
+/// How TCP connections look.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Connections {
+    /// Requests of each; 0 for handshake and close alone.
+    pub requests: u8,
+    /// Bytes of a request's frame with FCS, 88 to 1,518.
+    pub size: usize,
+}
+
+impl Part {
+    /// Which it is; `None` if both or neither.
+    const fn what(&self) -> Option<What> {
+        match (self.udp, self.tcp) {
+            (Some(size), None) => Some(What::Udp(size)),
+            (None, Some(connections)) => Some(What::Tcp(connections)),
+            _ => None,
+        }
+    }
+}
+
+/// Either.
+enum What {
+    Udp(Size),
+    Tcp(Connections),
+}
+
+/// Size of frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Size {
+    /// All alike.
+    Bytes(usize),
+    /// A mix by name.
+    Named(Mix),
+}
+
+/// Mixes by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mix {
+    /// 64, 570 and 1,518 bytes as 7 : 4 : 1, 353.8 on average: what operators quote.
+    Imix,
+}
+
+const IMIX: [(usize, f64); 3] = [(64, 7.0), (570, 4.0), (1_518, 1.0)];
+
+/// A stretch of time.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Ramp {
+    /// Rate at its start.
+    pub from: Rate,
+    /// Rate at its end; as at its start if not said.
+    #[serde(default)]
+    pub to: Option<Rate>,
+    /// How long.
+    pub seconds: f64,
+}
+
+/// A search.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Search {
+    /// Loss that passes, for each answer sought, in per cent: 0 is the NDR.
+    pub ndr_percent: f64,
+    /// The PDR's.
+    pub pdr_percent: f64,
+    /// How far apart the bounds may be, in per cent of the upper.
+    pub precision_percent: f64,
+    /// Most trials for each.
+    pub trials: usize,
+    /// The highest rate tried; what a flood brought through, if not said.
+    pub highest: Option<Rate>,
+}
+
+impl Default for Search {
+    fn default() -> Self {
+        Self {
+            ndr_percent: 0.0,
+            // What FD.io's CSIT reports.
+            pdr_percent: 0.5,
+            precision_percent: 1.0,
+            trials: 24,
+            highest: None,
+        }
+    }
+}
+
+impl Search {
+    /// Its two goals by name.
+    pub fn goals(self) -> [(&'static str, Goal); 2] {
+        [("NDR", self.ndr_percent), ("PDR", self.pdr_percent)].map(|(name, percent)| {
+            (
+                name,
+                Goal {
+                    loss: percent / 100.0,
+                    precision: self.precision_percent / 100.0,
+                    trials: self.trials,
+                },
+            )
+        })
+    }
+}
+
+/// Why a plan was refused: what, where, what would be right.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The file cannot be read.
+    #[error("{0}: {1}")]
+    Read(String, std::io::Error),
+    /// It is not what a plan looks like.
+    #[error("{0}: {1}")]
+    Parse(String, String),
+    /// It cannot be done.
+    #[error("{0}")]
+    Bad(String),
+}
+
+impl Plan {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, PlanError> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| PlanError::Read(name.clone(), error))?;
+        let plan = Self::parse(&text).map_err(|error| PlanError::Parse(name.clone(), error.to_string()))?;
+        plan.check()
+            .map_err(|error| PlanError::Parse(name, error.to_string()))?;
+        Ok(plan)
+    }
+
+    /// Reads a text.
+    pub fn parse(text: &str) -> Result<Self, PlanError> {
+        serde_saphyr::from_str(text).map_err(|error| PlanError::Bad(error.to_string()))
+    }
+
+    /// What of it cannot be.
+    pub fn check(&self) -> Result<(), PlanError> {
+        let bad = |what: &str| Err(PlanError::Bad(what.to_owned()));
+        if self.flows == 0 || self.flows > MAX_FLOWS {
+            return bad("flows: write 1 to 2097152");
+        }
+        if let Err(what) = self.world.check(self.flows as usize) {
+            return bad(&format!("world: {what}"));
+        }
+        if self.traffic.is_empty() {
+            return bad("traffic: say what to send, as - udp: 64");
+        }
+        if self.repeats == 0 || !(self.seconds > 0.0 && self.seconds <= 86_400.0) {
+            return bad("repeats must be at least 1, seconds above 0 and at most 86400");
+        }
+        if (self.clients.driver == Driver::Memory) != (self.pods.driver == Driver::Memory) {
+            return bad("driver memory: both ports or none, it is one gateway that is between");
+        }
+        let modes = usize::from(self.rate.is_some())
+            + usize::from(!self.phases.is_empty())
+            + usize::from(self.search.is_some());
+        if modes != 1 {
+            return bad("say one of rate, phases and search");
+        }
+        if self
+            .phases
+            .iter()
+            .any(|ramp| ramp.from == Rate::Max || ramp.to == Some(Rate::Max) || ramp.seconds <= 0.0)
+        {
+            return bad("phases: rates must be numbers and seconds above 0");
+        }
+        let mut scripts = 0;
+        for part in &self.traffic {
+            if part.weight.is_nan() || part.weight <= 0.0 {
+                return bad("traffic: a weight must be above 0");
+            }
+            let Some(what) = part.what() else {
+                return bad("traffic: each part is udp or tcp");
+            };
+            match what {
+                What::Udp(Size::Bytes(size)) if !(MIN_FRAME..=MAX_FRAME).contains(&size) => {
+                    return bad("traffic: udp: write 64 to 1518 bytes (with FCS), or imix");
+                }
+                What::Udp(_) => {}
+                What::Tcp(Connections { requests, size }) => {
+                    scripts += 1;
+                    if !(MIN_TCP_FRAME..=MAX_FRAME).contains(&size) {
+                        return bad("traffic: tcp: write a size of 88 to 1518 bytes (with FCS)");
+                    }
+                    if !script(requests, size).fits() {
+                        return bad("traffic: tcp: all requests of a connection may have 2046 bytes of data");
+                    }
+                }
+            }
+        }
+        if scripts > 1 {
+            return bad("traffic: one kind of TCP connections at a time");
+        }
+        self.gateway().map(drop)
+    }
+
+    fn gateway(&self) -> Result<Mac, PlanError> {
+        let bad = || {
+            PlanError::Bad(
+                "clients.gateway: write the gateway's MAC address on that link, as 02:00:00:00:00:01"
+                    .to_owned(),
+            )
+        };
+        if self.clients.driver == Driver::Memory {
+            return Ok(crate::gateway::CLIENT_SIDE);
+        }
+        let text = self.clients.gateway.as_deref().ok_or_else(bad)?;
+        let mut mac = [0; 6];
+        let mut words = text.split(':');
+        for byte in &mut mac {
+            *byte = words
+                .next()
+                .and_then(|word| u8::from_str_radix(word, 16).ok())
+                .ok_or_else(bad)?;
+        }
+        if words.next().is_some() {
+            Err(bad())
+        } else {
+            Ok(Mac(mac))
+        }
+    }
+
+    /// Bytes of an average frame with FCS, connections counted by their requests.
+    pub fn mean_size(&self) -> f64 {
+        let (mut bytes, mut weights) = (0.0, 0.0);
+        for part in &self.traffic {
+            let size = match (part.udp, part.tcp) {
+                (Some(Size::Bytes(size)), _) | (None, Some(Connections { size, .. })) => size as f64,
+                (None, None) => continue,
+                (Some(Size::Named(Mix::Imix)), _) => {
+                    IMIX.iter().map(|(size, share)| *size as f64 * share).sum::<f64>() / 12.0
+                }
+            };
+            bytes += size * part.weight;
+            weights += part.weight;
+        }
+        bytes / weights
+    }
+
+    /// Flows that a gateway has to remember: those of UDP and those of TCP.
+    pub fn tracked(&self) -> usize {
+        let tcp = self.traffic.iter().any(|part| part.tcp.is_some());
+        let udp = self.traffic.iter().any(|part| part.udp.is_some());
+        self.flows as usize * (usize::from(tcp) + usize::from(udp))
+    }
+
+    /// A rate in packets a second; `None` for the highest.
+    pub fn packets(&self, rate: Rate) -> Option<f64> {
+        rate.packets(self.line, self.mean_size())
+    }
+
+    /// When packets are due, from `now` on, as `rate` or `phases` say.
+    pub fn schedule(&self, now: u64) -> Schedule {
+        if let Some(rate) = self.rate {
+            return Schedule::even(self.packets(rate), now, (self.seconds * 1e9) as u64);
+        }
+        let phases = self.phases.iter().filter_map(|ramp| {
+            let from = self.packets(ramp.from)?;
+            Some(Phase {
+                from,
+                to: ramp.to.and_then(|to| self.packets(to)).unwrap_or(from),
+                length: ramp.seconds * 1e9,
+            })
+        });
+        Schedule::phases(phases.collect(), now)
+    }
+
+    /// What is sent, from a station with this MAC address.
+    pub fn traffic(&self, from: Mac) -> Result<Traffic, PlanError> {
+        self.check()?;
+        let to = self.gateway()?;
+        let (mut weights, mut kinds) = (Vec::new(), Vec::new());
+        let (mut requests, mut request_size) = (0, MIN_TCP_FRAME);
+        for part in &self.traffic {
+            match part.what() {
+                None => {}
+                Some(What::Udp(Size::Bytes(size))) => {
+                    weights.push(part.weight);
+                    kinds.push(Kind::Udp(Template::udp(from, to, size)));
+                }
+                Some(What::Udp(Size::Named(Mix::Imix))) => {
+                    for (size, share) in IMIX {
+                        weights.push(part.weight * share / 12.0);
+                        kinds.push(Kind::Udp(Template::udp(from, to, size)));
+                    }
+                }
+                Some(What::Tcp(connections)) => {
+                    (requests, request_size) = (connections.requests, connections.size);
+                    weights.push(part.weight);
+                    kinds.push(Kind::Life);
+                }
+            }
+        }
+        Ok(Traffic {
+            world: self.world.clone(),
+            flows: self.flows,
+            picks: match self.pick {
+                Pick::Uniform => Picks::Uniform,
+                Pick::InTurn => Picks::InTurn(0),
+                Pick::Zipf(s) => Picks::zipf(self.flows as usize, s),
+            },
+            mix: (Weighted::new(&weights), kinds),
+            tcp: Tcp {
+                script: script(requests, request_size),
+                empty: Template::tcp(from, to, None),
+                request: Template::tcp(from, to, Some(request_size)),
+                // As long as a first SYN's timer (RFC 6298 §2): what takes longer would be sent again.
+                patience: 1_000_000_000,
+            },
+            answer: self.answer,
+            seed: self.seed,
+        })
+    }
+}
+
+impl Port {
+    /// As the dataplane's drivers want it; `None` for `memory`.
+    pub fn spec(&self, name: &str) -> Option<PortSpec> {
+        let driver = match self.driver {
+            Driver::AfXdp => DriverSpec::AfXdp {
+                attach: Attach::Auto,
+                zero_copy: ZeroCopy::Auto,
+            },
+            Driver::AfPacket => DriverSpec::AfPacket { fanout: None },
+            Driver::Tap => DriverSpec::Tap { mtu: 1_500 },
+            Driver::Memory => return None,
+        };
+        Some(PortSpec {
+            queue: self.queue,
+            ring_size: self.ring_size,
+            // The judge must see what a gateway wrote, not what a driver made good.
+            complete_checksums: false,
+            ..PortSpec::new(name, &self.interface, driver)
+        })
+    }
+}
+
+fn script(requests: u8, size: usize) -> Script {
+    let template = Template::tcp(Mac::default(), Mac::default(), Some(size));
+    Script {
+        requests,
+        bytes: template.tcp_payload() as u32,
+    }
+}
+
+const fn flows() -> u32 {
+    1_000
+}
+
+const fn yes() -> bool {
+    true
+}
+
+const fn line() -> Line {
+    Line(10e9)
+}
+
+const fn seconds() -> f64 {
+    5.0
+}
+
+const fn one() -> usize {
+    1
+}
+
+const fn open_rate() -> f64 {
+    100_000.0
+}
+
+const fn frames() -> usize {
+    16_384
+}
+
+const fn ring_size() -> u32 {
+    DEFAULT_RING_SIZE
+}
+
+const fn weight() -> f64 {
+    1.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "
+clients: {driver: af_packet, interface: c0, gateway: 02:00:00:00:00:01}
+pods: {driver: af_packet, interface: p0}
+world:
+  clients: 198.18.0.1
+  services: {first: 10.96.0.10, count: 1, port: 80}
+  endpoints: {first: 10.244.1.0, perService: 4, port: 80}
+traffic: [{udp: 64}]
+rate: 50%
+";
+
+    #[test]
+    fn every_example_is_read_and_can_be_sent() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/pktgen");
+        let mut read = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let plan = Plan::load(&path).unwrap_or_else(|error| panic!("{error}"));
+            plan.traffic(Mac::default()).unwrap();
+            read += 1;
+        }
+        assert!(read >= 4, "{read}");
+    }
+
+    #[test]
+    fn percentages_are_of_the_line_with_the_mean_frame() {
+        let plan = Plan::parse(SMALL).unwrap();
+        assert_eq!(plan.packets(Rate::Share(0.5)).unwrap() as u64, 7_440_476);
+        let imix = Plan::parse(&SMALL.replace("udp: 64", "udp: imix")).unwrap();
+        assert!((imix.mean_size() - 353.83).abs() < 0.01);
+        assert_eq!((imix.packets(Rate::Share(1.0)).unwrap() / 1e4) as u64, 334);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_what_would_be_right() {
+        for (from, to, says) in [
+            ("udp: 64", "udp: 63", "64 to 1518"),
+            ("udp: 64", "tcp: {requests: 15, size: 1518}", "2046 bytes"),
+            ("udp: 64", "tcp: {requests: 1, size: 80}", "88 to 1518"),
+            ("rate: 50%", "", "one of rate, phases and search"),
+            ("rate: 50%", "phases: [{from: max, seconds: 1}]", "numbers"),
+            ("rate: 50%", "rate: 1kpps\nflows: 0", "2097152"),
+            ("02:00:00:00:00:01", "router", "MAC address"),
+            ("driver: af_packet, interface: p0", "driver: memory", "both ports"),
+        ] {
+            let text = SMALL.replace(from, to);
+            let error = Plan::parse(&text).and_then(|plan| plan.check()).unwrap_err();
+            assert!(error.to_string().contains(says), "{to}: {error}");
+        }
+        let unknown = Plan::parse(&SMALL.replace("traffic", "trafic")).unwrap_err();
+        assert!(unknown.to_string().contains("trafic"), "{unknown}");
+    }
+}

@@ -1,5 +1,5 @@
-//! Cluster IPs and node ports: who holds which (AL-1 to AL-6, AL-10). Takes a Service that says what it wants, gives it
-//! with everything filled in, or says what is in the way and who holds it. What a Service holds it keeps, over edits,
+//! Cluster IPs and node ports: who holds which (AL-1 to AL-6, AL-10, AL-11). Takes a Service that says what it wants, gives
+//! it with everything filled in, or says what is in the way and who holds it. What a Service holds it keeps, over edits,
 //! reloads and restarts: the holdings are written to a state file.
 //!
 //! Where Kubernetes picks at random, the pick here begins at a hash of the Service's name: as spread out, and a lost
@@ -7,30 +7,36 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ServiceSpec;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Errors, FieldError, ServiceName};
+use crate::model::{Errors, Families, Family, FieldError, ServiceName};
 
+/// Cluster IPs.
+mod cluster_ips;
 /// Node ports.
 mod node_ports;
-/// Numbers and their holders.
+/// Ranges of numbers.
 mod pool;
 /// The state file.
 pub mod state;
 
-use pool::{Pool, hash};
+use cluster_ips::Range;
+use pool::Pool;
 
 /// Where cluster IPs and node ports come from.
 #[derive(Clone, Debug)]
 pub struct Ranges {
-    /// Cluster IPs (AL-1).
-    pub services: Ipv4Net,
+    /// Cluster IPs, one range or one of each family: the first is that of Services that name no family (AL-1, DS-3).
+    pub services: Vec<IpNet>,
+    /// Further ones, of the same families: for those who name an address in them, and for all once the first of a family
+    /// is full (AL-11).
+    pub other_services: Vec<IpNet>,
     /// Node ports (AL-5).
     pub node_ports: RangeInclusive<u16>,
 }
@@ -41,12 +47,23 @@ pub struct Ranges {
 pub struct Holding {
     /// Since when the Service is known.
     pub created: Timestamp,
-    /// Its cluster IP.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cluster_ip: Option<Ipv4Addr>,
+    /// Its cluster IPs, one a family.
+    #[serde(
+        default,
+        alias = "clusterIp",
+        deserialize_with = "state::one_or_several",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub cluster_ips: Vec<IpAddr>,
     /// It is headless, and stays so when it no longer says so (DEF-3).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub headless: bool,
+    /// Its families, and how it came to them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub families: Vec<Family>,
+    /// spec.ipFamilyPolicy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     /// Its node ports by port name (DEF-3 keeps them by name).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_ports: BTreeMap<String, u16>,
@@ -55,21 +72,19 @@ pub struct Holding {
 /// What Services ask for by number: nothing of it is given to one that does not care.
 #[derive(Debug, Default)]
 pub struct Wanted {
-    cluster_ips: BTreeSet<u32>,
-    node_ports: BTreeSet<u32>,
+    cluster_ips: BTreeSet<IpAddr>,
+    node_ports: BTreeSet<u16>,
 }
 
 impl Wanted {
     /// Adds what `spec` asks for.
     pub fn add(&mut self, spec: &ServiceSpec) {
-        let ip = spec
-            .cluster_ip
-            .as_ref()
-            .and_then(|ip| ip.parse::<Ipv4Addr>().ok());
-        self.cluster_ips.extend(ip.map(u32::from));
+        let ips = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
+        self.cluster_ips
+            .extend(ips.filter_map(|ip| ip.parse::<IpAddr>().ok()));
         let ports = spec.ports.iter().flatten().filter_map(|port| port.node_port);
         self.node_ports
-            .extend(ports.filter_map(|number| u32::try_from(number).ok()));
+            .extend(ports.filter_map(|number| u16::try_from(number).ok()));
     }
 }
 
@@ -77,8 +92,10 @@ impl Wanted {
 #[derive(Debug)]
 pub struct Allocator {
     ranges: Ranges,
-    cluster_ips: Pool,
+    services: Vec<Range>,
     node_ports: Pool,
+    ip_holders: BTreeMap<IpAddr, ServiceName>,
+    port_holders: BTreeMap<u16, ServiceName>,
     holdings: BTreeMap<ServiceName, Holding>,
     /// Whether anything changed since the state was last saved.
     changed: bool,
@@ -87,19 +104,40 @@ pub struct Allocator {
 /// Those of a cluster that was made without saying otherwise.
 impl Default for Ranges {
     fn default() -> Self {
+        let services = const { Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16) };
         Self {
-            services: const { Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16) },
+            services: vec![services.into()],
+            other_services: Vec::new(),
             node_ports: 30_000..=32_767,
+        }
+    }
+}
+
+impl Ranges {
+    /// All networks that cluster IPs are in.
+    pub fn networks(&self) -> impl Iterator<Item = IpNet> {
+        self.services.iter().chain(&self.other_services).copied()
+    }
+
+    /// Families of the cluster.
+    pub fn families(&self) -> Families {
+        let family = |net: &IpNet| Family::of(net.addr());
+        let primary = self.services.first().map_or(Family::V4, family);
+        Families {
+            primary,
+            dual: self.services.iter().any(|net| family(net) != primary),
         }
     }
 }
 
 impl fmt::Display for Ranges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for network in self.networks() {
+            write!(f, "{network}, ")?;
+        }
         write!(
             f,
-            "{}, node ports {}-{}",
-            self.services,
+            "node ports {}-{}",
             self.node_ports.start(),
             self.node_ports.end()
         )
@@ -109,49 +147,43 @@ impl fmt::Display for Ranges {
 impl Allocator {
     /// An allocator over `ranges` that starts from `holdings`. What lies outside the ranges, or is held twice, is let go.
     pub fn new(ranges: Ranges, holdings: BTreeMap<ServiceName, Holding>) -> Self {
-        let size = 1_u64 << (32 - ranges.services.prefix_len());
-        let band = if size <= 16 {
-            0
-        } else {
-            (size / 16).clamp(16, 256) as u32
-        };
-        let network = u32::from(ranges.services.network());
-        let broadcast = u32::from(ranges.services.broadcast());
-        let cluster_ips = Pool::new(network + 1, broadcast.saturating_sub(1), band);
-
         let (first, last) = (
-            u32::from(*ranges.node_ports.start()),
-            u32::from(*ranges.node_ports.end()),
+            u128::from(*ranges.node_ports.start()),
+            u128::from(*ranges.node_ports.end()),
         );
-        let size = last - first + 1;
-        let band = if size <= 16 { 0 } else { (size / 32).clamp(16, 128) };
-        let node_ports = Pool::new(first, last, band);
-
         let mut allocator = Self {
+            services: ranges.networks().map(Range::new).collect(),
+            node_ports: Pool::new(first, last, last - first + 1, 32, (16, 128)),
             ranges,
-            cluster_ips,
-            node_ports,
+            ip_holders: BTreeMap::new(),
+            port_holders: BTreeMap::new(),
             holdings: BTreeMap::new(),
             changed: false,
         };
         for (name, mut holding) in holdings {
-            let free = |pool: &Pool, number: u32| pool.has(number) && !pool.holders.contains_key(&number);
             let before = holding.clone();
-            holding.cluster_ip = holding
-                .cluster_ip
-                .filter(|ip| free(&allocator.cluster_ips, u32::from(*ip)));
-            holding
-                .node_ports
-                .retain(|_, number| free(&allocator.node_ports, u32::from(*number)));
+            let had_addresses = !holding.cluster_ips.is_empty();
+            holding.cluster_ips = allocator.still_possible(&name, &holding.cluster_ips);
+            if had_addresses {
+                holding.families = holding.cluster_ips.iter().copied().map(Family::of).collect();
+            }
+            holding.node_ports.retain(|_, number| {
+                allocator.node_ports.has((*number).into()) && !allocator.port_holders.contains_key(number)
+            });
             allocator.changed |= before != holding;
             allocator.hold(&name, holding);
         }
         allocator
     }
 
-    /// When `name` was first known.
-    pub fn created(&self, name: &ServiceName) -> Option<Timestamp> {
-        self.holdings.get(name).map(|holding| holding.created)
+    /// Families of the cluster.
+    pub fn families(&self) -> Families {
+        self.ranges.families()
+    }
+
+    /// What `name` holds.
+    pub fn held(&self, name: &ServiceName) -> Option<&Holding> {
+        self.holdings.get(name)
     }
 
     /// Fills in what `spec` (defaulted, valid) leaves to us and takes it for `name`. On an error nothing changes.
@@ -163,22 +195,14 @@ impl Allocator {
     ) -> Result<(), Vec<FieldError>> {
         let mut errors = Errors::default();
         let held = self.holdings.get(name).cloned();
-        if spec.cluster_ip.is_none()
-            && spec.type_.as_deref() == Some("ClusterIP")
-            && held.as_ref().is_some_and(|holding| holding.headless)
-        {
-            spec.cluster_ip = Some("None".into());
-            spec.cluster_ips = Some(vec!["None".into()]);
-        }
-        let headless = spec.cluster_ip.as_deref() == Some("None");
-        let cluster_ip = self.cluster_ip(name, spec, held.as_ref(), wanted, &mut errors);
+        let cluster_ips = self.cluster_ips(name, spec, wanted, &mut errors);
         let node_ports = self.node_ports(name, spec, held.as_ref(), wanted, &mut errors);
         if !errors.0.is_empty() {
             return Err(errors.0);
         }
-        if let Some(ip) = cluster_ip {
-            spec.cluster_ip = Some(ip.to_string());
-            spec.cluster_ips = Some(vec![ip.to_string()]);
+        if let Some(primary) = cluster_ips.first() {
+            spec.cluster_ip = Some(primary.to_string());
+            spec.cluster_ips = Some(cluster_ips.iter().map(ToString::to_string).collect());
         }
         let mut by_name = BTreeMap::new();
         for (port, number) in spec.ports.iter_mut().flatten().zip(&node_ports) {
@@ -190,10 +214,13 @@ impl Allocator {
         let created = held
             .as_ref()
             .map_or_else(Timestamp::now, |holding| holding.created);
+        let families = spec.ip_families.iter().flatten();
         let holding = Holding {
             created,
-            cluster_ip,
-            headless,
+            cluster_ips,
+            headless: spec.cluster_ip.as_deref() == Some("None"),
+            families: families.filter_map(|name| Family::named(name)).collect(),
+            policy: spec.ip_family_policy.clone(),
             node_ports: by_name,
         };
         if held.as_ref() != Some(&holding) {
@@ -206,9 +233,13 @@ impl Allocator {
 
     /// Lets go of all that `name` holds.
     pub fn release(&mut self, name: &ServiceName) {
-        if self.holdings.remove(name).is_some() {
-            self.cluster_ips.holders.retain(|_, holder| holder != name);
-            self.node_ports.holders.retain(|_, holder| holder != name);
+        if let Some(holding) = self.holdings.remove(name) {
+            holding.cluster_ips.iter().for_each(|ip| {
+                self.ip_holders.remove(ip);
+            });
+            holding.node_ports.values().for_each(|number| {
+                self.port_holders.remove(number);
+            });
             self.changed = true;
         }
     }
@@ -225,65 +256,13 @@ impl Allocator {
     }
 
     fn hold(&mut self, name: &ServiceName, holding: Holding) {
-        if let Some(ip) = holding.cluster_ip {
-            self.cluster_ips.holders.insert(u32::from(ip), name.clone());
+        for ip in &holding.cluster_ips {
+            self.ip_holders.insert(*ip, name.clone());
         }
         for number in holding.node_ports.values() {
-            self.node_ports.holders.insert(u32::from(*number), name.clone());
+            self.port_holders.insert(*number, name.clone());
         }
         self.holdings.insert(name.clone(), holding);
-    }
-
-    fn cluster_ip(
-        &self,
-        name: &ServiceName,
-        spec: &ServiceSpec,
-        held: Option<&Holding>,
-        wanted: &Wanted,
-        errors: &mut Errors,
-    ) -> Option<Ipv4Addr> {
-        let field = "spec.clusterIPs";
-        match (spec.type_.as_deref(), spec.cluster_ip.as_deref()) {
-            (Some("ExternalName"), _) | (_, Some("None")) => None,
-            (_, Some(text)) => {
-                let Ok(ip) = text.parse::<Ipv4Addr>() else {
-                    errors.invalid(field, text, "must be an IPv4 address");
-                    return None;
-                };
-                let number = u32::from(ip);
-                if !self.cluster_ips.has(number) {
-                    let (first, last) = (
-                        Ipv4Addr::from(self.cluster_ips.first),
-                        Ipv4Addr::from(self.cluster_ips.last),
-                    );
-                    errors.invalid(
-                        field,
-                        ip,
-                        format!("must be from {first} to {last}, the service range"),
-                    );
-                } else if let Some(holder) = self
-                    .cluster_ips
-                    .holders
-                    .get(&number)
-                    .filter(|holder| *holder != name)
-                {
-                    errors.invalid(field, ip, format!("is already held by Service {holder}"));
-                }
-                Some(ip)
-            }
-            (_, None) => held.and_then(|holding| holding.cluster_ip).or_else(|| {
-                let seed = hash(&[&name.namespace, &name.name]);
-                let picked = self.cluster_ips.pick(seed, &wanted.cluster_ips, &BTreeSet::new());
-                if picked.is_none() {
-                    errors.invalid(
-                        field,
-                        "",
-                        format!("no address is free in {}", self.ranges.services),
-                    );
-                }
-                picked.map(Ipv4Addr::from)
-            }),
-        }
     }
 }
 
@@ -292,10 +271,10 @@ mod tests {
     use super::*;
     use crate::model::tests::service;
 
-    pub(super) fn allocator(range: &str) -> Allocator {
+    pub(super) fn allocator(ranges: &[&str]) -> Allocator {
         let ranges = Ranges {
-            services: range.parse().unwrap(),
-            node_ports: 30_000..=32_767,
+            services: ranges.iter().map(|range| range.parse().unwrap()).collect(),
+            ..Ranges::default()
         };
         Allocator::new(ranges, BTreeMap::new())
     }
@@ -309,9 +288,10 @@ mod tests {
 
     fn allocate(allocator: &mut Allocator, service_name: &str, text: &str) -> Result<ServiceSpec, String> {
         let mut object = service(text);
-        crate::model::defaults::apply(&mut object);
+        let name = name(service_name);
+        crate::model::defaults::apply(&mut object, allocator.families(), allocator.held(&name));
         let mut spec = object.spec.unwrap();
-        match allocator.allocate(&name(service_name), &mut spec, &Wanted::default()) {
+        match allocator.allocate(&name, &mut spec, &Wanted::default()) {
             Ok(()) => Ok(spec),
             Err(errors) => Err(errors
                 .iter()
@@ -330,33 +310,75 @@ mod tests {
             ("10.0.0.0/22", 64),
             ("10.0.0.0/27", 16),
             ("10.0.0.0/28", 0),
+            ("fd00:96::/112", 256),
+            ("fd00:96::/64", 256),
+            ("fd00:96::/121", 16),
+            ("fd00:96::/124", 0),
         ] {
-            let pool = allocator(range).cluster_ips;
+            let pool = &allocator(&[range]).services[0].pool;
             assert_eq!(pool.dynamic - pool.first, band, "{range}");
         }
-        let pool = allocator("10.0.0.0/24").node_ports;
+        let pool = allocator(&["10.0.0.0/24"]).node_ports;
         assert_eq!(pool.dynamic, 30_086, "AL-5");
     }
 
     #[test]
     fn al_3_the_dynamic_part_is_used_up_first_then_the_band_then_it_is_an_error() {
-        let mut small = allocator("10.0.0.0/27");
-        let mut ip = |i: usize| allocate(&mut small, &format!("s{i}"), "{ports: [{port: 80}]}");
-        let number = |spec: ServiceSpec| spec.cluster_ip.unwrap().parse::<Ipv4Addr>().unwrap().octets()[3];
-        let mut upper: Vec<u8> = (0..14).map(|i| number(ip(i).unwrap())).collect();
-        let mut lower: Vec<u8> = (14..30).map(|i| number(ip(i).unwrap())).collect();
-        upper.sort_unstable();
-        lower.sort_unstable();
-        assert_eq!((upper, lower), ((17..=30).collect(), (1..=16).collect()));
+        // IPv6 has an address more: none is for broadcasts.
+        for (range, last) in [("10.0.0.0/27", 30), ("fd00:96::/123", 31)] {
+            let mut small = allocator(&[range]);
+            let mut ip = |i: usize| allocate(&mut small, &format!("s{i}"), "{ports: [{port: 80}]}");
+            let number = |spec: ServiceSpec| match spec.cluster_ip.unwrap().parse().unwrap() {
+                IpAddr::V4(v4) => v4.octets()[3],
+                IpAddr::V6(v6) => v6.octets()[15],
+            };
+            let mut upper: Vec<u8> = (17..=last).map(|i| number(ip(i.into()).unwrap())).collect();
+            let mut lower: Vec<u8> = (1..=16).map(|i| number(ip(i).unwrap())).collect();
+            upper.sort_unstable();
+            lower.sort_unstable();
+            assert_eq!((upper, lower), ((17..=last).collect(), (1..=16).collect()));
+            let full = format!("spec.clusterIPs: Invalid value: : no address is free in {range}");
+            assert_eq!(ip(99).unwrap_err(), full);
+        }
+    }
+
+    #[test]
+    fn al_11_another_range_is_for_those_who_name_it_and_for_all_once_the_first_is_full() {
+        let ranges = Ranges {
+            services: vec!["10.0.0.0/29".parse().unwrap()],
+            other_services: vec!["10.9.0.0/24".parse().unwrap()],
+            ..Ranges::default()
+        };
+        let mut both = Allocator::new(ranges, BTreeMap::new());
+        let text = "{clusterIP: 10.9.0.7, ports: [{port: 80}]}";
         assert_eq!(
-            ip(30).unwrap_err(),
-            "spec.clusterIPs: Invalid value: : no address is free in 10.0.0.0/27"
+            allocate(&mut both, "named", text).unwrap().cluster_ip.unwrap(),
+            "10.9.0.7"
         );
+        let mut ip = |i: u8| {
+            let spec = allocate(&mut both, &format!("s{i}"), "{ports: [{port: 80}]}");
+            spec.unwrap().cluster_ip.unwrap()
+        };
+        assert!((1..=6).all(|i| ip(i).starts_with("10.0.0.")));
+        assert!(ip(7).starts_with("10.9.0."));
+    }
+
+    #[test]
+    fn what_one_family_lacks_takes_nothing_of_the_other() {
+        let mut both = allocator(&["10.96.0.0/16", "fd00:96::/125"]);
+        let text = "{ipFamilyPolicy: RequireDualStack, ports: [{port: 80}]}";
+        (1..=7).for_each(|i| assert!(allocate(&mut both, &format!("s{i}"), text).is_ok()));
+        let before = both.ip_holders.clone();
+        assert_eq!(
+            allocate(&mut both, "late", text).unwrap_err(),
+            "spec.clusterIPs: Invalid value: : no address is free in fd00:96::/125"
+        );
+        assert_eq!(both.ip_holders, before);
     }
 
     #[test]
     fn the_holder_of_an_address_or_port_is_named() {
-        let mut all = allocator("10.96.0.0/16");
+        let mut all = allocator(&["10.96.0.0/16"]);
         let text = "{type: NodePort, clusterIP: 10.96.0.5, ports: [{port: 80, nodePort: 30026}]}";
         allocate(&mut all, "a", text).unwrap();
         assert_eq!(
@@ -368,7 +390,7 @@ mod tests {
 
     #[test]
     fn a_failed_allocation_takes_and_frees_nothing() {
-        let mut all = allocator("10.96.0.0/16");
+        let mut all = allocator(&["10.96.0.0/16"]);
         allocate(
             &mut all,
             "a",
@@ -388,8 +410,8 @@ mod tests {
     #[test]
     fn a_service_without_memory_of_it_gets_the_same_again() {
         let text = "{type: NodePort, ports: [{port: 80}]}";
-        let once = allocate(&mut allocator("10.96.0.0/16"), "a", text).unwrap();
-        let again = allocate(&mut allocator("10.96.0.0/16"), "a", text).unwrap();
+        let once = allocate(&mut allocator(&["10.96.0.0/16"]), "a", text).unwrap();
+        let again = allocate(&mut allocator(&["10.96.0.0/16"]), "a", text).unwrap();
         assert_eq!(once, again);
     }
 }

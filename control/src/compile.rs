@@ -116,16 +116,11 @@ pub struct Compiled {
 
 /// Compiles `model`; `before` are the numbers of the last compilation, or of the dataplane's inventory.
 pub fn compile(model: &Model, slices: &Slices, settings: &Settings, before: &Numbers) -> Compiled {
-    services(
-        model.services().map(|service| &**service),
-        slices,
-        settings,
-        before,
-    )
+    let services = model.services().map(|service| &**service);
+    compile_services(services, slices, settings, before)
 }
 
-/// The same for Services from wherever.
-pub fn services<'a>(
+fn compile_services<'a>(
     services: impl Iterator<Item = &'a Service>,
     slices: &Slices,
     settings: &Settings,

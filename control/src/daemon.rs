@@ -7,13 +7,14 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use ipnet::IpNet;
 use sluice_dataplane::channel::record::SettingsRecord;
 
 use crate::allocate::{Allocator, state};
 use crate::api::{self, Status, View};
 use crate::compile::{self, Numbers, Settings};
 use crate::endpoints::{self, sets::Here};
-use crate::model::Model;
+use crate::model::{Family, Model};
 use crate::problem::{Problem, Severity};
 use crate::publish::{Dataplane, PublishError, Publisher};
 use crate::source::{Batch, files};
@@ -33,6 +34,13 @@ pub fn run(config: &Config, dataplane: impl Dataplane) -> anyhow::Result<()> {
         .with_context(|| format!("{}: the state file cannot be read", config.state.display()))?;
     let ranges = config.ranges();
     log::info!("node {}, Services from {ranges}", config.node.name);
+    for range in &config.service_ranges {
+        let family = Family::of(range.addr());
+        let of_family = |pods: &IpNet| Family::of(pods.addr()) == family;
+        if !config.pod_ranges.is_empty() && !config.pod_ranges.iter().any(of_family) {
+            log::warn!("podRanges has none of {family}: of that family nobody is told from a pod (TP-2)");
+        }
+    }
     let model = Model::new(Allocator::new(ranges, holdings));
     let view = api::serve(&config.api.socket)
         .with_context(|| format!("{}: the API's socket cannot be made", config.api.socket.display()))?;
@@ -61,9 +69,7 @@ fn settings(config: &Config) -> Settings {
         node_addresses: config.node.addresses.clone(),
         node_port_addresses: config.node_port_addresses.clone(),
         pod_ranges: config.pod_ranges.clone(),
-        service_ranges: std::iter::once(config.service_range.into())
-            .chain(config.other_service_ranges.iter().copied())
-            .collect(),
+        service_ranges: config.ranges().networks().collect(),
         algorithm: config.algorithm.into(),
         external_ips: config.external_ips,
         switches: SettingsRecord {

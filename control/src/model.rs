@@ -18,6 +18,10 @@ use crate::source::{Batch, Event};
 pub mod defaults;
 /// What is taken, but hardly does what is meant.
 pub mod doubts;
+/// Families and cluster IPs of a Service.
+mod families;
+/// Address families.
+mod family;
 /// One mistake.
 mod field_error;
 /// Forms of names and addresses.
@@ -27,6 +31,7 @@ mod service;
 /// What a Service may not say.
 pub mod validate;
 
+pub use family::{Families, Family};
 pub(crate) use field_error::Errors;
 pub use field_error::{FieldError, Reason};
 pub use service::{Service, ServiceName, ServicePort, Target, protocol};
@@ -265,6 +270,11 @@ impl Model {
     }
 }
 
+/// The items of a list, none if it is not given.
+fn given<T>(list: &Option<Vec<T>>) -> &[T] {
+    list.as_deref().unwrap_or_default()
+}
+
 /// Where a person wrote what the API server's errors call `field`; nowhere if it only repeats another error: a
 /// `targetPort` that was left out is as wrong as the `port` it was taken from.
 fn written_as<'a>(written: &core::Service, field: &'a str) -> Option<&'a str> {
@@ -293,8 +303,9 @@ fn meaning(
     wanted: &Wanted,
 ) -> Result<Service, Vec<FieldError>> {
     let mut object = written.clone();
-    defaults::apply(&mut object);
-    let mut errors = validate::service(&object);
+    let cluster = allocator.families();
+    defaults::apply(&mut object, cluster, allocator.held(name));
+    let mut errors = validate::service(&object, cluster);
     if let Some(old) = old {
         errors.extend(validate::update(old, &object));
     }
@@ -302,7 +313,7 @@ fn meaning(
         return Err(errors);
     }
     allocator.allocate(name, object.spec.get_or_insert_default(), wanted)?;
-    object.metadata.creation_timestamp = allocator.created(name).map(Time);
+    object.metadata.creation_timestamp = allocator.held(name).map(|held| Time(held.created));
     Service::new(name.clone(), object).map_err(|message| {
         let reason = Reason::Invalid;
         vec![FieldError {

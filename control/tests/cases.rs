@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use sluice_control::compile::{Numbers, Settings, compile};
 use sluice_control::endpoints::{self, sets::Here};
@@ -10,7 +10,7 @@ use sluice_control::model::Model;
 use sluice_control::source::files::Folders;
 use sluice_dataplane::channel::record::{Algorithm, BackendRecord, Record};
 
-use crate::support::{allocator, folder};
+use crate::support::{DUAL, allocator, folder};
 
 fn settings() -> Settings {
     Settings {
@@ -20,8 +20,10 @@ fn settings() -> Settings {
             as_local: Vec::new(),
         },
         node_addresses: vec!["192.0.2.1".parse().unwrap()],
-        pod_ranges: vec!["10.244.0.0/16".parse().unwrap()],
-        service_ranges: vec!["10.96.0.0/16".parse().unwrap()],
+        pod_ranges: ["10.244.0.0/16", "fd00:244::/64"]
+            .map(|range| range.parse().unwrap())
+            .to_vec(),
+        service_ranges: DUAL.iter().map(|range| range.parse().unwrap()).collect(),
         algorithm: Algorithm::Maglev,
         ..Settings::default()
     }
@@ -48,7 +50,10 @@ fn describe(model: &Model) -> String {
             ),
             Record::Frontend(r) => {
                 let address = match r.address {
-                    IpAddr::V4(every) if every.is_unspecified() => "*".to_owned(),
+                    every if every.is_unspecified() => match every {
+                        IpAddr::V4(_) => "*".to_owned(),
+                        IpAddr::V6(_) => "[*]".to_owned(),
+                    },
                     address => address.to_string(),
                 };
                 writeln!(
@@ -60,10 +65,9 @@ fn describe(model: &Model) -> String {
             Record::Backend(r) => {
                 writeln!(
                     out,
-                    "backend of {}: {}:{} {}",
+                    "backend of {}: {} {}",
                     r.service_port.0,
-                    r.address,
-                    r.port,
+                    SocketAddr::new(r.address, r.port),
                     flags(r)
                 )
             }
@@ -109,7 +113,7 @@ fn every_case_becomes_the_records_it_must() {
     cases.sort();
     assert!(cases.len() >= 8, "cases are missing");
     for case in cases {
-        let mut model = Model::new(allocator());
+        let mut model = Model::new(allocator(DUAL));
         model.apply(Folders::new(std::slice::from_ref(&case)).scan());
         let got = describe(&model);
         let path = case.join("records.txt");
@@ -199,7 +203,7 @@ fn every_manifest_a_person_may_copy_is_sound() {
         .collect();
     assert!(labs.len() >= 2);
     for lab in labs {
-        let mut model = Model::new(allocator());
+        let mut model = Model::new(allocator(DUAL));
         model.apply(Folders::new(std::slice::from_ref(&lab)).scan());
         assert!(
             model.problems().is_empty(),

@@ -74,7 +74,7 @@ fn check_takes_the_ranges_of_a_gateways_configuration() {
     let text = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n\
                 spec: {type: NodePort, clusterIP: 10.7.0.9, ports: [{port: 80, nodePort: 20080}]}\n";
     fs::write(&path, text).unwrap();
-    let ranges = "manifests: [m]\nserviceRange: 10.7.0.0/24\nnodePortRange: 20000-20999\n";
+    let ranges = "manifests: [m]\nserviceRanges: [10.7.0.0/24]\nnodePortRange: 20000-20999\n";
     fs::write(&config, ranges).unwrap();
     let path = path.to_str().unwrap();
     let (code, stdout, _) = out(&sluice(&["check", path]));
@@ -94,7 +94,7 @@ fn get_of_an_unknown_kind_exits_with_1_and_names_the_kinds() {
 fn a_bad_configuration_is_one_clear_line() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("control.yaml");
-    fs::write(&path, "manifests: [m]\nserviceRange: 10.96.0.1/16\n").unwrap();
+    fs::write(&path, "manifests: [m]\nserviceRanges: [10.96.0.1/16]\n").unwrap();
     let (code, stdout, stderr) = out(&sluice(&["control", "--config", path.to_str().unwrap()]));
     assert_eq!(
         (code, stdout.as_str(), stderr.lines().count()),
@@ -102,7 +102,7 @@ fn a_bad_configuration_is_one_clear_line() {
         "{stderr}"
     );
     assert!(
-        stderr.contains("control.yaml:2:15: serviceRange: must be a network"),
+        stderr.contains("control.yaml:2:17: serviceRanges[0]: must be a network"),
         "{stderr}"
     );
 }
@@ -121,5 +121,5 @@ fn get_without_a_control_process_says_what_to_do_next() {
 fn the_example_configuration_is_one_that_works() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let config = Config::load(&root.join("configs/gateway/control.yaml")).unwrap();
-    assert_eq!(config.service_range.to_string(), "10.96.0.0/16");
+    assert_eq!(config.service_ranges, ["10.96.0.0/16".parse().unwrap()]);
 }

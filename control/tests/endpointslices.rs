@@ -4,8 +4,10 @@ use std::fs;
 
 use serde_json::{Value, json};
 use sluice_control::endpoints;
+use sluice_control::model::Model;
+use sluice_control::source::{Batch, Event};
 
-use crate::support::{Tally, folder, model, text};
+use crate::support::{Tally, folder, model, parse, text};
 
 /// One slice as the record has it: without what the server adds, lists sorted.
 fn normal(mut slice: Value) -> Value {
@@ -43,6 +45,38 @@ fn lines(slices: impl Iterator<Item = Value>) -> String {
     lines.join("\n")
 }
 
+const STALE: &str = "the controller forgets slices that it made for a selector; ours follow the Service";
+
+/// Second steps that differ on purpose, and why.
+const LATER: &[(&str, &str)] = &[
+    ("selector-removed, then", STALE),
+    ("to-external-name, then", STALE),
+];
+
+/// The events of a second step: objects that are new, or gone.
+fn changes(then: &str) -> Batch {
+    let gone = then.contains("$delete: true");
+    let objects = parse(&then.replace("$delete: true\n", "")).objects.into_iter();
+    objects
+        .map(|object| match gone {
+            true => Event::Delete(object.key),
+            false => Event::Apply(Box::new(object)),
+        })
+        .collect()
+}
+
+fn compare(tally: &mut Tally, id: &str, model: &Model, out: &str) {
+    assert!(model.problems().is_empty(), "{id}: {:?}", model.problems());
+    let wanted: Value = serde_json::from_str(out).unwrap();
+    let slices = endpoints::slices(model);
+    let slices = slices
+        .values()
+        .flatten()
+        .map(|slice| serde_json::to_value(slice).unwrap());
+    let wanted = wanted["endpointSlices"].as_array().unwrap().iter().cloned();
+    tally.compare(id, &lines(slices), &lines(wanted));
+}
+
 #[test]
 fn selectors_and_mirrored_endpoints_give_the_slices_the_controllers_made() {
     let mut tally = Tally::default();
@@ -55,34 +89,25 @@ fn selectors_and_mirrored_endpoints_give_the_slices_the_controllers_made() {
     cases.sort();
     for case in cases.into_iter().filter(|path| path.is_dir()) {
         let id = case.file_name().unwrap().to_string_lossy().into_owned();
-        let (given, out) = (text(&case.join("in.yaml")), text(&case.join("out.json")));
-        // A bare `n` or `y` is a boolean to the API server; the recorder's own YAML took it for text.
-        let given = given
-            .replace("{note: n}", "{note: \"n\"}")
-            .replace("x: y}", "x: \"y\"}");
-        let wanted: Value = serde_json::from_str(&out).unwrap();
-        if given.contains("IPv6") || given.contains("DualStack") || out.contains("IPv6") {
-            tally.leave_out(&id, "IPv6");
-            continue;
-        }
         if id.starts_with("topology-") {
             tally.leave_out(&id, "topology-mode Auto's proportional hints");
             continue;
         }
-        let model = model(&format!("{given}---\n{nodes}"));
-        assert!(model.problems().is_empty(), "{id}: {:?}", model.problems());
-        let slices = endpoints::slices(&model);
-        let got = lines(
-            slices
-                .values()
-                .flatten()
-                .map(|slice| serde_json::to_value(slice).unwrap()),
-        );
-        tally.compare(
-            &id,
-            &got,
-            &lines(wanted["endpointSlices"].as_array().unwrap().iter().cloned()),
-        );
+        // A bare `n` or `y` is a boolean to the API server; the recorder's own YAML took it for text.
+        let given = text(&case.join("in.yaml"))
+            .replace("{note: n}", "{note: \"n\"}")
+            .replace("x: y}", "x: \"y\"}");
+        let mut model = model(&format!("{given}---\n{nodes}"));
+        compare(&mut tally, &id, &model, &text(&case.join("out.json")));
+        if let Ok(then) = fs::read_to_string(case.join("then.yaml")) {
+            let id = format!("{id}, then");
+            if let Some((_, reason)) = LATER.iter().find(|(different, _)| *different == id) {
+                tally.leave_out(&id, reason);
+                continue;
+            }
+            model.apply(changes(&then.replace("team: y}", "team: \"y\"}")));
+            compare(&mut tally, &id, &model, &text(&case.join("then-out.json")));
+        }
     }
-    tally.finish(60);
+    tally.finish(100);
 }

@@ -10,7 +10,7 @@ use sluice_control::manifest::Body;
 use sluice_control::model::defaults;
 use sluice_control::table::Rows;
 
-use crate::support::{Tally, folder, parse, records, text};
+use crate::support::{DUAL, Tally, allocator, folder, parse, records, text};
 
 /// The words of a shell line with double quotes.
 fn words(line: &str) -> Vec<String> {
@@ -45,7 +45,7 @@ fn tables_are_kubectls_to_the_letter() {
             Body::Service(service) => {
                 let mut service = (*service).clone();
                 let status = service.status.take();
-                defaults::apply(&mut service);
+                defaults::apply(&mut service, allocator(DUAL).families(), None);
                 service.status = status;
                 services.push(service);
             }

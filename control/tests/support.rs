@@ -35,13 +35,19 @@ pub(crate) fn parse(text: &str) -> Contents {
     }))
 }
 
-pub(crate) fn allocator() -> Allocator {
+/// Of a cluster with Services from these ranges.
+pub(crate) fn allocator(services: &[&str]) -> Allocator {
     let ranges = Ranges {
-        services: "10.96.0.0/16".parse().unwrap(),
-        node_ports: 30_000..=32_767,
+        services: services.iter().map(|range| range.parse().unwrap()).collect(),
+        ..Ranges::default()
     };
     Allocator::new(ranges, BTreeMap::new())
 }
+
+/// The ranges of the recorded cluster.
+pub(crate) const DUAL: &[&str] = &["10.96.0.0/16", "fd00:96::/112"];
+/// Those of a cluster of one family.
+pub(crate) const SINGLE: &[&str] = &["10.96.0.0/16"];
 
 /// The events of a source that holds `text` and nothing else.
 pub(crate) fn reset(text: &str) -> Batch {
@@ -58,7 +64,7 @@ pub(crate) fn reset(text: &str) -> Batch {
 }
 
 pub(crate) fn model(text: &str) -> Model {
-    let mut model = Model::new(allocator());
+    let mut model = Model::new(allocator(DUAL));
     model.apply(reset(text));
     model
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ServiceSpec;
 
-use super::{Allocator, Holding, Wanted, hash};
+use super::pool::hash;
+use super::{Allocator, Holding, Wanted};
 use crate::model::{Errors, ServiceName};
 
 impl Allocator {
@@ -24,8 +25,8 @@ impl Allocator {
             Some("LoadBalancer") => spec.allocate_load_balancer_node_ports != Some(false),
             _ => return vec![None; ports.len()],
         };
-        let mut mine: BTreeMap<u32, i32> = BTreeMap::new();
-        let mut of_port: BTreeMap<i32, u32> = BTreeMap::new();
+        let (mut mine, mut of_port): (BTreeMap<u16, i32>, BTreeMap<i32, u16>) = Default::default();
+        let (first, last) = (self.node_ports.first, self.node_ports.last);
         let mut found = Vec::with_capacity(ports.len());
         for (index, port) in ports.iter().enumerate() {
             let field = format!("spec.ports[{index}].nodePort");
@@ -37,9 +38,7 @@ impl Allocator {
             let shared = || {
                 let neighbours = || ports.iter().filter(|other| other.port == port.port);
                 let asked = neighbours().find_map(|other| other.node_port);
-                let given = of_port
-                    .get(&port.port)
-                    .and_then(|number| i32::try_from(*number).ok());
+                let given = of_port.get(&port.port).map(|number| i32::from(*number));
                 if held.is_none() && automatic {
                     given.or(asked)
                 } else {
@@ -48,18 +47,14 @@ impl Allocator {
             };
             let number = match port.node_port.or_else(kept).or_else(shared) {
                 Some(asked) => {
-                    let Some(number) = u32::try_from(asked).ok().filter(|n| self.node_ports.has(*n)) else {
-                        let (first, last) = (self.node_ports.first, self.node_ports.last);
+                    let number = u16::try_from(asked).ok();
+                    let Some(number) = number.filter(|n| self.node_ports.has((*n).into())) else {
                         errors.invalid(&field, asked, format!("must be from {first} to {last}"));
                         found.push(None);
                         continue;
                     };
-                    if let Some(holder) = self
-                        .node_ports
-                        .holders
-                        .get(&number)
-                        .filter(|holder| *holder != name)
-                    {
+                    let holder = self.port_holders.get(&number);
+                    if let Some(holder) = holder.filter(|holder| *holder != name) {
                         errors.invalid(&field, asked, format!("is already held by Service {holder}"));
                     } else if held.is_none() && mine.get(&number).is_some_and(|other| *other != port.port) {
                         let message =
@@ -78,9 +73,14 @@ impl Allocator {
                         &name.name,
                         port.name.as_deref().unwrap_or_default(),
                     ]);
-                    let taken = mine.keys().copied().collect();
-                    let Some(number) = self.node_ports.pick(seed, &wanted.node_ports, &taken) else {
-                        let (first, last) = (self.node_ports.first, self.node_ports.last);
+                    let free = |number: &u16| {
+                        !self.port_holders.contains_key(number)
+                            && !wanted.node_ports.contains(number)
+                            && !mine.contains_key(number)
+                    };
+                    let free = |number| u16::try_from(number).is_ok_and(|number| free(&number));
+                    let picked = self.node_ports.pick(seed, free);
+                    let Some(number) = picked.and_then(|number| u16::try_from(number).ok()) else {
                         errors.invalid(&field, "", format!("no node port is free from {first} to {last}"));
                         found.push(None);
                         continue;
@@ -90,7 +90,7 @@ impl Allocator {
             };
             mine.insert(number, port.port);
             of_port.insert(port.port, number);
-            found.push(u16::try_from(number).ok());
+            found.push(Some(number));
         }
         found
     }

@@ -1,40 +1,40 @@
-//! A range of numbers of which each has one holder: what cluster IPs and node ports have in common.
+//! A range of numbers of which each has one holder: what cluster IPs and node ports have in common. Who holds which is
+//! the allocator's.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use crate::model::ServiceName;
-
-/// A range of numbers with a lower band that is given out last (AL-2, AL-5), and who holds which of them.
+/// A range of numbers with a lower band that is given out last (AL-2, AL-5).
 #[derive(Debug)]
 pub(super) struct Pool {
-    pub(super) first: u32,
-    pub(super) last: u32,
+    pub(super) first: u128,
+    pub(super) last: u128,
     /// First of the numbers that are given out first.
-    pub(super) dynamic: u32,
-    pub(super) holders: BTreeMap<u32, ServiceName>,
+    pub(super) dynamic: u128,
 }
 
 impl Pool {
-    pub(super) fn new(first: u32, last: u32, band: u32) -> Self {
+    /// The numbers from `first` to `last`. The band is one of `parts` of `size`, within `band`; there is none in 16 or fewer.
+    pub(super) fn new(first: u128, last: u128, size: u128, parts: u128, band: (u128, u128)) -> Self {
+        let band = if size <= 16 {
+            0
+        } else {
+            (size / parts).clamp(band.0, band.1)
+        };
         Self {
             first,
             last,
             dynamic: first + band,
-            holders: BTreeMap::new(),
         }
     }
 
-    pub(super) fn has(&self, number: u32) -> bool {
+    pub(super) fn has(&self, number: u128) -> bool {
         (self.first..=self.last).contains(&number)
     }
 
     /// A free number, the same for the same `seed` as long as it is free.
-    pub(super) fn pick(&self, seed: u64, avoid: &BTreeSet<u32>, mine: &BTreeSet<u32>) -> Option<u32> {
-        let probe = |first: u32, end: u32| {
-            let length = u64::from(end.checked_sub(first)?);
-            let start = first + u32::try_from(seed.checked_rem(length)?).ok()?;
-            let free = |n: &u32| !self.holders.contains_key(n) && !avoid.contains(n) && !mine.contains(n);
-            (start..end).chain(first..start).find(free)
+    pub(super) fn pick(&self, seed: u64, free: impl Fn(u128) -> bool) -> Option<u128> {
+        let probe = |first: u128, end: u128| {
+            let length = end.checked_sub(first)?;
+            let start = first + u128::from(seed).checked_rem(length)?;
+            (start..end).chain(first..start).find(|number| free(*number))
         };
         probe(self.dynamic, self.last + 1).or_else(|| probe(self.first, self.dynamic))
     }

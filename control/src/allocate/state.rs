@@ -4,16 +4,18 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Allocator, Holding};
 use crate::model::ServiceName;
 
 /// A state of 10,000 Services has 2 MiB.
 const MAX_BYTES: u64 = 64 << 20;
-const VERSION: u32 = 1;
+/// 2: several cluster IPs, families and their policy.
+const VERSION: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,9 +48,24 @@ pub fn load(path: &Path) -> io::Result<BTreeMap<ServiceName, Holding>> {
     }
 }
 
+/// Cluster IPs as a list, or as the one of the first version.
+pub(super) fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Ips {
+        One(IpAddr),
+        Several(Vec<IpAddr>),
+    }
+    Ok(match Ips::deserialize(deserializer)? {
+        Ips::One(ip) => vec![ip],
+        Ips::Several(ips) => ips,
+    })
+}
+
 fn parse(bytes: &[u8]) -> Result<BTreeMap<ServiceName, Holding>, String> {
     let state: State = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    if state.version != VERSION {
+    // The first version, of one cluster IP each, is read as well: an upgrade keeps every address.
+    if !(1..=VERSION).contains(&state.version) {
         return Err(format!("version {}, not {VERSION}", state.version));
     }
     let named = |(name, holding): (String, Holding)| {
@@ -118,6 +135,7 @@ mod tests {
     use super::super::Wanted;
     use super::*;
     use crate::allocate::tests::allocator;
+    use crate::model::defaults;
     use crate::model::tests::service;
 
     fn name() -> ServiceName {
@@ -131,17 +149,33 @@ mod tests {
     fn holdings_survive_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sub/state.json");
-        let mut first = allocator("10.96.0.0/16");
-        let mut spec = service("{clusterIP: 10.96.7.7, ports: [{port: 80}]}")
-            .spec
-            .unwrap();
-        first.allocate(&name(), &mut spec, &Wanted::default()).unwrap();
+        let mut first = allocator(&["10.96.0.0/16", "fd00:96::/112"]);
+        let given = |allocator: &mut Allocator, text: &str| {
+            let mut object = service(text);
+            defaults::apply(&mut object, allocator.families(), allocator.held(&name()));
+            let mut spec = object.spec.unwrap();
+            allocator
+                .allocate(&name(), &mut spec, &Wanted::default())
+                .unwrap();
+            (spec.cluster_ips, spec.ip_family_policy)
+        };
+        let text = "{clusterIP: 10.96.7.7, ipFamilyPolicy: RequireDualStack, ports: [{port: 80}]}";
+        let before = given(&mut first, text);
         first.save(&path).unwrap();
 
         let mut second = Allocator::new(first.ranges.clone(), load(&path).unwrap());
-        let mut spec = service("{ports: [{port: 80}]}").spec.unwrap();
-        second.allocate(&name(), &mut spec, &Wanted::default()).unwrap();
-        assert_eq!(spec.cluster_ip.as_deref(), Some("10.96.7.7"));
+        assert_eq!(given(&mut second, "{ports: [{port: 80}]}"), before);
+        assert_eq!(before.0.unwrap().len(), 2);
+    }
+
+    #[test]
+    fn the_state_of_an_earlier_version_keeps_its_addresses() {
+        let text = r#"{"version":1,"services":{"shop/web":{"created":"2026-01-01T00:00:00Z","clusterIp":"10.96.7.7"}}}"#;
+        let holdings = parse(text.as_bytes()).unwrap();
+        assert_eq!(
+            holdings[&name()].cluster_ips,
+            ["10.96.7.7".parse::<IpAddr>().unwrap()]
+        );
     }
 
     #[test]
@@ -153,7 +187,7 @@ mod tests {
             "{",
             "\0\u{1}",
             r#"{"version":9,"services":{}}"#,
-            r#"{"version":1,"services":{"x":{}}}"#,
+            r#"{"version":2,"services":{"x":{}}}"#,
         ] {
             fs::write(&path, text).unwrap();
             assert!(load(&path).unwrap().is_empty());
@@ -168,8 +202,8 @@ mod tests {
             br#"{"version":1,"services":{"shop/web":{"created":"2026-01-01T00:00:00Z","clusterIp":"10.1.0.5","nodePorts":{"":99}}}}"#,
         )
         .unwrap();
-        let allocator = Allocator::new(allocator("10.96.0.0/16").ranges, holdings);
+        let allocator = Allocator::new(allocator(&["10.96.0.0/16"]).ranges, holdings);
         let holding = &allocator.holdings[&name()];
-        assert!(holding.cluster_ip.is_none() && holding.node_ports.is_empty() && allocator.changed);
+        assert!(holding.cluster_ips.is_empty() && holding.node_ports.is_empty() && allocator.changed);
     }
 }

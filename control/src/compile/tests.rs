@@ -71,7 +71,7 @@ fn compiled(service: &Service, endpoints: &[&str], settings: &Settings) -> Compi
         serde_json::from_value(slice).unwrap()
     };
     let slices = Slices::from([(service.name.clone(), vec![slice(false), slice(true)])]);
-    services([service].into_iter(), &slices, settings, &Numbers::default())
+    compile_services([service].into_iter(), &slices, settings, &Numbers::default())
 }
 
 /// `cluster: … local: … any`, by the last digit of each address; `any` where something counts as an endpoint (CAT-7).

@@ -25,9 +25,9 @@ pub struct Config {
     pub state: PathBuf,
     /// The API.
     pub api: Socket,
-    /// Cluster IPs are given out from here.
-    pub service_range: Ipv4Net,
-    /// Other networks of cluster IPs, which Services name themselves.
+    /// Cluster IPs are given out from here: one range, or one of each family, the primary family's first.
+    pub service_ranges: Vec<IpNet>,
+    /// Further networks of cluster IPs (AL-11).
     pub other_service_ranges: Vec<IpNet>,
     /// Pods' addresses.
     pub pod_ranges: Vec<IpNet>,
@@ -60,8 +60,8 @@ struct Written {
     state: PathBuf,
     #[serde(default = "api_socket")]
     api: Socket,
-    #[serde(default = "service_range")]
-    service_range: Ipv4Net,
+    #[serde(default = "service_ranges")]
+    service_ranges: Vec<IpNet>,
     #[serde(default)]
     other_service_ranges: Vec<IpNet>,
     #[serde(default = "pod_ranges")]
@@ -203,8 +203,8 @@ fn state() -> PathBuf {
     "/var/lib/sluice/control.json".into()
 }
 
-const fn service_range() -> Ipv4Net {
-    Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 96, 0, 0), 16)
+fn service_ranges() -> Vec<IpNet> {
+    Ranges::default().services
 }
 
 fn pod_ranges() -> Vec<IpNet> {
@@ -224,7 +224,8 @@ impl Config {
     /// Where cluster IPs and node ports come from.
     pub fn ranges(&self) -> Ranges {
         Ranges {
-            services: self.service_range,
+            services: self.service_ranges.clone(),
+            other_services: self.other_service_ranges.clone(),
             node_ports: self.node_ports.clone(),
         }
     }
@@ -261,12 +262,29 @@ impl Config {
         })?;
         let at = |field: &str, error: anyhow::Error| (Some(node.locate(field)), format!("{field}: {error}"));
         let node_ports = port_range(&written.node_port_range).map_err(|error| at("nodePortRange", error))?;
-        let range = written.service_range;
-        if !(8..=30).contains(&range.prefix_len()) || range.addr() != range.network() {
-            let error = anyhow::anyhow!(
-                "must be a network with a length from 8 to 30, such as 10.96.0.0/16, not {range}"
+        check_service_ranges(&written.service_ranges).map_err(|(index, error)| {
+            let field = index.map_or_else(
+                || "serviceRanges".into(),
+                |index| format!("serviceRanges[{index}]"),
             );
-            return Err(at("serviceRange", error));
+            at(&field, error)
+        })?;
+        for (index, range) in written.other_service_ranges.iter().enumerate() {
+            let known = written
+                .service_ranges
+                .iter()
+                .any(|known| same_family(known, range));
+            let wrong = if known {
+                wrong_range(range)
+            } else {
+                Some(format!("{range} is of a family that serviceRanges has not"))
+            };
+            if let Some(wrong) = wrong {
+                return Err(at(
+                    &format!("otherServiceRanges[{index}]"),
+                    anyhow::anyhow!(wrong),
+                ));
+            }
         }
         if written.manifests.is_empty() {
             return Err(at("manifests", anyhow::anyhow!("must name at least one folder")));
@@ -289,7 +307,7 @@ impl Config {
             api: Socket {
                 socket: resolve(written.api.socket),
             },
-            service_range: range,
+            service_ranges: written.service_ranges,
             other_service_ranges: written.other_service_ranges,
             pod_ranges: written.pod_ranges,
             node_port_addresses,
@@ -301,6 +319,45 @@ impl Config {
             undefined_ports: written.undefined_ports,
         })
     }
+}
+
+fn same_family(a: &IpNet, b: &IpNet) -> bool {
+    a.addr().is_ipv4() == b.addr().is_ipv4()
+}
+
+/// AL-1: what kube-apiserver takes for `--service-cluster-ip-range`, and which of them is wrong.
+fn check_service_ranges(ranges: &[IpNet]) -> Result<(), (Option<usize>, anyhow::Error)> {
+    if let Some((index, wrong)) = ranges
+        .iter()
+        .enumerate()
+        .find_map(|(i, range)| Some((i, wrong_range(range)?)))
+    {
+        return Err((Some(index), anyhow::anyhow!(wrong)));
+    }
+    match ranges {
+        [_] => Ok(()),
+        [a, b] if !same_family(a, b) => Ok(()),
+        [_, _] => Err((
+            Some(1),
+            anyhow::anyhow!("must be of another family than the first"),
+        )),
+        _ => Err((
+            None,
+            anyhow::anyhow!("must be one network, or one of each family, the primary family's first"),
+        )),
+    }
+}
+
+/// The least is eight addresses, as for kube-apiserver. The most is 2^24 of IPv4, all of 10.0.0.0/8, and 2^64 of IPv6.
+fn wrong_range(range: &IpNet) -> Option<String> {
+    let (lengths, example) = match range {
+        IpNet::V4(_) => (8..=29, "10.96.0.0/16"),
+        IpNet::V6(_) => (64..=125, "fd00:96::/112"),
+    };
+    (!lengths.contains(&range.prefix_len()) || range.addr() != range.network()).then(|| {
+        let (first, last) = lengths.into_inner();
+        format!("must be a network with a length from {first} to {last}, such as {example}, not {range}")
+    })
 }
 
 fn port_range(text: &str) -> anyhow::Result<RangeInclusive<u16>> {
@@ -335,8 +392,8 @@ mod tests {
     fn a_mistake_is_one_line_with_its_place() {
         for (text, said) in [
             (
-                "manifests: [a]\nserviceRnage: 1\n",
-                "2:1: serviceRnage: is not a known field; did you mean `serviceRange`?",
+                "manifests: [a]\nserviceRnages: 1\n",
+                "2:1: serviceRnages: is not a known field; did you mean `serviceRanges`?",
             ),
             (
                 "manifests: [a]\nnodePortRange: 5\n",
@@ -345,6 +402,26 @@ mod tests {
             (
                 "manifests: [a]\nnodePortRange: 9-1\n",
                 "2:16: nodePortRange: must be two ports such as \"30000-32767\", not \"9-1\"",
+            ),
+            (
+                "manifests: [a]\nserviceRanges: [10.96.0.0/16, 10.97.0.0/16]\n",
+                "2:31: serviceRanges[1]: must be of another family than the first",
+            ),
+            (
+                "manifests: [a]\nserviceRanges: [10.96.0.0/16, 'fd00:96::/56']\n",
+                "2:31: serviceRanges[1]: must be a network with a length from 64 to 125, such as fd00:96::/112, not fd00:96::/56",
+            ),
+            (
+                "manifests: [a]\nserviceRanges: ['fd00:96::/112', 10.96.0.0/30]\n",
+                "2:34: serviceRanges[1]: must be a network with a length from 8 to 29, such as 10.96.0.0/16, not 10.96.0.0/30",
+            ),
+            (
+                "manifests: [a]\nserviceRanges: []\n",
+                "2:16: serviceRanges: must be one network, or one of each family, the primary family's first",
+            ),
+            (
+                "manifests: [a]\notherServiceRanges: ['fd00:97::/112']\n",
+                "2:22: otherServiceRanges[0]: fd00:97::/112 is of a family that serviceRanges has not",
             ),
             (
                 "manifests: []\n",

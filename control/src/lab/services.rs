@@ -47,7 +47,7 @@ manifests: [{}, {}]
 dataplane: {{socket: {}}}
 state: {}
 api: {{socket: {}}}
-serviceRange: 10.96.0.0/16
+serviceRanges: [10.96.0.0/16]
 podRanges: [10.244.0.0/16]
 algorithm: random
 ",

@@ -1,10 +1,13 @@
-//! What a Service means where it says nothing (DEF-1, DEF-2, DS-1, DS-3). Pure, and the same twice: defaulting what has
-//! been defaulted changes nothing. The cluster is one of IPv4 only.
+//! What a Service means where it says nothing (DEF-1 to DEF-3). Pure, and the same twice: defaulting what has been
+//! defaulted changes nothing.
 
 use k8s_openapi::api::core::v1::{
     ClientIPConfig, LoadBalancerStatus, Service, ServiceSpec, ServiceStatus, SessionAffinityConfig,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::{Families, families};
+use crate::allocate::Holding;
 
 /// Seconds a ClientIP affinity lasts if nothing is said (AFF-2).
 const AFFINITY_SECONDS: i32 = 10_800;
@@ -26,8 +29,8 @@ fn set<T>(field: &mut Option<T>, value: T) {
     field.get_or_insert(value);
 }
 
-/// Fills in what `service` leaves out.
-pub fn apply(service: &mut Service) {
+/// Fills in what `service` leaves out, in a cluster with these families; `held` is what it had before.
+pub fn apply(service: &mut Service, cluster: Families, held: Option<&Holding>) {
     // Status is not the user's to write; what a manifest says there is an old printout. But for a load balancer's
     // addresses: a folder has no controller that would give them, so that here they are given by whoever writes it.
     let balanced = service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("LoadBalancer");
@@ -101,47 +104,25 @@ pub fn apply(service: &mut Service) {
         set(&mut spec.allocate_load_balancer_node_ports, true);
     }
     if spec.type_.as_deref() != Some("ExternalName") {
-        families(spec);
-    }
-}
-
-/// DS-1, DS-3 on a cluster that has IPv4 only.
-fn families(spec: &mut ServiceSpec) {
-    let selectorless = spec.selector.is_none();
-    if let (Some(ip), true) = (
-        &spec.cluster_ip,
-        spec.cluster_ips.as_ref().is_none_or(Vec::is_empty),
-    ) {
-        spec.cluster_ips = Some(vec![ip.clone()]);
-    }
-    let both = || vec!["IPv4".to_owned(), "IPv6".to_owned()];
-    if is_headless(spec) && selectorless {
-        // Its endpoints are of any family: nothing is allocated, so nothing limits it.
-        set(&mut spec.ip_family_policy, "RequireDualStack".into());
-        if let Some("RequireDualStack" | "PreferDualStack") = spec.ip_family_policy.as_deref() {
-            let families = spec.ip_families.get_or_insert_default();
-            for family in both() {
-                if families.len() < 2 && !families.contains(&family) {
-                    families.push(family);
-                }
-            }
-        }
-    }
-    set(&mut spec.ip_family_policy, "SingleStack".into());
-    if spec.ip_families.as_ref().is_none_or(Vec::is_empty) {
-        spec.ip_families = Some(vec!["IPv4".to_owned()]);
+        families::complete(spec, cluster, held);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Family;
     use crate::model::tests::service;
+
+    const CLUSTER: Families = Families {
+        primary: Family::V4,
+        dual: true,
+    };
 
     #[test]
     fn the_least_that_can_be_said_is_completed() {
         let mut plain = service("{ports: [{port: 80}]}");
-        apply(&mut plain);
+        apply(&mut plain, CLUSTER, None);
         let spec = plain.spec.unwrap();
         assert_eq!(spec.type_.as_deref(), Some("ClusterIP"));
         assert_eq!(spec.internal_traffic_policy.as_deref(), Some("Cluster"));
@@ -162,11 +143,12 @@ mod tests {
             "{ports: [{port: 80}]}",
             "{clusterIP: None}",
             "{type: NodePort, sessionAffinity: ClientIP}",
+            "{ipFamilyPolicy: PreferDualStack, ipFamilies: [IPv6]}",
         ] {
             let mut once = service(text);
-            apply(&mut once);
+            apply(&mut once, CLUSTER, None);
             let mut twice = once.clone();
-            apply(&mut twice);
+            apply(&mut twice, CLUSTER, None);
             assert_eq!(once, twice);
         }
     }

@@ -14,11 +14,7 @@ pub(crate) fn service(spec: &str) -> core::Service {
 }
 
 pub(crate) fn model() -> Model {
-    let ranges = Ranges {
-        services: "10.96.0.0/16".parse().unwrap(),
-        node_ports: 30_000..=32_767,
-    };
-    Model::new(Allocator::new(ranges, BTreeMap::new()))
+    Model::new(Allocator::new(Ranges::default(), BTreeMap::new()))
 }
 
 /// The events of a source that holds `text`.

@@ -1,5 +1,5 @@
-//! What a Service may not say (VAL-1 to VAL-20, DS-2). Takes a defaulted Service, gives everything that is wrong with it,
-//! each with its field; allocation's own errors are `allocate`'s. One rule is one paragraph: more are added at the end
+//! What a Service may not say (VAL-1 to VAL-20). Takes a defaulted Service, gives everything that is wrong with it, each
+//! with its field; what is wrong with its families is `families`', allocation's own errors are `allocate`'s. One rule is one paragraph: more are added at the end
 //! of the function of their field.
 
 use std::collections::{BTreeMap, HashSet};
@@ -11,14 +11,10 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::defaults::{is_externally_reachable, is_headless};
 use super::field_error::{Errors, FieldError};
-use super::names;
+use super::{Families, families, given, names};
 
-fn given<T>(list: &Option<Vec<T>>) -> &[T] {
-    list.as_deref().unwrap_or_default()
-}
-
-/// Everything wrong with a defaulted Service.
-pub fn service(service: &Service) -> Vec<FieldError> {
+/// Everything wrong with a defaulted Service of a cluster with these families.
+pub fn service(service: &Service, cluster: Families) -> Vec<FieldError> {
     let mut errors = Errors::default();
     metadata(&service.metadata, &mut errors);
     let Some(spec) = &service.spec else {
@@ -28,7 +24,7 @@ pub fn service(service: &Service) -> Vec<FieldError> {
     kinds(spec, &mut errors);
     ports(spec, &mut errors);
     addresses(spec, &mut errors);
-    families(spec, &mut errors);
+    families::check(spec, cluster, &mut errors);
     policies(spec, &mut errors);
     load_balancer(service, spec, &mut errors);
     errors.0
@@ -40,15 +36,7 @@ pub fn update(old: &Service, new: &Service) -> Vec<FieldError> {
     let (Some(old), Some(new)) = (&old.spec, &new.spec) else {
         return errors.0;
     };
-    let external_name = |spec: &ServiceSpec| spec.type_.as_deref() == Some("ExternalName");
-    if let (Some(was), Some(is)) = (&old.cluster_ip, &new.cluster_ip)
-        && was != is
-        && !external_name(old)
-        && !external_name(new)
-    {
-        let message = format!("may not change (it is {was}); delete the Service and create it anew");
-        errors.invalid("spec.clusterIPs[0]", is, message);
-    }
+    families::check_update(old, new, &mut errors);
     let class = |spec: &ServiceSpec| spec.load_balancer_class.clone();
     let load_balancer = |spec: &ServiceSpec| spec.type_.as_deref() == Some("LoadBalancer");
     if load_balancer(old) && load_balancer(new) && class(old) != class(new) {
@@ -251,87 +239,6 @@ fn addresses(spec: &ServiceSpec, errors: &mut Errors) {
                     errors.invalid(&field, text, wrong);
                 }
             }
-        }
-    }
-}
-
-/// VAL-14, DS-2 on a cluster that has IPv4 only.
-fn families(spec: &ServiceSpec, errors: &mut Errors) {
-    if spec.type_.as_deref() == Some("ExternalName") {
-        return;
-    }
-    let before = errors.0.len();
-    let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
-    errors.one_of("spec.ipFamilyPolicy", spec.ip_family_policy.as_deref(), &policies);
-    let families = given(&spec.ip_families);
-    let mut seen = HashSet::new();
-    for (index, family) in families.iter().enumerate() {
-        let field = format!("spec.ipFamilies[{index}]");
-        errors.one_of(&field, Some(family), &["IPv4", "IPv6"]);
-        if !seen.insert(family) {
-            errors.duplicate(&field, family, "families must differ");
-        }
-    }
-    cluster_ips(spec, errors);
-    let (policy, ips) = (spec.ip_family_policy.as_deref(), given(&spec.cluster_ips));
-    if policy == Some("SingleStack") && (families.len() > 1 || (spec.cluster_ip.is_some() && ips.len() == 2))
-    {
-        if !is_headless(spec) || families.len() > 1 {
-            errors.invalid(
-                "spec.ipFamilyPolicy",
-                "SingleStack",
-                "may not go with two families",
-            );
-        }
-        return;
-    }
-    // Only what is right in itself is worth comparing with the cluster.
-    let selectorless = spec.selector.as_ref().is_none_or(|selector| selector.is_empty());
-    if errors.0.len() > before || (is_headless(spec) && selectorless) {
-        return;
-    }
-    if policy == Some("RequireDualStack") {
-        let message = "needs a cluster with IPv4 and IPv6; this one has IPv4 only";
-        errors.invalid("spec.ipFamilyPolicy", "RequireDualStack", message);
-    }
-    if let Some(index) = families.iter().position(|family| family == "IPv6") {
-        errors.invalid(
-            &format!("spec.ipFamilies[{index}]"),
-            "IPv6",
-            "this cluster has IPv4 only",
-        );
-    }
-}
-
-fn cluster_ips(spec: &ServiceSpec, errors: &mut Errors) {
-    let ips = given(&spec.cluster_ips);
-    let mut whole = |message: &str| errors.invalid("spec.clusterIPs", ips.join(","), message);
-    match &spec.cluster_ip {
-        None if !ips.is_empty() => return whole("may not be given without spec.clusterIP"),
-        Some(ip) if ips.first().is_some_and(|first| first != ip) => {
-            return whole("must begin with spec.clusterIP");
-        }
-        Some(ip) if ip == "None" && ips.len() > 1 => return whole("may hold None only alone"),
-        _ => {}
-    }
-    if ips.len() > 2
-        || (ips.len() == 2
-            && ips
-                .iter()
-                .all(|ip| names::address(ip).is_ok_and(|ip| ip.is_ipv4())))
-    {
-        return whole("may hold one address of each family");
-    }
-    for (index, ip) in ips
-        .iter()
-        .enumerate()
-        .filter(|(index, ip)| *index > 0 || *ip != "None")
-    {
-        let field = format!("spec.clusterIPs[{index}]");
-        match names::address(ip) {
-            Err(wrong) => errors.invalid(&field, format!("\"{ip}\""), wrong),
-            Ok(address) if address.is_ipv6() => errors.invalid(&field, ip, "this cluster has IPv4 only"),
-            Ok(_) => {}
         }
     }
 }

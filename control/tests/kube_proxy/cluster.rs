@@ -6,16 +6,19 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sluice_control::allocate::{Allocator, Ranges};
-use sluice_control::compile::{Compiled, Numbers, Settings, services};
+use sluice_control::compile::{Compiled, Numbers, Settings, compile};
 use sluice_control::endpoints::{self, sets::Here};
 use sluice_control::manifest;
-use sluice_control::model::{Model, Service};
+use sluice_control::model::Model;
 use sluice_control::problem::SourceText;
 use sluice_control::source::{Batch, Event};
 use sluice_dataplane::channel::record::{Algorithm, SettingsRecord};
 
 use crate::bed::Bed;
 use crate::topology::{Family, PRIMARY, ip, named};
+
+/// Where its cluster IPs come from.
+const SERVICES: &[&str] = &["10.96.0.0/16", "fd00:10:96::/112"];
 
 /// Options of the proxy, as the records name them.
 #[derive(Clone, Debug)]
@@ -66,7 +69,7 @@ impl Cluster {
                 .map(|net| net.parse().unwrap())
                 .collect(),
             pod_ranges: nets(&options.pods),
-            service_ranges: nets(&["10.96.0.0/16", "fd00:10:96::/112"]),
+            service_ranges: nets(SERVICES),
             algorithm: Algorithm::Random,
             switches: SettingsRecord {
                 masquerade_all: options.masquerade_all,
@@ -118,52 +121,22 @@ impl Cluster {
         self.model = Model::new(allocator());
     }
 
-    /// The Service with the cluster IPs of both families again.
-    fn dual_stack(&self, service: &Service) -> Service {
-        let object = &self.objects[&format!("\"Service\" \"{}\"", service.name.name)];
-        let ips = object["spec"]["clusterIPs"].as_array().unwrap();
-        Service {
-            cluster_ips: ips
-                .iter()
-                .map(|text| text.as_str().unwrap().parse().unwrap())
-                .collect(),
-            ..service.clone()
-        }
-    }
-
     fn update(&mut self) {
-        let single = self.objects.values().map(single_stack);
-        let text: String = single.map(|object| format!("---\n{object}\n")).collect();
+        let objects = self.objects.values();
+        let text: String = objects.map(|object| format!("---\n{object}\n")).collect();
         self.model.apply(said(&text));
         assert!(self.model.problems().is_empty(), "{:?}", self.model.problems());
         let slices = endpoints::slices(&self.model);
-        let dual: Vec<_> = self
-            .model
-            .services()
-            .map(|service| self.dual_stack(service))
-            .collect();
-        let Compiled { records, numbers, .. } = services(dual.iter(), &slices, &self.settings, &self.numbers);
+        let Compiled { records, numbers, .. } = compile(&self.model, &slices, &self.settings, &self.numbers);
         self.numbers = numbers;
         self.bed.publish(&records);
     }
 }
 
-/// A Service of two families as the model can take it: control has clusters of one.
-fn single_stack(object: &Value) -> Value {
-    let mut object = object.clone();
-    if object["kind"] == "Service" {
-        let spec = &mut object["spec"];
-        spec["clusterIPs"].as_array_mut().unwrap().truncate(1);
-        spec["ipFamilies"].as_array_mut().unwrap().truncate(1);
-        spec["ipFamilyPolicy"] = json!("SingleStack");
-    }
-    object
-}
-
 fn allocator() -> Allocator {
     let ranges = Ranges {
-        services: "10.96.0.0/16".parse().unwrap(),
-        node_ports: 30_000..=32_767,
+        services: SERVICES.iter().map(|range| range.parse().unwrap()).collect(),
+        ..Ranges::default()
     };
     Allocator::new(ranges, BTreeMap::new())
 }

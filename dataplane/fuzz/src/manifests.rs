@@ -30,20 +30,20 @@ pub(crate) fn run(data: &[u8]) {
     let events = std::iter::once(Event::ResetBegin)
         .chain(objects)
         .chain([Event::ResetEnd]);
-    let services = "10.96.0.0/16".parse().unwrap();
-    let mut model = Model::new(Allocator::new(
-        Ranges {
-            services,
-            node_ports: 30_000..=32_767,
-        },
-        BTreeMap::new(),
-    ));
+    let ranges = Ranges {
+        services: ["10.96.0.0/16", "fd00:96::/112"]
+            .map(|range| range.parse().unwrap())
+            .to_vec(),
+        ..Ranges::default()
+    };
+    let service_ranges = ranges.services.clone();
+    let mut model = Model::new(Allocator::new(ranges, BTreeMap::new()));
     model.apply(events.collect());
     for problem in model.problems() {
         assert!(!problem.with_source(false).is_empty());
     }
     let settings = Settings {
-        service_ranges: vec!["10.96.0.0/16".parse().unwrap()],
+        service_ranges,
         ..Settings::default()
     };
     let compiled = compile(&model, &endpoints::slices(&model), &settings, &Numbers::default());

@@ -4,9 +4,11 @@
 //! at what left, checks that the choice was allowed, and holds the gateway to it from then on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::bytes::{Ends, Fragment, ICMP, Packet, Read, SCTP, TCP, UDP, read};
+use super::affinity::Affinity;
+use super::bytes::{Ends, Packet, Read, SCTP, TCP, UDP, read};
+use super::fragments::{Fragments, Passage};
 use super::limit::Limiter;
 use super::surroundings::{Surroundings, mac};
 use super::tables::{BackendName, Kind, Tables};
@@ -38,8 +40,11 @@ pub struct Flow {
 /// What must come of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
-    Leaves(Port, Vec<u8>),
+    /// As what.
+    Leaves(&'static str, Port, Vec<u8>),
     Dropped(&'static str),
+    /// A fragment, for the first of its datagram.
+    Waits,
 }
 
 /// What came of it, as far as it may have been chosen.
@@ -57,62 +62,86 @@ pub struct Gateway {
     pub tables: Tables,
     pub surroundings: Surroundings,
     pub flows: Vec<Flow>,
+    /// A remnant that may have been left, or not: that depends on which of several workers has another flow.
+    pub perhaps: Vec<Flow>,
     pub now: u64,
     pub limiter: Limiter,
+    fragments: Fragments,
     /// What was chosen by consistent hash: by set and client.
-    maglev: BTreeMap<(BTreeSet<BackendName>, IpAddr, u16), BackendName>,
+    pub maglev: BTreeMap<(BTreeSet<BackendName>, IpAddr, u16), BackendName>,
+    pub affinity: Affinity,
 }
 
 /// A packet that is answered.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Error {
+pub enum Error {
     PortUnreachable,
     TimeExceeded,
 }
 
-enum Decision {
-    /// Goes on, between these ends.
-    Forward(Ends),
+pub enum Decision {
+    /// Goes on as it is.
+    Pass,
+    /// Goes on between these ends, as what.
+    Forward(&'static str, Ends),
+    /// An ICMP error goes on, between these ends, and so does what it quotes.
+    ForwardError(Packet, Ends),
     /// To the node's own stack, as it is.
     Host,
     Reject(Error),
     Drop(&'static str),
 }
 
-use Decision::{Drop, Forward, Host, Reject};
+use Decision::{Drop, Forward, ForwardError, Host, Pass, Reject};
 
 /// A choice that was not allowed.
 pub type Wrong = String;
 
 impl Gateway {
     pub fn new(surroundings: Surroundings) -> Self {
-        let limiter = Limiter::new(surroundings.workers);
-        let (tables, flows, maglev) = (Tables::default(), Vec::new(), BTreeMap::new());
         Self {
-            tables,
-            surroundings,
-            flows,
+            tables: Tables::default(),
+            flows: Vec::new(),
+            perhaps: Vec::new(),
             now: 0,
-            limiter,
-            maglev,
+            limiter: Limiter::new(surroundings.workers),
+            fragments: Fragments::default(),
+            maglev: BTreeMap::new(),
+            affinity: Affinity::default(),
+            surroundings,
         }
     }
 
     /// A frame arrives.
     pub fn frame(&mut self, port: Port, frame: &[u8], observed: &Observed) -> Result<Fate, Wrong> {
         let around = &self.surroundings;
-        Ok(match read(frame, port.mac()) {
-            Read::Broken(reason) => Fate::Dropped(reason),
-            Read::Host(reason) => around.to_host(port, frame, reason),
-            // Only the node itself speaks with our addresses.
-            Read::Packet(packet) if port != Port::Host && around.is_own(packet.ends.src) => {
-                Fate::Dropped("bad-source")
-            }
-            Read::Packet(packet) => {
-                let decision = self.decide(&packet, observed)?;
-                self.carry_out(port, &packet, decision, observed)
-            }
-        })
+        let packet = match read(frame, port.mac()) {
+            Read::Broken(reason) => return Ok(Fate::Dropped(reason)),
+            Read::Host(reason) => return Ok(around.to_host(port, frame, reason)),
+            Read::Packet(packet) => packet,
+        };
+        // Only the node itself speaks with our addresses.
+        if port != Port::Host && around.is_own(packet.ends.src) {
+            return Ok(Fate::Dropped("bad-source"));
+        }
+        if packet.piece.is_whole() {
+            return self.packet(port, &packet, observed);
+        }
+        match self.fragments.pass(port, &packet, self.now) {
+            Passage::Passes(packet) => self.packet(port, &packet, observed),
+            Passage::Waits => Ok(Fate::Waits),
+            Passage::Dropped(reason) => Ok(Fate::Dropped(reason)),
+        }
+    }
+
+    /// The next fragment that has waited for long enough, once all of a burst has been dealt with.
+    pub fn released(&mut self) -> Option<(Port, Packet)> {
+        self.fragments.release()
+    }
+
+    pub fn packet(&mut self, port: Port, packet: &Packet, observed: &Observed) -> Result<Fate, Wrong> {
+        let decision = self.decide(packet, observed)?;
+        Ok(self.carry_out(port, packet, decision, observed))
     }
 
     fn carry_out(&mut self, port: Port, packet: &Packet, decision: Decision, observed: &Observed) -> Fate {
@@ -120,13 +149,20 @@ impl Gateway {
         match decision {
             Drop(reason) => Fate::Dropped(reason),
             Host => around.to_host(port, &packet.frame, "no-host-port"),
-            Forward(to) => {
-                let Some(out) = around.route(to.dst) else {
-                    return Fate::Dropped("no-route");
-                };
-                around.send(out, to.dst, Packet::hop(packet.translated(to)))
+            Pass => self.send("routed", packet.ends.dst, packet.frame.clone()),
+            Forward(what, to) => self.send(what, to.dst, packet.translated(to)),
+            ForwardError(quoted, to) => {
+                let frame = packet.error_translated(&quoted, to);
+                self.send("error-translated", to.dst, frame)
             }
             Reject(error) => self.reject(port, packet, error, observed),
+        }
+    }
+
+    fn send(&self, what: &'static str, to: IpAddr, frame: Vec<u8>) -> Fate {
+        match self.surroundings.route(to) {
+            Some(out) => self.surroundings.send(what, out, to, Packet::hop(frame)),
+            None => Fate::Dropped("no-route"),
         }
     }
 
@@ -141,7 +177,7 @@ impl Gateway {
         } else if around.is_own(src) {
             src
         } else {
-            around.source(port)
+            around.source(port, src)
         };
         if !may_be_answered(packet) || error == Error::PortUnreachable && !is_believed(packet) {
             return Fate::Dropped("reject-forbidden");
@@ -151,16 +187,21 @@ impl Gateway {
         {
             return Fate::Dropped("reject-rate-limited");
         }
-        let (kind, code) = match error {
-            Error::PortUnreachable => (3, 3),
-            Error::TimeExceeded => (11, 0),
+        let (kind, code) = match (error, packet.is_ipv6()) {
+            (Error::PortUnreachable, false) => (3, 3),
+            (Error::TimeExceeded, false) => (11, 0),
+            (Error::PortUnreachable, true) => (1, 4),
+            (Error::TimeExceeded, true) => (3, 0),
         };
-        Fate::Leaves(port, packet.answer(kind, code, from))
+        Fate::Leaves("refused", port, packet.answer(kind, code, from))
     }
 
     fn decide(&mut self, packet: &Packet, observed: &Observed) -> Result<Decision, Wrong> {
+        if let Some(decision) = self.error(packet) {
+            return Ok(decision);
+        }
         let mut replaced = None;
-        if let Some(at) = self.flow_of(packet) {
+        if let Some(at) = self.flow_of(packet.protocol, packet.ends) {
             if let Some(decision) = self.follow(at, packet) {
                 return Ok(decision);
             }
@@ -176,15 +217,35 @@ impl Gateway {
         Ok(decision)
     }
 
+    /// ICM-1: an ICMP error goes where packets of the flow that it is about go, to the sender of what it quotes. It keeps no
+    /// flow alive.
+    fn error(&self, packet: &Packet) -> Option<Decision> {
+        let quoted = packet.quoted()?;
+        let comes = quoted.ends.turned();
+        let flow = &self.flows[self.flow_of(quoted.protocol, comes)?];
+        let leaves = if flow.original == comes {
+            flow.reply
+        } else {
+            flow.original
+        };
+        Some(if flow.remnant {
+            Drop("late-reply")
+        } else if packet.ttl <= 1 {
+            Drop("reject-forbidden")
+        } else {
+            ForwardError(quoted, leaves.turned())
+        })
+    }
+
     /// CT-14: what is left of a flow that was replaced, unless its successor has the same reply tuple. What an endpoint
     /// sends to one of our ports comes to us anyway.
     fn leave_remnant(&mut self, gone: &Flow) {
         let original = gone.reply.turned();
-        let taken = self.is_taken(gone.protocol, gone.reply) || self.is_taken(gone.protocol, original);
-        if gone.snat || gone.remnant || taken {
+        let reply_taken = self.is_taken(gone.protocol, gone.reply);
+        if gone.snat || gone.remnant || reply_taken {
             return;
         }
-        self.flows.push(Flow {
+        let remnant = Flow {
             original,
             state: match gone.protocol {
                 TCP => tcp::TIME_WAIT,
@@ -196,15 +257,20 @@ impl Gateway {
             last: self.now,
             remnant: true,
             ..gone.clone()
-        });
+        };
+        if !self.is_taken(gone.protocol, original) {
+            self.flows.push(remnant);
+        } else if self.surroundings.workers > 1 {
+            self.perhaps.push(remnant);
+        }
     }
 
     /// The flow that has this tuple, from either side.
-    fn flow_of(&self, packet: &Packet) -> Option<usize> {
-        let is = |flow: &Flow| flow.original == packet.ends || flow.reply == packet.ends;
+    fn flow_of(&self, protocol: u8, ends: Ends) -> Option<usize> {
+        let is = |flow: &Flow| flow.original == ends || flow.reply == ends;
         self.flows
             .iter()
-            .position(|flow| flow.protocol == packet.protocol && is(flow))
+            .position(|flow| flow.protocol == protocol && is(flow))
     }
 
     /// A packet of a known flow (VD-7); none if the flow ends with it and the packet may open another.
@@ -230,157 +296,33 @@ impl Gateway {
         if packet.ttl <= 1 {
             return Some(Reject(Error::TimeExceeded));
         }
-        Some(Forward(if reply { flow.original } else { flow.reply }.turned()))
+        let what = if packet.piece.is_whole() {
+            "translated"
+        } else {
+            "fragment-translated"
+        };
+        Some(Forward(
+            what,
+            if reply { flow.original } else { flow.reply }.turned(),
+        ))
     }
 
     /// The frontend that a packet addresses: exact first, node port after (NP-7, NP-1).
     fn frontend(&self, packet: &Packet) -> Option<(Kind, &'static str)> {
         let Ends { dst, dst_port, .. } = packet.ends;
         let frontends = &self.tables.frontends;
-        if let Some(exact) = frontends.get(&(Some(dst), packet.protocol, dst_port)) {
+        if let Some(exact) = frontends.get(&(dst, packet.protocol, dst_port)) {
             return Some(*exact);
         }
-        let node_port = frontends.get(&(None, packet.protocol, dst_port))?;
+        let every = if dst.is_ipv4() {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+        } else {
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        };
+        let node_port = frontends.get(&(every, packet.protocol, dst_port))?;
         self.surroundings
             .has_node_ports(dst, &self.tables.node_port_networks)
             .then_some(*node_port)
-    }
-
-    /// §3.3: which endpoints (true: Local only), and whether they see our address.
-    fn policy(&self, src: IpAddr, kind: Kind, service: &str) -> (bool, bool) {
-        let service = &self.tables.services[service];
-        let pod = self.tables.is_pod(src);
-        // TP-2
-        let not_pod = self.tables.has_pod_range(src) && !pod;
-        match kind {
-            Kind::Cluster => (service.internal_local, not_pod || self.tables.masquerade_all),
-            Kind::External if !service.external_local => (false, true),
-            // TP-4
-            Kind::External if pod => (false, false),
-            Kind::External if self.surroundings.is_own(src) => (false, true),
-            Kind::External => (true, false),
-        }
-    }
-
-    /// A packet that may start a flow.
-    fn open(
-        &mut self,
-        packet: &Packet,
-        kind: Kind,
-        service: &'static str,
-        observed: &Observed,
-    ) -> Result<Decision, Wrong> {
-        if packet.fragment != Fragment::Whole {
-            return Ok(Drop("fragment"));
-        }
-        let state = match packet.protocol {
-            TCP => tcp::first(packet.tcp_flags, self.surroundings.midstream),
-            SCTP => sctp::first(packet.chunk, self.surroundings.midstream),
-            _ => Some(0),
-        };
-        let Some(state) = state else {
-            return Ok(Drop("invalid-tcp"));
-        };
-        let (local, snat) = self.policy(packet.ends.src, kind, service);
-        let set = self.tables.set(service, local);
-        if set.is_empty() {
-            // CAT-7, VD-1 to VD-3
-            let nobody = !self.tables.has_any(service);
-            return Ok(if nobody {
-                Reject(Error::PortUnreachable)
-            } else {
-                Drop("no-local-endpoint")
-            });
-        }
-        if packet.ttl <= 1 {
-            return Ok(Reject(Error::TimeExceeded));
-        }
-        let Some(left) = &observed.left else {
-            return self.not_opened(packet, &set, snat, observed);
-        };
-        let chosen = (service, left.ends.dst, left.ends.dst_port);
-        let Some(backend) = self
-            .tables
-            .backends
-            .get(&chosen)
-            .filter(|_| set.contains(&chosen))
-        else {
-            return Err(format!("{chosen:?} is not of the set {set:?}"));
-        };
-        let life = backend.life;
-        self.check_choice(packet, &set, chosen)?;
-        let snat = snat || chosen.1 == packet.ends.src; // TP-5
-        let source = self.source(packet, left, snat, chosen)?;
-        // The node's own address with another port than its socket's: with one of ours.
-        let moved = self.surroundings.is_own(packet.ends.src) && source.src_port != packet.ends.src_port;
-        let snat = snat || moved;
-        let reply = source.turned();
-        if !snat {
-            // What is left of a flow takes no other's place.
-            let gone = |flow: &Flow| flow.remnant && flow.protocol == packet.protocol && flow.reply == reply;
-            self.flows.retain(|flow| !gone(flow));
-        }
-        if self.is_taken(packet.protocol, reply) || reply == packet.ends {
-            return Err(format!("{reply:?} is a live flow's already"));
-        }
-        let (protocol, original, now) = (packet.protocol, packet.ends, self.now);
-        self.flows.push(Flow {
-            protocol,
-            original,
-            reply,
-            state,
-            replied: false,
-            opened: now,
-            last: now,
-            backend: chosen,
-            life,
-            snat,
-            remnant: false,
-        });
-        Ok(Forward(reply.turned()))
-    }
-
-    /// The client as the endpoint sees it: `left`'s source, if that was allowed.
-    fn source(
-        &self,
-        packet: &Packet,
-        left: &Packet,
-        snat: bool,
-        backend: BackendName,
-    ) -> Result<Ends, Wrong> {
-        let mut kept = Ends {
-            dst: backend.1,
-            dst_port: backend.2,
-            ..packet.ends
-        };
-        let seen = left.ends;
-        if snat {
-            // TP-6, TP-7
-            let out = self.surroundings.route(backend.1).ok_or("no route")?;
-            kept.src = self.surroundings.source(out);
-        } else {
-            // So that its replies find the worker that has its flow, one of several.
-            let may_move = self.surroundings.is_own(kept.src) && self.surroundings.workers > 1;
-            // The node's own gets one of our ports then, a remnant's tuple among others.
-            let own = self.surroundings.is_own(kept.src);
-            let has = |flow: &Flow| {
-                let tuple = kept.turned();
-                flow.original == tuple || flow.reply == tuple && (own || !flow.remnant)
-            };
-            let must_move = self
-                .flows
-                .iter()
-                .any(|flow| flow.protocol == packet.protocol && has(flow));
-            if seen.src_port == packet.ends.src_port || !may_move && !must_move {
-                return Ok(kept);
-            }
-        }
-        let ours = snat || self.surroundings.is_own(kept.src);
-        if ours && !self.surroundings.snat_ports.contains(&seen.src_port) {
-            return Err(format!("port {} is none of ours", seen.src_port));
-        }
-        kept.src_port = seen.src_port;
-        Ok(kept)
     }
 
     /// Some flow's packets arrive with this tuple.
@@ -391,59 +333,6 @@ impl Gateway {
             .any(|flow| flow.protocol == protocol && has(flow))
     }
 
-    fn check_choice(
-        &mut self,
-        packet: &Packet,
-        set: &BTreeSet<BackendName>,
-        chosen: BackendName,
-    ) -> Result<(), Wrong> {
-        if self.tables.services[chosen.0].algorithm == "maglev" {
-            let client = (set.clone(), packet.ends.src, packet.ends.src_port);
-            let before = *self.maglev.entry(client).or_insert(chosen);
-            if before != chosen {
-                return Err(format!(
-                    "the client went to {before:?} before, of the same endpoints, and now to {chosen:?}"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// Nothing left: a flow could not be opened, and one of the reasons must hold.
-    fn not_opened(
-        &self,
-        packet: &Packet,
-        set: &BTreeSet<BackendName>,
-        snat: bool,
-        observed: &Observed,
-    ) -> Result<Decision, Wrong> {
-        let around = &self.surroundings;
-        // TP-8: toward some endpoint that could have been chosen there is no port left in some worker's share.
-        let exhausted = |(_, address, port): &BackendName| {
-            let hairpin = *address == packet.ends.src;
-            let own = around.is_own(packet.ends.src);
-            let used = self.flows.iter().filter(|flow| {
-                flow.snat
-                    && flow.protocol == packet.protocol
-                    && (flow.reply.src, flow.reply.src_port) == (*address, *port)
-            });
-            (snat || hairpin || own) && used.count() >= around.snat_ports.len() / around.workers
-        };
-        let unrouted = |(_, address, _): &BackendName| around.route(*address).is_none();
-        for (reason, holds) in [
-            ("no-route", set.iter().any(unrouted)),
-            ("snat-ports-exhausted", set.iter().any(exhausted)),
-        ] {
-            if holds && observed.dropped.contains(&reason) {
-                return Ok(Drop(reason));
-            }
-        }
-        Err(format!(
-            "a flow should have been opened to one of {set:?}, not {:?}",
-            observed.dropped
-        ))
-    }
-
     /// A packet that addresses no frontend (VD-4 to VD-6, PING-1, ICM-2).
     fn unserved(&self, packet: &Packet) -> Decision {
         let dst = packet.ends.dst;
@@ -451,8 +340,8 @@ impl Gateway {
             return Host;
         }
         let kind = self.tables.kind_of(dst);
-        if kind.is_some() && packet.fragment == Fragment::Later {
-            return Drop("fragment");
+        if kind.is_some() && !packet.piece.is_first() {
+            return Drop("fragment-without-flow");
         }
         // What has no hop left does not come as far as to be refused (TTL-1).
         let refusal = if packet.ttl <= 1 {
@@ -469,20 +358,20 @@ impl Gateway {
                 return Drop("invalid-tcp");
             }
             (Some(Kind::Cluster), TCP | UDP | SCTP) => return Reject(refusal),
-            (Some(Kind::Cluster), ICMP) if packet.icmp_type == 8 => return Reject(refusal),
-            (Some(Kind::Cluster), ICMP) => return Drop("icmp-error-without-flow"),
+            (Some(Kind::Cluster), _) if packet.is_echo_request() => return Reject(refusal),
+            (Some(Kind::Cluster), _) if packet.is_icmp() => return Drop("icmp-error-without-flow"),
             (Some(Kind::Cluster), _) => return Drop("unsupported-protocol"),
             (None, _) if self.tables.in_service_range(dst) => return Drop("unallocated-service-address"),
-            (Some(Kind::External) | None, _) => {}
+            _ => {}
         }
         if packet.ttl <= 1 {
             return Reject(Error::TimeExceeded);
         }
-        Forward(packet.ends)
+        Pass
     }
 
-    /// Seconds pass.
-    pub fn wait(&mut self, seconds: u64) {
+    /// Seconds pass: what is dropped meanwhile.
+    pub fn wait(&mut self, seconds: u64) -> Vec<&'static str> {
         self.now += seconds;
         let now = self.now;
         self.flows.retain(|flow| {
@@ -496,20 +385,26 @@ impl Gateway {
             };
             now - flow.last <= timeout
         });
+        vec!["fragment-timeout"; self.fragments.expire(now)]
     }
 }
 
 /// RJ-4.
 fn may_be_answered(packet: &Packet) -> bool {
-    let is_error = packet.protocol == ICMP
-        && (packet.end - packet.l4 < 8 || !matches!(packet.frame[packet.l4], 0 | 8..=10 | 13..=18));
+    let kind = packet.frame[packet.l4..packet.end].first().copied().unwrap_or(0);
+    let is_query = if packet.is_ipv6() {
+        kind >= 128 && !(133..=137).contains(&kind)
+    } else {
+        matches!(kind, 0 | 8..=10 | 13..=18)
+    };
+    let is_error = packet.is_icmp() && (packet.end - packet.l4 < 8 || !is_query);
     let from_group = packet.frame[6] & 1 == 1;
-    packet.fragment != Fragment::Later && !is_error && !from_group
+    packet.piece.is_first() && !is_error && !from_group
 }
 
 /// A port is refused to who asked for it: a packet with a wrong checksum may have asked for another.
 fn is_believed(packet: &Packet) -> bool {
-    packet.fragment != Fragment::Whole || packet.transport_checksum_ok()
+    !packet.piece.is_whole() || packet.transport_checksum_ok()
 }
 
 /// The frame from us to the next station.

@@ -1,10 +1,11 @@
 //! The workers and the model side by side: one step for both, and how they differ.
 
-use std::fmt::Write;
+use std::collections::VecDeque;
+use std::fmt::{self, Write};
 
 use sluice_dataplane::counters::CounterId;
 
-use super::bytes::{ICMP, LINK, Read, read, word};
+use super::bytes::{LINK, Packet, Read, SCTP, TCP, UDP, number, read};
 use super::gateway::{Fate, Gateway, Observed};
 use super::step::Step;
 use super::surroundings::Surroundings;
@@ -12,6 +13,60 @@ use crate::support::packet::{Side, dissect};
 use crate::support::records::Records;
 use crate::support::station::Port;
 use crate::support::world::{Seen, World};
+use sluice_dataplane::verdict::DropReason;
+
+/// What kind of packet was compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Kind {
+    family: &'static str,
+    protocol: &'static str,
+    /// Whole, in fragments, an error that quotes one.
+    shape: &'static str,
+    workers: usize,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            family,
+            protocol,
+            shape,
+            workers,
+        } = self;
+        write!(f, "{family:7} {protocol:6} {shape:9} {workers} workers")
+    }
+}
+
+impl Kind {
+    fn of(frame: &[u8], port: Port, workers: usize) -> Self {
+        let kind = |family, protocol, shape| Self {
+            family,
+            protocol,
+            shape,
+            workers,
+        };
+        let Read::Packet(packet) = read(frame, port.mac()) else {
+            return kind("neither", "broken", "");
+        };
+        let quoted = packet.quoted();
+        let protocol = match quoted.as_ref().unwrap_or(&packet).protocol {
+            TCP => "tcp",
+            UDP => "udp",
+            SCTP => "sctp",
+            _ if packet.is_icmp() => "icmp",
+            _ => "other",
+        };
+        let shape = match quoted {
+            Some(_) => "in error",
+            None if packet.piece.is_whole() => "whole",
+            None => "fragment",
+        };
+        kind(if packet.is_ipv6() { "ipv6" } else { "ipv4" }, protocol, shape)
+    }
+}
+
+/// What became of a packet that was compared.
+pub type Compared = (Kind, &'static str);
 
 pub struct Pair {
     pub gateway: Gateway,
@@ -33,8 +88,13 @@ impl Pair {
     }
 
     /// One step for both. The fates of its packets; errors: how they differ.
-    pub fn step(&mut self, step: &Step) -> Result<Vec<&'static str>, String> {
+    pub fn step(&mut self, step: &Step) -> Result<Vec<Compared>, String> {
         let fates = self.both(step)?;
+        for remnant in std::mem::take(&mut self.gateway.perhaps) {
+            if self.world.count(CounterId::FLOWS_USED) > self.gateway.flows.len() as u64 {
+                self.gateway.flows.push(remnant);
+            }
+        }
         let live = &self.gateway.flows;
         for (what, id, wanted) in [
             ("flows", CounterId::FLOWS_USED, live.len()),
@@ -53,13 +113,18 @@ impl Pair {
         Ok(fates)
     }
 
-    fn both(&mut self, step: &Step) -> Result<Vec<&'static str>, String> {
+    fn both(&mut self, step: &Step) -> Result<Vec<Compared>, String> {
         match step {
             Step::Frames(port, queue, frames) => self.frames(*port, *queue, frames),
             Step::Wait(seconds) => {
+                let before = self.world.drops();
                 self.world.wait(*seconds);
-                self.gateway.wait((*seconds).into());
-                Ok(Vec::new())
+                let dropped = self.dropped_since(before);
+                let dropping = self.gateway.wait((*seconds).into());
+                if dropping == dropped {
+                    return Ok(Vec::new());
+                }
+                Err(tell("the model", &[], &dropping) + &tell("the workers", &[], &dropped))
             }
             Step::Change(change) => {
                 if change.fits(&self.gateway.tables) {
@@ -72,26 +137,40 @@ impl Pair {
         }
     }
 
-    fn frames(&mut self, port: Port, queue: usize, frames: &[Vec<u8>]) -> Result<Vec<&'static str>, String> {
+    fn dropped_since(&self, before: Vec<(DropReason, u64)>) -> Vec<&'static str> {
+        let both = before.into_iter().zip(self.world.drops());
+        both.flat_map(|((reason, before), (_, after))| (before..after).map(move |_| reason.name()))
+            .collect()
+    }
+
+    fn frames(&mut self, port: Port, queue: usize, frames: &[Vec<u8>]) -> Result<Vec<Compared>, String> {
         let before = self.world.drops();
         for frame in frames {
             self.world.send(queue, port, frame);
         }
         self.world.settle();
         let mut left = self.world.left();
-        let mut dropped = Vec::new();
-        for ((reason, before), (_, after)) in before.into_iter().zip(self.world.drops()) {
-            dropped.extend((before..after).map(|_| reason.name()));
-        }
+        let mut dropped = self.dropped_since(before);
         let mut told = Vec::new();
         let (mut leaving, mut dropping) = (Vec::new(), Vec::new());
         let mut unexplained = dropped.clone();
-        for frame in frames {
-            let observed = observed(frame, &left, &unexplained);
-            match self.gateway.frame(port, frame, &observed) {
-                Ok(Fate::Leaves(port, frame)) => {
+        let mut arriving: VecDeque<&Vec<u8>> = frames.iter().collect();
+        loop {
+            // What waited for a fragment goes on once all of the burst has.
+            let (frame, fate) = if let Some(frame) = arriving.pop_front() {
+                let observed = observed(frame, &left, &unexplained);
+                (frame.clone(), self.gateway.frame(port, frame, &observed))
+            } else if let Some((port, packet)) = self.gateway.released() {
+                let observed = observed(&packet.frame, &left, &unexplained);
+                let fate = self.gateway.packet(port, &packet, &observed);
+                (packet.frame, fate)
+            } else {
+                break;
+            };
+            let fate = match fate {
+                Ok(Fate::Leaves(what, port, frame)) => {
                     leaving.push((port, frame));
-                    told.push("leaves");
+                    what
                 }
                 Ok(Fate::Dropped(reason)) => {
                     dropping.push(reason);
@@ -99,10 +178,13 @@ impl Pair {
                         .iter()
                         .position(|other| *other == reason)
                         .map(|at| unexplained.remove(at));
-                    told.push(reason);
+                    reason
                 }
+                // It is told when it goes on.
+                Ok(Fate::Waits) => continue,
                 Err(wrong) => return Err(format!("{wrong}\n{}", tell("the workers", &left, &dropped))),
-            }
+            };
+            told.push((Kind::of(&frame, port, self.gateway.surroundings.workers), fate));
         }
         // Of one NIC port in the order of arrival, where one worker does it all.
         leaving.sort_by_key(|(port, _)| *port);
@@ -120,24 +202,26 @@ impl Pair {
     }
 }
 
-/// What of all that left is this frame's: packets are numbered by their identification, answers quote it.
+/// What of all that left is this frame's: packets are numbered, and answers quote the number.
 fn observed(frame: &[u8], left: &[Seen], dropped: &[&'static str]) -> Observed {
-    let number = |at: usize, bytes: &[u8]| (bytes.len() >= at + 6).then(|| word(bytes, at + 4));
-    let of_frame =
-        |(_, seen): &&Seen| number(LINK, seen).is_some() && number(LINK, seen) == number(LINK, frame);
-    let quotes = |(_, seen): &Seen| {
-        let is_error = seen.len() > LINK + 28 && seen[LINK + 9] == ICMP && matches!(seen[LINK + 20], 3 | 11);
-        is_error && number(LINK + 28, seen) == number(LINK, frame)
-    };
+    let number_of = |frame: &[u8]| frame.get(LINK..).and_then(number);
     // Where it went it would be read.
     let as_packet = |(_, seen): &Seen| match read(seen, seen.first_chunk().copied().unwrap_or_default()) {
         Read::Packet(packet) => Some(packet),
         Read::Host(_) | Read::Broken(_) => None,
     };
-    let answered = left.iter().any(quotes);
+    let quotes = |packet: &Packet| {
+        let is_answer = matches!(
+            (packet.is_ipv6(), packet.icmp_type),
+            (false, 3 | 11) | (true, 1 | 3)
+        );
+        let quote = packet.frame.get(packet.l4 + 8..).and_then(number);
+        packet.is_icmp() && is_answer && quote.is_some() && quote == number_of(frame)
+    };
+    let of_frame = |(_, seen): &&Seen| number_of(seen).is_some() && number_of(seen) == number_of(frame);
     Observed {
         left: left.iter().find(of_frame).and_then(as_packet),
-        answered,
+        answered: left.iter().filter_map(as_packet).any(|packet| quotes(&packet)),
         dropped: dropped.to_vec(),
     }
 }

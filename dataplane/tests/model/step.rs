@@ -20,9 +20,11 @@ pub enum Step {
 pub enum Change {
     Service(&'static str, Service),
     DeleteService(&'static str),
-    /// Kind's word, service, address (none: a node port), port.
-    Frontend(&'static str, &'static str, Option<IpAddr>, u16),
-    DeleteFrontend(&'static str, &'static str, Option<IpAddr>, u16),
+    /// Kind's word, service, address (unspecified: a node port), port.
+    Frontend(&'static str, &'static str, IpAddr, u16),
+    DeleteFrontend(&'static str, &'static str, IpAddr, u16),
+    SourceRange(&'static str, Prefix),
+    DeleteSourceRange(&'static str, Prefix),
     /// Local, terminating, unready, not serving.
     Backend(BackendName, [bool; 4]),
     DeleteBackend(BackendName),
@@ -43,9 +45,8 @@ const STATES: [&str; 4] = ["local", "terminating", "unready", "not-serving"];
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let frontend = |kind: &str, service: &str, address: &Option<IpAddr>, port: u16| match address {
-            Some(address) => format!("{kind} {service} {}", SocketAddr::new(*address, port)),
-            None => format!("{kind} {service} {port}"),
+        let frontend = |kind: &str, service: &str, address: &IpAddr, port: u16| {
+            format!("{kind} {service} {}", SocketAddr::new(*address, port))
         };
         match self {
             Self::Service(name, service) => {
@@ -62,7 +63,11 @@ impl fmt::Display for Change {
                     " internal-local"
                 } else {
                     ""
-                })
+                })?;
+                match service.affinity {
+                    0 => Ok(()),
+                    seconds => write!(f, " affinity {seconds}s"),
+                }
             }
             Self::DeleteService(name) => write!(f, "delete service {name}"),
             Self::Frontend(kind, service, address, port) => {
@@ -79,6 +84,12 @@ impl fmt::Display for Change {
             Self::DeleteBackend((service, address, port)) => {
                 write!(f, "delete backend {service} {}", SocketAddr::new(*address, *port))
             }
+            Self::SourceRange(service, (address, len)) => {
+                write!(f, "put source-range {service} {address}/{len}")
+            }
+            Self::DeleteSourceRange(service, (address, len)) => {
+                write!(f, "delete source-range {service} {address}/{len}")
+            }
             Self::Network(kind, (address, len)) => write!(f, "put network {kind} {address}/{len}"),
             Self::DeleteNetwork(kind, (address, len)) => write!(f, "delete network {kind} {address}/{len}"),
             Self::Masquerade(all) => write!(f, "put settings{}", if *all { " masquerade-all" } else { "" }),
@@ -94,6 +105,10 @@ impl Change {
             Self::DeleteService(name) | Self::Frontend(_, name, ..) | Self::Backend((name, ..), _) => {
                 tables.services.contains_key(name)
             }
+            Self::SourceRange(name, range) => {
+                tables.services.contains_key(name) && !tables.source_ranges.contains(&(*name, *range))
+            }
+            Self::DeleteSourceRange(name, range) => tables.source_ranges.contains(&(*name, *range)),
             Self::DeleteFrontend(_, name, address, port) => {
                 tables.services.get(name).is_some_and(|service| {
                     tables
@@ -115,13 +130,14 @@ impl Change {
                 tables.services.remove(name);
                 tables.frontends.retain(|_, (_, of)| of != name);
                 tables.backends.retain(|(of, ..), _| of != name);
+                tables.source_ranges.retain(|(of, _)| of != name);
             }
             Self::Frontend(kind, name, address, port) => {
                 let protocol = tables.services[name].protocol;
-                let kind = if *kind == "cluster-ip" {
-                    Kind::Cluster
-                } else {
-                    Kind::External
+                let kind = match *kind {
+                    "cluster-ip" => Kind::Cluster,
+                    "load-balancer-ip" => Kind::LoadBalancer,
+                    _ => Kind::External,
                 };
                 tables.frontends.insert((*address, protocol, *port), (kind, name));
             }
@@ -144,6 +160,10 @@ impl Change {
                 );
             }
             Self::DeleteBackend(name) => drop(tables.backends.remove(name)),
+            Self::SourceRange(name, range) => tables.source_ranges.push((name, *range)),
+            Self::DeleteSourceRange(name, range) => {
+                tables.source_ranges.retain(|known| *known != (*name, *range));
+            }
             Self::Network(kind, prefix) => networks_mut(tables, kind).push(*prefix),
             Self::DeleteNetwork(kind, prefix) => networks_mut(tables, kind).retain(|known| known != prefix),
             Self::Masquerade(all) => tables.masquerade_all = *all,

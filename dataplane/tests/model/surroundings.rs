@@ -1,7 +1,7 @@
 //! Where the gateway is: its ports, addresses and routes (`support::station` draws the same picture).
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use super::bytes::LINK;
@@ -25,14 +25,26 @@ pub struct Surroundings {
 /// More flows than a world opens: which one a full table gives up (CT-18) cannot be seen from outside.
 const CAPACITY: usize = 4096;
 
-const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 0, 2));
-const OURS_TO_PODS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 0, 1));
-const CLIENTS: Prefix = (IpAddr::V4(Ipv4Addr::new(172, 18, 0, 0)), 24);
-const PODS: Prefix = (IpAddr::V4(Ipv4Addr::new(10, 244, 0, 0)), 24);
+const NODE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(172, 18, 0, 2)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x18, 0, 0, 0, 0, 0, 2)),
+];
+const OURS_TO_PODS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(10, 244, 0, 1)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 1)),
+];
+const CLIENTS: [Prefix; 2] = [
+    (IpAddr::V4(Ipv4Addr::new(172, 18, 0, 0)), 24),
+    (IpAddr::V6(Ipv6Addr::new(0xfd00, 0x18, 0, 0, 0, 0, 0, 0)), 64),
+];
+const PODS: [Prefix; 2] = [
+    (IpAddr::V4(Ipv4Addr::new(10, 244, 0, 0)), 24),
+    (IpAddr::V6(Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 0)), 64),
+];
 
 impl Surroundings {
     pub fn is_own(&self, address: IpAddr) -> bool {
-        address == NODE || address == OURS_TO_PODS
+        NODE.contains(&address) || OURS_TO_PODS.contains(&address)
     }
 
     /// The same for the workers.
@@ -51,7 +63,7 @@ impl Surroundings {
     /// NP-1, NP-2: the primary address, or all of ours in the networks given.
     pub fn has_node_ports(&self, address: IpAddr, networks: &[Prefix]) -> bool {
         if networks.is_empty() {
-            return address == NODE;
+            return NODE.contains(&address);
         }
         let mut of_family = networks
             .iter()
@@ -66,27 +78,29 @@ impl Surroundings {
         if self.is_own(address) {
             return self.host.then_some(Port::Host);
         }
-        if contains(PODS, address) {
+        if PODS.iter().any(|pods| contains(*pods, address)) {
             return Some(Port::Pods);
         }
-        (contains(CLIENTS, address) || self.default_route).then_some(Port::Client)
+        let is_near = CLIENTS.iter().any(|clients| contains(*clients, address));
+        (is_near || self.default_route).then_some(Port::Client)
     }
 
-    /// The address that we speak with on a port (TP-6).
-    pub const fn source(&self, port: Port) -> IpAddr {
-        match port {
+    /// The address that we speak with on a port, to one of the family of `to` (TP-6).
+    pub const fn source(&self, port: Port, to: IpAddr) -> IpAddr {
+        let ours = match port {
             Port::Pods => OURS_TO_PODS,
             Port::Client | Port::Host => NODE,
-        }
+        };
+        ours[to.is_ipv6() as usize]
     }
 
     /// A frame that goes on to `address`.
-    pub fn send(&self, out: Port, address: IpAddr, frame: Vec<u8>) -> Fate {
+    pub fn send(&self, what: &'static str, out: Port, address: IpAddr, frame: Vec<u8>) -> Fate {
         let mtu = if out == Port::Pods { self.mtu } else { 1500 };
         if frame.len() > mtu + LINK {
             return Fate::Dropped("too-big");
         }
-        Fate::Leaves(out, addressed(frame, out, out.next_station(address)))
+        Fate::Leaves(what, out, addressed(frame, out, out.next_station(address)))
     }
 
     /// A frame for the node's own stack, as it came.
@@ -95,7 +109,10 @@ impl Surroundings {
             (false, _) => Fate::Dropped(reason),
             (true, Port::Host) => Fate::Dropped("no-host-port"),
             (true, _) if frame.len() > 1514 => Fate::Dropped("too-big"),
-            (true, _) => Fate::Leaves(Port::Host, addressed(frame.to_vec(), Port::Host, KERNEL)),
+            (true, _) => {
+                let frame = addressed(frame.to_vec(), Port::Host, KERNEL);
+                Fate::Leaves("punted", Port::Host, frame)
+            }
         }
     }
 }

@@ -10,12 +10,15 @@ pub struct Service {
     pub algorithm: &'static str,
     pub external_local: bool,
     pub internal_local: bool,
+    /// Seconds; 0 for none.
+    pub affinity: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Cluster,
     External,
+    LoadBalancer,
 }
 
 /// What an endpoint is named by.
@@ -47,12 +50,14 @@ pub fn contains((network, len): Prefix, address: IpAddr) -> bool {
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
     pub services: BTreeMap<&'static str, Service>,
-    /// By address (none: every node address, a node port), protocol and port.
-    pub frontends: BTreeMap<(Option<IpAddr>, u8, u16), (Kind, &'static str)>,
+    /// By address (the unspecified one of a family: a node port of it), protocol and port.
+    pub frontends: BTreeMap<(IpAddr, u8, u16), (Kind, &'static str)>,
     pub backends: BTreeMap<BackendName, Backend>,
     pub pods: Vec<Prefix>,
     pub service_ranges: Vec<Prefix>,
     pub node_port_networks: Vec<Prefix>,
+    /// Of a service: who may address its load-balancer IPs.
+    pub source_ranges: Vec<(&'static str, Prefix)>,
     pub masquerade_all: bool,
     lives: u64,
 }
@@ -71,20 +76,32 @@ impl Tables {
             .is_some_and(|backend| backend.life == life && backend.serving)
     }
 
+    /// Those of the family of `client` (SVC-2).
+    fn of_family(&self, service: &str, client: IpAddr) -> impl Iterator<Item = (&BackendName, &Backend)> {
+        let all = self.backends.iter();
+        all.filter(move |((of, address, _), _)| *of == service && address.is_ipv4() == client.is_ipv4())
+    }
+
     /// CAT-1, CAT-2.
-    pub fn set(&self, service: &str, local: bool) -> BTreeSet<BackendName> {
-        let of_service = self.backends.iter().filter(|((of, ..), _)| *of == service);
-        of_service
+    pub fn set(&self, service: &str, local: bool, client: IpAddr) -> BTreeSet<BackendName> {
+        self.of_family(service, client)
             .filter(|(_, b)| b.ready && (b.local || !local))
             .map(|(name, _)| *name)
             .collect()
     }
 
     /// CAT-7.
-    pub fn has_any(&self, service: &str) -> bool {
-        self.backends
-            .iter()
-            .any(|((of, ..), backend)| *of == service && backend.usable)
+    pub fn has_any(&self, service: &str, client: IpAddr) -> bool {
+        self.of_family(service, client).any(|(_, backend)| backend.usable)
+    }
+
+    /// LBR-2, LBR-4.
+    pub fn source_allowed(&self, service: &str, client: IpAddr) -> bool {
+        let ranges = self.source_ranges.iter().filter(|(of, _)| *of == service);
+        let mut of_family = ranges
+            .filter(|(_, range)| range.0.is_ipv4() == client.is_ipv4())
+            .peekable();
+        of_family.peek().is_none() || of_family.any(|(_, range)| contains(*range, client))
     }
 
     pub fn is_pod(&self, address: IpAddr) -> bool {
@@ -104,7 +121,7 @@ impl Tables {
 
     /// What the address is to Services, whatever the port (VD-4, VD-6).
     pub fn kind_of(&self, address: IpAddr) -> Option<Kind> {
-        let mut at = self.frontends.iter().filter(|((of, ..), _)| *of == Some(address));
+        let mut at = self.frontends.iter().filter(|((of, ..), _)| *of == address);
         at.next().map(|(_, (kind, _))| *kind)
     }
 }

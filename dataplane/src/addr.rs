@@ -261,6 +261,19 @@ impl<A: Address> FlowKey<A> {
         }
     }
 
+    /// The key of a packet whose headers say this: source and destination address, then port, as they stand there. Made of
+    /// whole words, so that whoever hashes it next need not wait for its bytes.
+    #[inline(always)]
+    pub(crate) fn of_words<const N: usize>(addresses: &[u8; N], ports: [u8; 4], protocol: Protocol) -> Self {
+        const { assert!(N == 2 * size_of::<A>()) };
+        let mut key = Self::zeroed();
+        let (front, back) = bytemuck::bytes_of_mut(&mut key).split_at_mut(N);
+        front.copy_from_slice(addresses);
+        let ports = u64::from(u32::from_le_bytes(ports));
+        back.copy_from_slice(&(ports | u64::from(protocol.0) << 32).to_le_bytes());
+        key
+    }
+
     /// The key of packets going the other way.
     #[must_use]
     pub const fn reversed(self) -> Self {

@@ -16,7 +16,6 @@ use crate::fragments::Fragmented;
 use crate::index::{BackendIndex, FlowIndex, NextHopIndex, ServicePortIndex, WorkerIndex};
 use crate::nat::Rewrite;
 use crate::network::{Hop, Network};
-use crate::nic::BURST;
 use crate::parse::{Fragment, Packet, Parsed};
 use crate::steering::Steering;
 use crate::tables::{AddressKind, BackendState, Frontend, Keyed, Picker, Tables};
@@ -42,6 +41,15 @@ impl<A: Address> Decision<A> {
     }
 }
 
+impl<A: Address> From<Way<A>> for Decision<A> {
+    fn from(way: Way<A>) -> Self {
+        Self {
+            verdict: Verdict::Forward(way.next_hop),
+            rewrite: Some(way.rewrite),
+        }
+    }
+}
+
 /// Switches of the packet path.
 #[derive(Clone, Copy, Debug)]
 pub struct LookupOptions {
@@ -56,6 +64,7 @@ pub trait Family: Fragmented + Keyed {
 }
 
 impl Family for V4 {
+    #[inline(always)]
     fn packet(parsed: &Parsed) -> Option<&Packet<Self>> {
         match parsed {
             Parsed::Ipv4(packet) => Some(packet),
@@ -65,6 +74,7 @@ impl Family for V4 {
 }
 
 impl Family for V6 {
+    #[inline(always)]
     fn packet(parsed: &Parsed) -> Option<&Packet<Self>> {
         match parsed {
             Parsed::Ipv6(packet) => Some(packet),
@@ -94,8 +104,10 @@ impl<A: Address> Tracked<A> {
 
 /// What a flow that is not as others means for its packet.
 enum Unusual {
-    /// It is known all the same.
-    Known,
+    /// It is as others now.
+    Bound,
+    /// It goes on as it did: nobody has said yet which endpoints there are.
+    Unbound,
     /// It is no flow any more.
     Over,
     /// It is a late packet of an endpoint that the client has left.
@@ -139,64 +151,93 @@ pub struct Lookup<'a, A: Address = V4> {
     pub tick: Tick,
 }
 
-impl<A: Family> Lookup<'_, A> {
-    /// Decides on this family's packets of a burst: keys hashed and prefetched together, then packet by packet in order,
-    /// so that two packets of one new flow in one burst make one flow. `quoted` tells the key of the packet that the
-    /// `i`th packet, an ICMP error, quotes.
-    pub fn burst(
-        &mut self,
-        packets: &[Parsed],
-        quoted: &dyn Fn(usize) -> Option<FlowKey<A>>,
-        decide: &mut impl FnMut(usize, Decision<A>),
-    ) {
-        let mut keys = [FlowKey::default(); BURST];
-        for (key, packet) in keys.iter_mut().zip(packets) {
-            if let Some(packet) = A::packet(packet) {
-                *key = packet.key;
-            }
-        }
-        let mut found = [None; BURST];
-        self.tracked
-            .flows
-            .find_burst(&keys[..packets.len()], &mut found[..packets.len()]);
-        let mut changed = false;
-        for (i, packet) in packets.iter().enumerate() {
-            let Some(packet) = A::packet(packet) else {
-                continue;
-            };
-            if packet.is_icmp_error() {
-                decide(i, self.error(packet, quoted(i)));
-                continue;
-            }
-            // A flow opened earlier in this burst was not there when the burst was looked up, and one closed since then
-            // must not be followed.
-            let flow = if changed {
-                self.tracked.flows.find(&packet.key)
-            } else {
-                found[i]
-            };
-            decide(i, self.packet(packet, flow, &mut changed));
-        }
-    }
+/// Where a packet goes and what its flow does to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Way<A: Address> {
+    /// Its next hop.
+    pub next_hop: NextHopIndex,
+    /// What to do to it, or to what it quotes.
+    pub rewrite: Rewrite<A>,
+}
 
-    fn packet(
-        &mut self,
-        packet: &Packet<A>,
-        flow: Option<(FlowIndex, Direction)>,
-        changed: &mut bool,
-    ) -> Decision<A> {
-        if let Some((index, direction)) = flow
-            && let Some(decision) = self.known(packet, index, direction, changed)
+/// Why a packet of a flow may not simply go on; nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The flow is not as others: adopted, or a remnant.
+    Unusual,
+    /// A UDP flow's endpoint does not serve any more.
+    BackendGone,
+    /// The packet begins another connection.
+    Reopens,
+    /// Its time to live is used up.
+    NoHopLeft,
+    /// The flow does not know its next hop.
+    NoNextHop,
+}
+
+/// One packet further along its flow: nearly all that a burst is. What stops it is for `Lookup` to judge.
+#[inline(always)]
+pub fn step<A: Address>(
+    flows: &mut Flows<A>,
+    tables: &Tables,
+    packet: &Packet<A>,
+    index: FlowIndex,
+    direction: Direction,
+    tick: Tick,
+) -> Result<Way<A>, Stop> {
+    let flow = flows.flow(index);
+    if !flow.flags().is_plain() {
+        return Err(Stop::Unusual);
+    }
+    if packet.key.protocol == Protocol::UDP
+        && tables.backend_state(flow.backend(), flow.backend_generation()) != BackendState::Serving
+    {
+        return Err(Stop::BackendGone);
+    }
+    onward(flows, packet, index, direction, tick)
+}
+
+/// `step`, of a flow that is as others.
+#[inline(always)]
+fn onward<A: Address>(
+    flows: &mut Flows<A>,
+    packet: &Packet<A>,
+    index: FlowIndex,
+    direction: Direction,
+    tick: Tick,
+) -> Result<Way<A>, Stop> {
+    if packet.ttl <= 1 {
+        return Err(Stop::NoHopLeft);
+    }
+    let flow = flows.flow(index);
+    let way = Way {
+        next_hop: flow.next_hop(direction),
+        rewrite: flow.rewrite(direction),
+    };
+    if way.next_hop == NextHopIndex::UNKNOWN {
+        return Err(Stop::NoNextHop);
+    }
+    match flows.touch(index, direction, packet.signals, tick) {
+        Touched::Continues => Ok(way),
+        Touched::Reopens => Err(Stop::Reopens),
+    }
+}
+
+impl<A: Family> Lookup<'_, A> {
+    /// Decides on one packet, whatever it is. `quoted` tells the key of the packet that an ICMP error quotes.
+    pub fn packet(&mut self, packet: &Packet<A>, quoted: impl FnOnce() -> Option<FlowKey<A>>) -> Decision<A> {
+        if packet.is_icmp_error() {
+            return self.error(packet, quoted());
+        }
+        if let Some((index, direction)) = self.tracked.flows.find(&packet.key)
+            && let Some(decision) = self.known(packet, index, direction)
         {
             return decision;
         }
         let decision = match self.steering.owner(&packet.key, self.tables, self.network) {
             owner if owner != self.worker => Decision::plain(Verdict::Handover(owner)),
             _ => match frontend(&packet.key, self.tables, self.network) {
-                Some(frontend) => {
-                    *changed = true;
-                    self.open(packet, frontend)
-                }
+                Some(frontend) => self.open(packet, frontend),
                 None => Decision::plain(self.unserved(packet)),
             },
         };
@@ -207,63 +248,58 @@ impl<A: Family> Lookup<'_, A> {
     }
 
     /// A packet of a known flow. `None` if the flow ended here and the packet may open another.
-    #[inline(always)]
-    fn known(
-        &mut self,
-        packet: &Packet<A>,
-        index: FlowIndex,
-        direction: Direction,
-        changed: &mut bool,
-    ) -> Option<Decision<A>> {
-        if !self.tracked.flows.flow(index).flags().is_plain() {
-            match self.unusual(index, direction) {
-                Unusual::Known => {}
-                Unusual::Over => {
-                    *changed = true;
-                    return None;
-                }
+    fn known(&mut self, packet: &Packet<A>, index: FlowIndex, direction: Direction) -> Option<Decision<A>> {
+        let (tables, tick) = (self.tables, self.tick);
+        let mut stepped = step(&mut self.tracked.flows, tables, packet, index, direction, tick);
+        if matches!(stepped, Err(Stop::Unusual)) {
+            stepped = match self.unusual(index, direction) {
+                Unusual::Bound => step(&mut self.tracked.flows, tables, packet, index, direction, tick),
+                Unusual::Unbound => onward(&mut self.tracked.flows, packet, index, direction, tick),
+                Unusual::Over => return None,
                 Unusual::Late => return Some(Decision::plain(Verdict::Drop(DropReason::LateReply))),
-            }
+            };
         }
-        let flow = self.tracked.flows.flow(index);
-        if packet.key.protocol == Protocol::UDP
-            && self
-                .tables
-                .backend_state(flow.backend(), flow.backend_generation())
-                != BackendState::Serving
-            && !flow.flags().contains(FlowFlags::ADOPTED)
-        {
-            return match direction {
+        match stepped {
+            Ok(way) => Some(way.into()),
+            // Resolved above.
+            Err(Stop::Unusual) => None,
+            Err(Stop::BackendGone) => match direction {
                 // CT-4, CT-8, CT-9: UDP has no end of its own, so a flow to a gone endpoint would be a black hole.
                 Direction::Original => {
                     self.replace(index);
-                    *changed = true;
                     None
                 }
                 // The flow stays until its client speaks or it expires: without it, the next late answer would leave
                 // with the endpoint's address (CT-14).
                 Direction::Reply => Some(Decision::plain(Verdict::Drop(DropReason::BackendGone))),
-            };
+            },
+            Err(Stop::Reopens) => {
+                // CT-16: a new connection on the tuple of a finished one is balanced afresh.
+                self.replace(index);
+                None
+            }
+            // It was seen, but goes no further.
+            Err(Stop::NoHopLeft) => {
+                match self
+                    .tracked
+                    .flows
+                    .touch(index, direction, packet.signals, self.tick)
+                {
+                    Touched::Reopens => {
+                        self.replace(index);
+                        None
+                    }
+                    Touched::Continues => Some(Decision::plain(Verdict::Reject(Rejection::TimeExceeded))),
+                }
+            }
+            Err(Stop::NoNextHop) => match self.find_next_hops(index) {
+                Ok(_) => self.known(packet, index, direction),
+                Err(verdict) => Some(Decision::plain(verdict)),
+            },
         }
-        if self
-            .tracked
-            .flows
-            .touch(index, direction, packet.signals, self.tick)
-            == Touched::Reopens
-        {
-            // CT-16: a new connection on the tuple of a finished one is balanced afresh.
-            self.replace(index);
-            *changed = true;
-            return None;
-        }
-        if packet.ttl <= 1 {
-            return Some(Decision::plain(Verdict::Reject(Rejection::TimeExceeded)));
-        }
-        Some(self.follow(index, direction))
     }
 
-    /// On along a flow.
-    #[inline(always)]
+    /// On along a flow, without being a packet of it.
     fn follow(&mut self, index: FlowIndex, direction: Direction) -> Decision<A> {
         let mut next_hop = self.tracked.flows.flow(index).next_hop(direction);
         let rewrite = self.tracked.flows.rewrite(index, direction);
@@ -273,18 +309,18 @@ impl<A: Family> Lookup<'_, A> {
                 Err(verdict) => return Decision::plain(verdict),
             }
         }
-        Decision {
-            verdict: Verdict::Forward(next_hop),
-            rewrite: Some(rewrite),
-        }
+        Way { next_hop, rewrite }.into()
     }
 
     /// A flow that is not as others.
     #[cold]
     fn unusual(&mut self, index: FlowIndex, direction: Direction) -> Unusual {
         if !self.is_remnant(index) {
-            self.rebind(index);
-            return Unusual::Known;
+            return if self.rebind(index) {
+                Unusual::Bound
+            } else {
+                Unusual::Unbound
+            };
         }
         match direction {
             // The client speaks to the endpoint itself, which has nothing to do with the flow that was.
@@ -301,10 +337,10 @@ impl<A: Family> Lookup<'_, A> {
     }
 
     /// A flow of the process before us (CT-12): once control has told the tables, its endpoint is found in them again, or
-    /// is gone.
-    fn rebind(&mut self, index: FlowIndex) {
+    /// is gone. Whether it has.
+    fn rebind(&mut self, index: FlowIndex) -> bool {
         if self.tables.generation.0 == 0 {
-            return;
+            return false;
         }
         let flow = self.tracked.flows.flow(index);
         let (original, endpoint) = (flow.key(Direction::Original), flow.key(Direction::Reply));
@@ -320,6 +356,7 @@ impl<A: Family> Lookup<'_, A> {
             .flows
             .rebind(index, backend, generation, service_port);
         self.picker.opened(backend, generation);
+        true
     }
 
     /// Likewise its next hops: what the process before knew of neighbours is gone with it.

@@ -137,6 +137,15 @@ impl NextHops {
         (port(state), reachability)
     }
 
+    /// `get`, of a neighbour that is as nearly all are: of this index, reachable, and marked as used. `None`: ask `get`.
+    #[inline(always)]
+    pub fn get_reachable(&self, index: NextHopIndex) -> Option<(NicPortIndex, Mac)> {
+        // Relaxed: as in `get`.
+        let state = self.states[self.slot(index)].load(Ordering::Relaxed);
+        let wanted = u64::from(index.0 >> SLOT_BITS) << GENERATION_AT | USED | REACHABLE;
+        (state & !(0xff << 48 | MAC) == wanted).then(|| (port(state), mac(state)))
+    }
+
     /// Steward: the index of this neighbour, entered as `Incomplete` if new; `None` when the table is full.
     pub fn insert(&self, port: NicPortIndex, address: impl Into<IpAddr>) -> Option<NextHopIndex> {
         let address = address.into();
@@ -253,13 +262,16 @@ fn port(state: u64) -> NicPortIndex {
     NicPortIndex((state >> 48) as u8)
 }
 
+#[inline(always)]
+const fn mac(state: u64) -> Mac {
+    let [_, _, a, b, c, d, e, f] = state.to_be_bytes();
+    Mac([a, b, c, d, e, f])
+}
+
 fn reachability(state: u64) -> Reachability {
     match state & KIND {
         0 => Reachability::Incomplete,
-        REACHABLE => {
-            let [_, _, a, b, c, d, e, f] = state.to_be_bytes();
-            Reachability::Reachable(Mac([a, b, c, d, e, f]))
-        }
+        REACHABLE => Reachability::Reachable(mac(state)),
         _ => Reachability::Unreachable,
     }
 }

@@ -3,7 +3,7 @@
 //! Never  reads a clock, a table or a counter; never allocates; never trusts a length field.
 //! Next   `lookup`.
 
-use crate::addr::{Address, FlowKey, Mac, Protocol, V4, V6};
+use crate::addr::{Address, FlowKey, Mac, Port, Protocol, V4, V6};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::{
     EtherType, Ethernet, Icmp, Ip, Ipv4, Ipv6, Sctp, Tcp, Udp, ethernet, icmpv6, ipv4, ipv6, nd,
@@ -69,29 +69,44 @@ pub enum Parsed {
 
 /// What `frame` is, received in exclusive mode by the NIC port whose address is `station`. ICMP and protocols other than
 /// TCP, UDP and SCTP have zero ports.
-#[inline]
 pub fn parse(frame: &[u8], station: Mac) -> Parsed {
-    inspect(frame, station).unwrap_or_else(Parsed::Drop)
+    let mut parsed = Parsed::Neighbour;
+    parse_into(&mut parsed, frame, station);
+    parsed
 }
 
+/// `parse` of one packet of many, and whether it is plain: what is found is written once and where it stays. Moving it would
+/// cost more than finding it, since a processor makes a wide load wait for the narrow stores before it.
 #[inline(always)]
-fn inspect(frame: &[u8], station: Mac) -> Result<Parsed, DropReason> {
+pub fn parse_into(place: &mut Parsed, frame: &[u8], station: Mac) -> bool {
+    if plain::inspect(place, frame, station) {
+        return true;
+    }
+    if let Err(reason) = inspect(place, frame, station) {
+        *place = Parsed::Drop(reason);
+    }
+    false
+}
+
+#[inline(never)]
+fn inspect(place: &mut Parsed, frame: &[u8], station: Mac) -> Result<(), DropReason> {
     let ethernet = Ethernet::new(frame)?;
     let dst = ethernet.dst();
     if dst != station && !dst.is_group() {
         return Err(DropReason::NotForUs);
     }
     match ethernet.ether_type() {
-        EtherType::IPV4 => inspect_ipv4(&ethernet),
-        EtherType::IPV6 => inspect_ipv6(&ethernet),
-        EtherType::ARP => Ok(Parsed::Neighbour),
+        EtherType::IPV4 => return inspect_ipv4(place, &ethernet),
+        EtherType::IPV6 => return inspect_ipv6(place, &ethernet),
+        EtherType::ARP => *place = Parsed::Neighbour,
         // Also a second tag: a network inside of a network is not ours to look into.
-        _ => Ok(Parsed::Other(DropReason::UnknownEtherType)),
+        _ => *place = Parsed::Other(DropReason::UnknownEtherType),
     }
+    Ok(())
 }
 
 #[inline(always)]
-fn inspect_ipv4(ethernet: &Ethernet<&[u8]>) -> Result<Parsed, DropReason> {
+fn inspect_ipv4(place: &mut Parsed, ethernet: &Ethernet<&[u8]>) -> Result<(), DropReason> {
     let ip = Ipv4::new(ethernet.payload())?;
     if !ip.checksum_ok() {
         return Err(DropReason::BadIpChecksum);
@@ -99,45 +114,46 @@ fn inspect_ipv4(ethernet: &Ethernet<&[u8]>) -> Result<Parsed, DropReason> {
     // Before the source: DHCP and IGMP come from 0.0.0.0, and are the host's to judge. A unicast packet in a group
     // frame reached every gateway of the segment and must not be forwarded by each (RFC 1812 §5.3.4).
     if ipv4::is_group(ip.dst()) || ethernet.dst().is_group() {
-        return Ok(Parsed::Other(DropReason::Multicast));
+        *place = Parsed::Other(DropReason::Multicast);
+        return Ok(());
     }
     if !ipv4::can_send(ip.src()) {
         return Err(DropReason::BadSource);
     }
+    let fragment = match (ip.fragment_offset(), ip.more_fragments()) {
+        (0, false) => Fragment::Whole,
+        (0, true) => Fragment::First,
+        _ => Fragment::Later,
+    };
     let l3 = ethernet.header_len();
     // No frame memory holds so long a frame; a test's slice may.
     let end = u16::try_from(l3 + usize::from(ip.total_len())).map_err(|_| DropReason::TooBig)?;
-    let mut packet = Packet {
-        key: FlowKey {
-            src: ip.src().octets(),
-            dst: ip.dst().octets(),
-            protocol: ip.protocol(),
-            ..FlowKey::default()
+    // At most 78.
+    let l4 = (l3 + ip.header_len()) as u16;
+    let transport = transport::<V4>(ip.payload(), ip.protocol(), fragment)?;
+    *place = Parsed::Ipv4(Packet {
+        key: transport.key(ip.src().octets(), ip.dst().octets(), ip.protocol()),
+        fragment_ident: if fragment == Fragment::Whole {
+            0
+        } else {
+            ip.ident().into()
         },
-        // At most 18 and 78.
+        // At most 18.
         l3: l3 as u16,
-        l4: (l3 + ip.header_len()) as u16,
+        l4,
         end,
+        transport_len: if fragment == Fragment::Whole { end - l4 } else { 0 },
+        vlan: vlan(ethernet),
         ttl: ip.ttl(),
-        fragment: match (ip.fragment_offset(), ip.more_fragments()) {
-            (0, false) => Fragment::Whole,
-            (0, true) => Fragment::First,
-            _ => Fragment::Later,
-        },
-        ..Packet::default()
-    };
-    if l3 != ethernet::HEADER_LEN {
-        packet.vlan = vlan(ethernet);
-    }
-    match packet.fragment {
-        Fragment::Whole => inspect_whole(ip.payload(), &mut packet)?,
-        _ => inspect_fragment(ip.payload(), ip.ident().into(), &mut packet),
-    }
-    Ok(Parsed::Ipv4(packet))
+        signals: transport.signals,
+        icmp_type: transport.icmp_type,
+        fragment,
+    });
+    Ok(())
 }
 
 #[inline(always)]
-fn inspect_ipv6(ethernet: &Ethernet<&[u8]>) -> Result<Parsed, DropReason> {
+fn inspect_ipv6(place: &mut Parsed, ethernet: &Ethernet<&[u8]>) -> Result<(), DropReason> {
     let ip = Ipv6::new(ethernet.payload())?;
     let upper = ip.upper()?;
     let payload = &ip.payload()[upper.at - ipv6::HEADER_LEN..];
@@ -156,100 +172,166 @@ fn inspect_ipv6(ethernet: &Ethernet<&[u8]>) -> Result<Parsed, DropReason> {
         let neighbour = matches!(icmp_type, nd::SOLICITATION | nd::ADVERTISEMENT)
             && ip.next_header() == Protocol::ICMPV6
             && ip.hop_limit() == nd::HOP_LIMIT;
-        return Ok(if neighbour {
+        *place = if neighbour {
             Parsed::Neighbour
         } else {
             Parsed::Other(DropReason::LinkLocal)
-        });
+        };
+        return Ok(());
     }
     // Before the source, as in IPv4: an address that is being probed reports its groups from "::" (RFC 3590).
     if dst.is_multicast() || ethernet.dst().is_group() {
-        return Ok(Parsed::Other(DropReason::Multicast));
+        *place = Parsed::Other(DropReason::Multicast);
+        return Ok(());
     }
     if !ipv6::can_send(src) {
         return Err(DropReason::BadSource);
     }
     // Never beyond the link (RFC 4291 §2.5.6).
     if src.is_unicast_link_local() || dst.is_unicast_link_local() {
-        return Ok(Parsed::Other(DropReason::LinkLocal));
+        *place = Parsed::Other(DropReason::LinkLocal);
+        return Ok(());
     }
     let l3 = ethernet.header_len();
     // No frame memory holds so long a frame; a test's slice may.
     let end = u16::try_from(l3 + ip.total_len()).map_err(|_| DropReason::TooBig)?;
-    let mut packet = Packet {
-        key: FlowKey {
-            src: src.octets(),
-            dst: dst.octets(),
-            protocol: upper.protocol,
-            ..FlowKey::default()
+    // At most `end`.
+    let l4 = (l3 + upper.at) as u16;
+    let transport = transport::<V6>(payload, upper.protocol, fragment)?;
+    *place = Parsed::Ipv6(Packet {
+        key: transport.key(src.octets(), dst.octets(), upper.protocol),
+        fragment_ident: match upper.fragment {
+            Some(header) if fragment != Fragment::Whole => header.ident,
+            _ => 0,
         },
         l3: l3 as u16,
-        // At most `end`.
-        l4: (l3 + upper.at) as u16,
+        l4,
         end,
+        transport_len: if fragment == Fragment::Whole { end - l4 } else { 0 },
+        vlan: vlan(ethernet),
         ttl: ip.hop_limit(),
+        signals: transport.signals,
+        icmp_type: transport.icmp_type,
         fragment,
-        ..Packet::default()
-    };
-    if l3 != ethernet::HEADER_LEN {
-        packet.vlan = vlan(ethernet);
+    });
+    Ok(())
+}
+
+/// The identifier of the frame's tag, 0 without one.
+#[inline(always)]
+fn vlan(ethernet: &Ethernet<&[u8]>) -> u16 {
+    #[cold]
+    fn tagged(ethernet: &Ethernet<&[u8]>) -> u16 {
+        ethernet.vlan().unwrap_or_default()
     }
-    match (packet.fragment, upper.fragment) {
-        (Fragment::Whole, _) => inspect_whole(payload, &mut packet)?,
-        (_, header) => {
-            let ident = header.map_or(0, |header| header.ident);
-            inspect_fragment(payload, ident, &mut packet);
+    if ethernet.header_len() == ethernet::HEADER_LEN {
+        0
+    } else {
+        tagged(ethernet)
+    }
+}
+
+/// What a transport header tells.
+#[derive(Clone, Copy, Default)]
+struct Transport {
+    ports: [Port; 2],
+    signals: u8,
+    icmp_type: u8,
+}
+
+impl Transport {
+    const fn key<A: Address>(self, src: A, dst: A, protocol: Protocol) -> FlowKey<A> {
+        FlowKey {
+            src,
+            dst,
+            src_port: self.ports[0],
+            dst_port: self.ports[1],
+            protocol,
+            zero: [0; 3],
         }
     }
-    Ok(Parsed::Ipv6(packet))
 }
 
-/// The identifier of the frame's tag. Kept out of the main way.
-#[cold]
-fn vlan(ethernet: &Ethernet<&[u8]>) -> u16 {
-    ethernet.vlan().unwrap_or_default()
-}
-
-/// The transport header of a whole packet, its lengths checked.
+/// The transport header that is there: of a whole packet, its lengths checked.
 #[inline(always)]
-fn inspect_whole<A: Ip>(payload: &[u8], packet: &mut Packet<A>) -> Result<(), DropReason> {
-    packet.transport_len = packet.end - packet.l4;
-    match packet.key.protocol {
-        Protocol::TCP => packet.learn_tcp(&Tcp::new(payload)?),
+fn transport<A: Ip>(payload: &[u8], protocol: Protocol, fragment: Fragment) -> Result<Transport, DropReason> {
+    if fragment != Fragment::Whole {
+        return Ok(fragment_transport::<A>(payload, protocol, fragment));
+    }
+    Ok(match protocol {
+        Protocol::TCP => Tcp::new(payload)?.into(),
         Protocol::UDP => {
             let udp = Udp::new(payload)?;
             // CSM-1; RFC 8200 §8.1.
             if A::CHECKSUM.is_none() && udp.checksum() == 0 {
                 return Err(DropReason::NoUdpChecksum);
             }
-            packet.learn_udp(&udp);
+            udp.into()
         }
-        Protocol::SCTP => packet.learn_sctp(&Sctp::new(payload)?),
-        protocol if protocol == A::ICMP => packet.icmp_type = Icmp::new(payload)?.icmp_type(),
-        _ => {}
-    }
-    Ok(())
+        Protocol::SCTP => Sctp::new(payload)?.into(),
+        protocol if protocol == A::ICMP => Icmp::new(payload)?.into(),
+        _ => Transport::default(),
+    })
 }
 
-/// What a fragment tells: whose it is and, the first, its transport header, if all of it is there. A header split over fragments is legal, and the
-/// usual way to hide ports (RFC 1858): such a fragment has none.
+/// What a fragment tells: the first its transport header, if all of it is there. A header split over fragments is legal,
+/// and the usual way to hide ports (RFC 1858): such a fragment has none.
 #[cold]
-fn inspect_fragment<A: Ip>(payload: &[u8], ident: u32, packet: &mut Packet<A>) {
-    packet.fragment_ident = ident;
-    if packet.fragment == Fragment::Later {
-        return;
+fn fragment_transport<A: Ip>(payload: &[u8], protocol: Protocol, fragment: Fragment) -> Transport {
+    if fragment == Fragment::Later {
+        return Transport::default();
     }
-    let learned = match packet.key.protocol {
-        Protocol::TCP => Tcp::partial(payload).map(|tcp| packet.learn_tcp(&tcp)),
-        Protocol::UDP => Udp::partial(payload).map(|udp| packet.learn_udp(&udp)),
-        Protocol::SCTP => Sctp::partial(payload).map(|sctp| packet.learn_sctp(&sctp)),
-        protocol if protocol == A::ICMP => {
-            Icmp::partial(payload).map(|icmp| packet.icmp_type = icmp.icmp_type())
-        }
-        _ => Ok(()),
+    let learned = match protocol {
+        Protocol::TCP => Tcp::partial(payload).map(Transport::from),
+        Protocol::UDP => Udp::partial(payload).map(Transport::from),
+        Protocol::SCTP => Sctp::partial(payload).map(Transport::from),
+        protocol if protocol == A::ICMP => Icmp::partial(payload).map(Transport::from),
+        _ => return Transport::default(),
     };
     // Nothing learned is all that its error means.
-    let _ = learned;
+    learned.unwrap_or_default()
+}
+
+impl From<Tcp<&[u8]>> for Transport {
+    #[inline(always)]
+    fn from(tcp: Tcp<&[u8]>) -> Self {
+        Self {
+            ports: [tcp.src_port(), tcp.dst_port()],
+            signals: tcp.flags(),
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Udp<&[u8]>> for Transport {
+    #[inline(always)]
+    fn from(udp: Udp<&[u8]>) -> Self {
+        Self {
+            ports: [udp.src_port(), udp.dst_port()],
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Sctp<&[u8]>> for Transport {
+    #[inline(always)]
+    fn from(sctp: Sctp<&[u8]>) -> Self {
+        Self {
+            ports: [sctp.src_port(), sctp.dst_port()],
+            signals: sctp.chunks(),
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Icmp<&[u8]>> for Transport {
+    #[inline(always)]
+    fn from(icmp: Icmp<&[u8]>) -> Self {
+        Self {
+            icmp_type: icmp.icmp_type(),
+            ..Self::default()
+        }
+    }
 }
 
 impl<A: Ip> Packet<A> {
@@ -266,27 +348,9 @@ impl<A: Ip> Packet<A> {
     pub fn is_echo_request(&self) -> bool {
         self.icmp_type == A::ECHO_REQUEST
     }
-
-    #[inline(always)]
-    fn learn_tcp(&mut self, tcp: &Tcp<&[u8]>) {
-        self.key.src_port = tcp.src_port();
-        self.key.dst_port = tcp.dst_port();
-        self.signals = tcp.flags();
-    }
-
-    #[inline(always)]
-    fn learn_udp(&mut self, udp: &Udp<&[u8]>) {
-        self.key.src_port = udp.src_port();
-        self.key.dst_port = udp.dst_port();
-    }
-
-    #[inline(always)]
-    fn learn_sctp(&mut self, sctp: &Sctp<&[u8]>) {
-        self.key.src_port = sctp.src_port();
-        self.key.dst_port = sctp.dst_port();
-        self.signals = sctp.chunks();
-    }
 }
+
+mod plain;
 
 #[cfg(test)]
 mod tests;

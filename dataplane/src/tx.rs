@@ -29,15 +29,16 @@ impl TxQueue {
         }
     }
 
-    /// Adds a frame, sending first if the burst is full.
-    pub fn push(&mut self, frame: Frame, driver: &mut dyn Driver, memory: &mut FrameMemory) -> Flushed {
-        let flushed = if self.frames.is_full() {
-            self.flush(driver, memory)
-        } else {
-            Flushed::default()
-        };
+    /// Whether it must be flushed before it takes another frame.
+    #[inline(always)]
+    pub const fn is_full(&self) -> bool {
+        self.frames.is_full()
+    }
+
+    /// Adds a frame; the queue is not full.
+    #[inline(always)]
+    pub fn push(&mut self, frame: Frame) {
         self.frames.push(frame);
-        flushed
     }
 
     /// Sends what waits.
@@ -82,7 +83,7 @@ mod tests {
         let mut queue = TxQueue::new();
         for len in [60, 70, 80] {
             let frame = memory.copy_in(&[0; 100][..len]).unwrap();
-            assert_eq!(queue.push(frame, &mut port, &mut memory), Flushed::default());
+            queue.push(frame);
         }
         let flushed = queue.flush(&mut port, &mut memory);
         assert_eq!(

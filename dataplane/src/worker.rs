@@ -13,17 +13,15 @@ use arrayvec::ArrayVec;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::sockopt;
 
-use crate::addr::{V4, V6};
 use crate::affinity::Affinity;
 use crate::counters::{CounterId, WorkerCounters};
 use crate::fragments::Transport;
-use crate::icmp_error;
 use crate::index::{NicPortIndex, WorkerIndex};
-use crate::lookup::{self, Counted, Decision, Lookup, LookupOptions};
+use crate::lookup::LookupOptions;
 use crate::mailbox::{Mailbox, Purpose};
 use crate::network::Network;
-use crate::nic::{BURST, Burst, Driver, Frame, FrameMemory};
-use crate::parse::{self, Fragment, Parsed};
+use crate::nic::{BURST, Burst, Driver, FrameMemory};
+use crate::parse::Parsed;
 use crate::reject::RateLimiter;
 use crate::rx;
 use crate::steering::Steering;
@@ -31,9 +29,10 @@ use crate::table_slot::TableSlot;
 use crate::tables::{Picker, Tables};
 use crate::tick::Tick;
 use crate::tx::TxQueue;
-use crate::verdict::{DropReason, Verdict};
+use crate::verdict::DropReason;
 use crate::wire::Ethernet;
 
+mod burst;
 mod carry_out;
 mod sides;
 
@@ -98,6 +97,8 @@ pub struct Worker {
     picker: Picker,
     limiter: RateLimiter,
     counters: WorkerCounters,
+    /// Packets sent on in this turn, not yet counted.
+    forwarded: u64,
     /// Whom to wake at the end of the turn.
     rung: u64,
     ring_steward: bool,
@@ -144,6 +145,7 @@ impl Worker {
             picker: parts.picker,
             limiter: RateLimiter::new(Tick::now()),
             counters: parts.counters,
+            forwarded: 0,
             rung: 0,
             ring_steward: false,
             doubted: Tick::default(),
@@ -216,69 +218,6 @@ impl Worker {
         handled
     }
 
-    /// Decides on a burst from one NIC port and carries the decisions out. `gathered`: of a single fragment whose
-    /// datagram's first fragment another worker, or we, have seen.
-    fn burst(
-        &mut self,
-        shared: &Shared,
-        port: NicPortIndex,
-        frames: &mut Burst,
-        gathered: Option<Transport>,
-        tick: Tick,
-    ) {
-        // Of the network, not of our queue: what another worker handed over may come from a NIC port we have none of.
-        let mac = shared.network.interfaces()[port.get()].mac;
-        let from_host = shared.network.host() == Some(port);
-        let (mut fragments, mut v6) = (false, false);
-        let parse = |frame: &Frame| {
-            let parsed = parse::parse(self.memory.bytes(frame), mac);
-            let (ours, vlan) = match &parsed {
-                Parsed::Ipv4(packet) => {
-                    fragments |= packet.fragment != Fragment::Whole;
-                    (shared.network.is_own(packet.key.src), packet.vlan)
-                }
-                Parsed::Ipv6(packet) => {
-                    fragments |= packet.fragment != Fragment::Whole;
-                    v6 = true;
-                    (shared.network.is_own(packet.key.src), packet.vlan)
-                }
-                _ => return parsed,
-            };
-            if vlan != 0 {
-                return Parsed::Other(DropReason::UnknownEtherType); // of a VLAN that no NIC port has
-            }
-            // Only the host speaks with our addresses; from a link they are forged (RFC 1812 §5.3.8), and would be
-            // treated as the node is: exempt from the limit of refusals, served past external traffic policies (TP-4).
-            if ours && !from_host {
-                return Parsed::Drop(DropReason::BadSource);
-            }
-            parsed
-        };
-        let mut packets: ArrayVec<Parsed, BURST> = frames.iter().map(parse).collect();
-        self.doubt(shared, port, frames, &packets, tick);
-        if fragments {
-            self.gather(shared, port, frames, &mut packets, gathered, tick);
-        }
-        let decisions_v4 = self.decide::<V4>(shared, frames, &packets, tick);
-        // Most bursts have none, and must not pay for them.
-        let decisions_v6 = v6.then(|| self.decide::<V6>(shared, frames, &packets, tick));
-        for (i, frame) in frames.drain(..).enumerate() {
-            match &packets[i] {
-                Parsed::Ipv4(packet) => self.carry_out(shared, port, frame, packet, &decisions_v4[i], tick),
-                Parsed::Ipv6(packet) => match &decisions_v6 {
-                    Some(decisions) => self.carry_out(shared, port, frame, packet, &decisions[i], tick),
-                    None => self.memory.free(frame), // never: `v6` is set
-                },
-                Parsed::Settled(verdict) => self.settle(shared, port, frame, *verdict),
-                Parsed::Neighbour => self.settle(shared, port, frame, Verdict::Neighbour),
-                Parsed::Other(reason) => {
-                    self.settle(shared, port, frame, lookup::host_or(&shared.network, *reason))
-                }
-                Parsed::Drop(reason) => self.settle(shared, port, frame, Verdict::Drop(*reason)),
-            }
-        }
-    }
-
     /// Looks at one packet of a burst, for all of them: if it did not come from the station its neighbour is known by,
     /// the steward is told, once a tick at most.
     fn doubt(&mut self, shared: &Shared, port: NicPortIndex, frames: &Burst, packets: &[Parsed], tick: Tick) {
@@ -301,45 +240,6 @@ impl Worker {
             // A full box loses a doubt; there will be others.
             self.ring_steward |= shared.steward.post(Purpose::Doubt { neighbour }, port, &[]);
         }
-    }
-
-    /// Decisions on one family's packets of a burst.
-    fn decide<A: Served>(
-        &mut self,
-        shared: &Shared,
-        frames: &Burst,
-        packets: &[Parsed],
-        tick: Tick,
-    ) -> [Decision<A>; BURST] {
-        let mut decisions = [Decision::plain(Verdict::Punt); BURST];
-        let memory = &self.memory;
-        let quoted = |i: usize| {
-            let packet = A::packet(&packets[i])?;
-            Some(icmp_error::quoted(memory.bytes(&frames[i]), packet)?.key)
-        };
-        let mut lookup = Lookup {
-            tables: &self.tables,
-            network: &shared.network,
-            steering: &shared.steering,
-            affinity: &shared.affinity,
-            worker: self.index,
-            tracked: &mut A::own(&mut self.sides).tracked,
-            picker: &mut self.picker,
-            options: shared.options,
-            counted: Counted::default(),
-            replaced: None,
-            tick,
-        };
-        lookup.burst(packets, &quoted, &mut |i, decision| decisions[i] = decision);
-        let Counted {
-            opened,
-            evicted,
-            affinity_evicted,
-        } = lookup.counted;
-        self.counters.add(CounterId::FLOWS_OPENED, opened);
-        self.counters.add(CounterId::FLOWS_EVICTED, evicted);
-        self.counters.add(CounterId::AFFINITY_EVICTED, affinity_evicted);
-        decisions
     }
 
     /// Gives fragments the transport header of their datagram (FRG-1), each at the worker that gathers it.
@@ -428,6 +328,8 @@ impl Worker {
     }
 
     fn flush(&mut self) {
+        self.counters
+            .add(CounterId::FORWARDED, std::mem::take(&mut self.forwarded));
         for port in 0..self.ports.len() {
             let Some(nic) = &mut self.ports[port] else {
                 continue;

@@ -259,6 +259,12 @@ impl<A: Address> Flow<A> {
         }
     }
 
+    /// Whether a packet surely leaves its state as it is (`State::stays`).
+    #[inline(always)]
+    pub(super) const fn stays(&self, direction: Direction, signals: u8) -> bool {
+        State::stays(self.state, self.protocol, direction, signals)
+    }
+
     /// Follows one packet: the state, and when the flow was last seen.
     #[inline(always)]
     pub(super) fn touch(&mut self, direction: Direction, signals: u8, tick: Tick) -> Touched {
@@ -275,6 +281,7 @@ impl<A: Address> Flow<A> {
     }
 
     /// Starts its idle time anew.
+    #[inline(always)]
     pub(super) const fn refresh(&mut self, tick: Tick) {
         self.last_seen = tick;
     }

@@ -17,7 +17,7 @@ pub struct HashKey([u64; 4]);
 
 /// What a key hashes to. The halves name its two buckets, both together its tag (see `table`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Hash(pub(crate) u64);
+pub struct Hash(pub(crate) u64);
 
 impl HashKey {
     /// A fresh secret, from getrandom(2). Errors: what getrandom says, in practice none.

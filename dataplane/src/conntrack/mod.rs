@@ -2,8 +2,8 @@
 //!
 //! A **flow** is one tracked connection: an original and a reply tuple, what to do to packets in each direction, and how
 //! far the connection has come (CT-1). Memory is fixed at the start: an entry of one cache line per flow (`flow`), and a
-//! hash table that both tuples are in (`table`). What decides speed is how many lines a packet must wait for, so
-//! `find_burst` asks for a burst's lines together, in two waves: the buckets, then the entries they name.
+//! hash table that both tuples are in (`table`). What decides speed is how many lines a packet must wait for, so a burst's
+//! lines are asked for together, in two waves: the buckets (`ask`), then the entries they name (`guess`).
 //!
 //! Time comes in as a `Tick`; nobody is told when a flow expires: `expire` looks at a bounded number of entries per call.
 
@@ -41,12 +41,11 @@ mod table;
 
 pub use admission::Admission;
 pub use flow::{Direction, Flow, FlowFlags, NewFlow, Touched};
-pub use hash::HashKey;
+pub use hash::{Hash, HashKey};
 pub use pool::Usage;
 pub use state::{Dispensable, State};
 pub use timeouts::Timeouts;
 
-use hash::Hash;
 use pool::Pool;
 use table::Table;
 
@@ -104,6 +103,10 @@ pub struct Flows<A: Address = V4> {
     rate: admission::Rate,
 }
 
+/// What `Flows::guess` found: good for `confirm`, and for nothing else.
+#[derive(Clone, Copy, Debug)]
+pub struct Guess(u32);
+
 /// Why a flow could not be opened. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
@@ -156,30 +159,27 @@ impl<A: Address> Flows<A> {
         self.find_hashed(self.hash_key.hash(key), key)
     }
 
-    /// `find` for each of `keys` into the same place of `found`; the shorter of the two counts.
-    ///
-    /// The answers hold until a flow is opened or closed: a burst's later packets ask `find` then, whose lines are near.
-    pub fn find_burst(&self, keys: &[FlowKey<A>], found: &mut [Option<(FlowIndex, Direction)>]) {
-        for (keys, found) in keys.chunks(BURST).zip(found.chunks_mut(BURST)) {
-            let mut hashes = [Hash::default(); BURST];
-            for (hash, key) in hashes.iter_mut().zip(keys) {
-                *hash = self.hash_key.hash(key);
-                self.table.prefetch(*hash);
-            }
-            let mut firsts = [None; BURST];
-            for (first, &hash) in firsts.iter_mut().zip(&hashes).take(keys.len()) {
-                *first = self.table.first(hash);
-                if let Some(word) = *first {
-                    self.flows[at(word)].prefetch();
-                }
-            }
-            for (((found, key), &first), &hash) in found.iter_mut().zip(keys).zip(&firsts).zip(&hashes) {
-                *found = match first {
-                    Some(word) if self.is(word, key) => Some(parts(word)),
-                    _ => self.find_hashed(hash, key),
-                };
-            }
-        }
+    /// First of two waves: what a key hashes to. Its bucket begins to come in.
+    #[inline(always)]
+    pub fn ask(&self, key: &FlowKey<A>) -> Hash {
+        let hash = self.hash_key.hash(key);
+        self.table.prefetch(hash);
+        hash
+    }
+
+    /// Second wave: the flow it must be, if it is one that lives in its first bucket. The entry begins to come in.
+    #[inline(always)]
+    pub fn guess(&self, hash: Hash) -> Option<Guess> {
+        let word = self.table.first(hash)?;
+        self.flows[at(word)].prefetch();
+        Some(Guess(word))
+    }
+
+    /// `find`, of a guess however old: only the key in the entry counts. `None`: ask `find`.
+    #[inline(always)]
+    pub fn confirm(&self, guess: Option<Guess>, key: &FlowKey<A>) -> Option<(FlowIndex, Direction)> {
+        let Guess(word) = guess?;
+        self.is(word, key).then(|| parts(word))
     }
 
     /// Opens a flow, its first packet having come at `tick`. A flow that had to go for it (CT-18) is shown to `gone`, as by
@@ -244,13 +244,21 @@ impl<A: Address> Flows<A> {
     #[inline(always)]
     pub fn touch(&mut self, index: FlowIndex, direction: Direction, signals: u8, tick: Tick) -> Touched {
         let flow = &mut self.flows[index.get()];
+        if flow.stays(direction, signals) {
+            flow.refresh(tick);
+            return Touched::Continues;
+        }
+        self.advance(index, direction, signals, tick)
+    }
+
+    #[inline(never)]
+    fn advance(&mut self, index: FlowIndex, direction: Direction, signals: u8, tick: Tick) -> Touched {
+        let flow = &mut self.flows[index.get()];
         let before = flow.state();
         let touched = flow.touch(direction, signals, tick);
         let after = flow.state();
-        if before != after {
-            self.embryonic -= usize::from(before.is_embryonic());
-            self.embryonic += usize::from(after.is_embryonic());
-        }
+        self.embryonic -= usize::from(before.is_embryonic());
+        self.embryonic += usize::from(after.is_embryonic());
         touched
     }
 

@@ -117,6 +117,17 @@ impl State {
         matches!(self, Self::Midstream | Self::CookieEchoed | Self::HeartbeatSent)
     }
 
+    /// Whether a packet of TCP or of a protocol without a state machine surely leaves a flow in the state that is stored as
+    /// `state`, as nearly every one does: cheaper to ask than `advance`.
+    #[inline(always)]
+    pub(super) const fn stays(state: u8, protocol: Protocol, direction: Direction, signals: u8) -> bool {
+        match protocol {
+            Protocol::TCP => tcp::is_bulk(signals) & (state == Self::Established as u8),
+            Protocol::SCTP => false,
+            _ => matches!(direction, Direction::Original) | (state == Self::Replied as u8),
+        }
+    }
+
     /// What a packet of `protocol` does in this state.
     #[inline(always)]
     pub(super) const fn advance(self, protocol: Protocol, direction: Direction, signals: u8) -> Advance {
@@ -220,6 +231,22 @@ mod tests {
                     .flat_map(|d| (0..=u8::MAX).map(move |s| (d, s)))
                 {
                     assert_ne!(state.advance(protocol, direction, signals), Advance::Invalid);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_packet_that_surely_changes_nothing_changes_nothing() {
+        for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::ICMP] {
+            for state in State::ALL.into_iter().filter(|s| s.is_of(protocol)) {
+                for (direction, signals) in Direction::BOTH
+                    .into_iter()
+                    .flat_map(|d| (0..=u8::MAX).map(move |s| (d, s)))
+                {
+                    if State::stays(state as u8, protocol, direction, signals) {
+                        assert_eq!(state.advance(protocol, direction, signals), Advance::Next(state));
+                    }
                 }
             }
         }

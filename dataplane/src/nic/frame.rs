@@ -5,10 +5,18 @@
 
 use std::io;
 
+use crate::prefetch::prefetch;
 use crate::segment::Region;
 
-/// Bytes kept free before a received packet, so that a header can be put in front (VLAN, virtio-net).
+/// Bytes kept free before a received packet, so that a header can be put in front (VLAN, virtio-net): some of them, for
+/// frames that are filled here (`COLOURS`).
 pub const HEADROOM: usize = 256;
+
+/// Packets begin this many cache lines apart from chunk to chunk, in turn. Chunks are a power of two apart: did all packets
+/// begin at the same place in theirs, the headers of one burst would share two of the first cache's 64 sets and drive each
+/// other out (measured: a third of a packet's time).
+const COLOURS: u16 = 4;
+const LINE: u16 = 64;
 
 /// A packet's place in frame memory. Not `Clone`: whoever has it owns the bytes.
 #[derive(Debug, PartialEq, Eq)]
@@ -62,12 +70,14 @@ impl FrameMemory {
         })
     }
 
-    /// A free frame, empty, `HEADROOM` bytes into its chunk; `None` when all are in use.
+    /// A free frame, empty, at most `HEADROOM` bytes into its chunk, and at least a cache line; `None` when all are in use.
     pub fn alloc(&mut self) -> Option<Frame> {
         let chunk = self.free.pop()?;
+        // Of 2,048 bytes, two chunks in a row have different sets by themselves.
+        let colour = (chunk >> 1) as u16 % COLOURS;
         Some(Frame {
             chunk,
-            start: HEADROOM as u16,
+            start: HEADROOM as u16 - colour * LINE,
             len: 0,
         })
     }
@@ -84,6 +94,14 @@ impl FrameMemory {
         // SAFETY: every Frame is made by this module with start + len <= chunk_size and chunk < count, so the range
         // lies in the region; only the holder of the Frame may write it, and it is borrowed here.
         unsafe { std::slice::from_raw_parts(self.region.base().as_ptr().add(at), frame.len()) }
+    }
+
+    /// Begins to bring in the packet's first cache line, which all headers of most packets are in.
+    #[inline(always)]
+    pub fn prefetch(&self, frame: &Frame) {
+        if let Some(first) = self.bytes(frame).first() {
+            prefetch(first);
+        }
     }
 
     /// The packet's bytes, writable by the frame's holder.

@@ -10,9 +10,9 @@ use crate::counters::CounterId;
 use crate::fragments::Transport;
 use crate::icmp_error;
 use crate::index::{NextHopIndex, NicPortIndex, WorkerIndex};
-use crate::lookup::{self, Decision};
+use crate::lookup::{self, Decision, Way};
 use crate::mailbox::{Mailbox, Purpose};
-use crate::nat;
+use crate::nat::{self, Rewrite};
 use crate::next_hop::Reachability;
 use crate::nic::{Burst, Frame};
 use crate::parse::{Fragment, Packet};
@@ -28,45 +28,15 @@ impl Worker {
         &mut self,
         shared: &Shared,
         port: NicPortIndex,
-        mut frame: Frame,
+        frame: Frame,
         packet: &Packet<A>,
         decision: &Decision<A>,
         tick: Tick,
     ) {
         match decision.verdict {
             Verdict::Forward(next_hop) => {
-                let (out, reachability) = shared.network.next_hops().get(next_hop);
-                let mac = match reachability {
-                    Reachability::Reachable(mac) => mac,
-                    Reachability::Forgotten => return self.look_again(shared, port, frame, packet, tick),
-                    Reachability::Incomplete | Reachability::Unreachable => {
-                        return self.drop_frame(frame, DropReason::NeighbourUnreachable);
-                    }
-                };
-                let mtu = shared.network.interfaces()[out.get()].mtu;
-                let fits = usize::from(packet.end - packet.l3) <= mtu;
-                if !(fits || A::FRAGMENTS && may_be_fragmented(self.memory.bytes(&frame), packet.l3)) {
-                    let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
-                    return self.answer(shared, port, frame, packet, Rejection::TooBig { mtu }, tick);
-                }
-                let bytes = self.memory.bytes_mut(&mut frame);
-                match &decision.rewrite {
-                    Some(rewrite) if packet.is_icmp_error() => {
-                        // Its flow was found by what it quotes.
-                        if let Some(quoted) = icmp_error::quoted(bytes, packet) {
-                            icmp_error::translate(bytes, packet, &quoted, rewrite);
-                        }
-                    }
-                    Some(rewrite) => nat::rewrite(bytes, packet, rewrite),
-                    None => {}
-                }
-                nat::decrement_ttl(bytes, packet);
-                self.counters.add(CounterId::FORWARDED, 1);
-                if fits {
-                    self.send(shared, out, mac, frame);
-                } else {
-                    self.send_in_fragments(shared, out, mac, frame, packet.l3, mtu);
-                }
+                let way = (next_hop, decision.rewrite.as_ref());
+                self.forward(shared, port, frame, packet, way, tick);
             }
             Verdict::Reject(rejection) => self.answer(shared, port, frame, packet, rejection, tick),
             Verdict::EchoReply => self.echo(shared, port, frame, packet),
@@ -76,6 +46,79 @@ impl Worker {
                 self.hand_over(shared, owner, purpose, port, frame);
             }
             verdict => self.settle(shared, port, frame, verdict),
+        }
+    }
+
+    /// `forward`, of a plain packet whose next hop and queue are as nearly always.
+    #[inline(always)]
+    pub(super) fn forward_plain<A: Served>(
+        &mut self,
+        shared: &Shared,
+        port: NicPortIndex,
+        mut frame: Frame,
+        packet: &Packet<A>,
+        way: Way<A>,
+        tick: Tick,
+    ) {
+        if let Some((out, mac)) = shared.network.next_hops().get_reachable(way.next_hop)
+            && let interface = &shared.network.interfaces()[out.get()]
+            && frame.len() <= interface.mtu + ethernet::HEADER_LEN
+            && let Some(nic) = &mut self.ports[out.get()]
+            && !nic.queue.is_full()
+        {
+            let bytes = self.memory.bytes_mut(&mut frame);
+            nat::rewrite_plain(bytes, packet, &way.rewrite, mac, interface.mac);
+            self.forwarded += 1;
+            nic.queue.push(frame);
+            return;
+        }
+        // A copy, so that the one above stays in registers.
+        let Way { next_hop, rewrite } = way;
+        self.forward(shared, port, frame, packet, (next_hop, Some(&rewrite)), tick);
+    }
+
+    /// Sends a packet on, translated where it has a flow.
+    #[inline(never)]
+    pub(super) fn forward<A: Served>(
+        &mut self,
+        shared: &Shared,
+        port: NicPortIndex,
+        mut frame: Frame,
+        packet: &Packet<A>,
+        (next_hop, rewrite): (NextHopIndex, Option<&Rewrite<A>>),
+        tick: Tick,
+    ) {
+        let (out, reachability) = shared.network.next_hops().get(next_hop);
+        let mac = match reachability {
+            Reachability::Reachable(mac) => mac,
+            Reachability::Forgotten => return self.look_again(shared, port, frame, packet, tick),
+            Reachability::Incomplete | Reachability::Unreachable => {
+                return self.drop_frame(frame, DropReason::NeighbourUnreachable);
+            }
+        };
+        let mtu = shared.network.interfaces()[out.get()].mtu;
+        let fits = usize::from(packet.end - packet.l3) <= mtu;
+        if !(fits || A::FRAGMENTS && may_be_fragmented(self.memory.bytes(&frame), packet.l3)) {
+            let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+            return self.answer(shared, port, frame, packet, Rejection::TooBig { mtu }, tick);
+        }
+        let bytes = self.memory.bytes_mut(&mut frame);
+        match rewrite {
+            Some(rewrite) if packet.is_icmp_error() => {
+                // Its flow was found by what it quotes.
+                if let Some(quoted) = icmp_error::quoted(bytes, packet) {
+                    icmp_error::translate(bytes, packet, &quoted, rewrite);
+                }
+            }
+            Some(rewrite) => nat::rewrite(bytes, packet, rewrite),
+            None => {}
+        }
+        nat::decrement_ttl(bytes, packet);
+        self.forwarded += 1;
+        if fits {
+            self.send(shared, out, mac, frame);
+        } else {
+            self.send_in_fragments(shared, out, mac, frame, packet.l3, mtu);
         }
     }
 
@@ -94,10 +137,7 @@ impl Worker {
             return self.drop_frame(frame, DropReason::NeighbourUnreachable);
         };
         flows.set_next_hops(index, [NextHopIndex::UNKNOWN; 2]);
-        let gathered = (packet.fragment != Fragment::Whole).then(|| Transport::of(packet));
-        let mut frames = Burst::new_const();
-        frames.push(frame);
-        self.burst(shared, port, &mut frames, gathered, tick);
+        self.consider(shared, port, frame, packet, tick);
     }
 
     /// Carries out what needs nothing known about the packet.
@@ -323,8 +363,13 @@ impl Worker {
     /// Sends a whole frame: on our queue of the NIC port, or through a worker that has one.
     pub(super) fn enqueue(&mut self, shared: &Shared, out: NicPortIndex, frame: Frame) {
         if let Some(nic) = &mut self.ports[out.get()] {
-            let flushed = nic.queue.push(frame, nic.driver.as_mut(), &mut self.memory);
-            self.count_sent(flushed);
+            if nic.queue.is_full() {
+                let flushed = nic.queue.flush(nic.driver.as_mut(), &mut self.memory);
+                nic.queue.push(frame);
+                self.count_sent(flushed);
+            } else {
+                nic.queue.push(frame);
+            }
             return;
         }
         // Ports with one queue (a tap) belong to worker 0.

@@ -189,12 +189,23 @@ pub fn step<A: Address>(
     if !flow.flags().is_plain() {
         return Err(Stop::Unusual);
     }
-    if packet.key.protocol == Protocol::UDP
-        && tables.backend_state(flow.backend(), flow.backend_generation()) != BackendState::Serving
-    {
+    if flow.served() != tables.losses() && !serves(flows, tables, index) {
         return Err(Stop::BackendGone);
     }
     onward(flows, packet, index, direction, tick)
+}
+
+/// Asks the tables whether a flow may go on to its backend, and remembers that it may: what only UDP flows may not (CT-4,
+/// CT-8, CT-9), others drain.
+#[inline(never)]
+fn serves<A: Address>(flows: &mut Flows<A>, tables: &Tables, index: FlowIndex) -> bool {
+    let flow = flows.flow(index);
+    let serves = flow.protocol() != Protocol::UDP
+        || tables.backend_state(flow.backend(), flow.backend_generation()) == BackendState::Serving;
+    if serves {
+        flows.set_served(index, tables.losses());
+    }
+    serves
 }
 
 /// `step`, of a flow that is as others.

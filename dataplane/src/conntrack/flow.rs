@@ -10,7 +10,7 @@
 //!  0          12         24        25     26     27   28         32      36        38
 //!  ├ original ┼ reply ───┼ protocol ┼ state ┼ flags ┼ 0 ┼ last seen ┼ opened ┼ l3 delta ┼ l4 delta
 //!  40        44                   48             52                    56                 60     64
-//!  ├ backend ┼ backend generation ┼ service port ┼ next hop (original) ┼ next hop (reply) ┼ link ┤
+//!  ├ backend ┼ backend generation ┼ service port ┼ next hop (original) ┼ next hop (reply) ┼ served ┤
 //! ```
 //!
 //! Each tuple is as the packets of that direction arrive (CT-1): the original one addressed to the frontend, the reply
@@ -152,6 +152,7 @@ pub struct Flow<A: Address = V4> {
     backend_generation: u32,
     service_port: ServicePortIndex,
     next_hops: [NextHopIndex; 2],
+    /// Of a flow: `Tables::losses` when its backend was last seen to serve. Of a free entry: the next free one.
     link: u32,
 }
 
@@ -324,6 +325,16 @@ impl<A: Address> Flow<A> {
     /// The slot's generation when the flow was opened.
     pub const fn backend_generation(&self) -> u32 {
         self.backend_generation
+    }
+
+    /// `Tables::losses` when the backend was last seen to serve; 0 for not yet.
+    #[inline(always)]
+    pub const fn served(&self) -> u32 {
+        self.link
+    }
+
+    pub(super) const fn set_served(&mut self, losses: u32) {
+        self.link = losses;
     }
 
     /// Its service port.

@@ -262,6 +262,11 @@ impl<A: Address> Flows<A> {
         touched
     }
 
+    /// Flow `index`'s backend serves, as of these `Tables::losses`.
+    pub fn set_served(&mut self, index: FlowIndex, losses: u32) {
+        self.flows[index.get()].set_served(losses);
+    }
+
     /// Starts flow `index`'s idle time anew, its state as it is.
     pub fn refresh(&mut self, index: FlowIndex, tick: Tick) {
         self.flows[index.get()].refresh(tick);

@@ -79,6 +79,7 @@ pub enum AddressKind {
 pub struct Tables {
     /// The transaction that made it.
     pub generation: Generation,
+    losses: u32,
     settings: SettingsRecord,
     node_port_addresses: Arc<[IpNet]>,
     v4: Side<V4>,
@@ -94,6 +95,7 @@ impl Tables {
     pub fn empty() -> Self {
         Self {
             generation: Generation(0),
+            losses: 1,
             settings: SettingsRecord::default(),
             node_port_addresses: Arc::default(),
             v4: Side::new(),
@@ -192,6 +194,13 @@ impl Tables {
         let slot = *all.get(all.partition_point(before))?;
         let found = backend(slot).filter(|b| (b.address, b.port) == (address, port))?;
         Some((slot, found.generation))
+    }
+
+    /// Grows with every backend that ceases to serve or to be, from 1: as long as it is the same, a backend that served
+    /// serves, and need not be asked for again.
+    #[inline(always)]
+    pub const fn losses(&self) -> u32 {
+        self.losses
     }
 
     /// What became of the backend that had this slot in this generation of the slot: one word read.

@@ -33,6 +33,7 @@ impl Slots {
         empty::<V4>(next, slot);
         empty::<V6>(next, slot);
         next.states.set(slot.get(), SlotState::new(generation, false));
+        next.losses += 1;
         // A slot whose generations are used up is never taken again, so no flow can mistake its occupant.
         if generation < SlotState::LAST_GENERATION {
             self.free.push(slot);
@@ -52,6 +53,7 @@ pub(super) fn occupy<A: Keyed>(next: &mut Tables, slot: BackendIndex, address: A
     let generation = generation(next, slot);
     next.states
         .set(slot.get(), SlotState::new(generation, record.serving));
+    next.losses += u32::from(!record.serving);
     let backend = Backend {
         address,
         port: Port::new(record.port),

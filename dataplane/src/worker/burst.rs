@@ -84,23 +84,19 @@ impl Worker {
         for (i, ((frame, parsed), hash)) in frames.iter().zip(&mut waves.parsed).zip(&mut hashes).enumerate()
         {
             let is_plain = parse::parse_into(parsed, self.memory.bytes(frame), mac);
-            let (ours, vlan) = match parsed {
-                Parsed::Ipv4(packet) => {
+            let ours = match parsed {
+                Parsed::Ipv4(packet) if is_plain => {
                     *hash = v4.ask(&packet.key);
-                    waves.fragments |= packet.fragment != Fragment::Whole;
-                    (shared.network.is_own(packet.key.src), packet.vlan)
+                    shared.network.is_own(packet.key.src)
                 }
-                Parsed::Ipv6(packet) => {
+                Parsed::Ipv6(packet) if is_plain => {
                     *hash = v6.ask(&packet.key);
-                    waves.fragments |= packet.fragment != Fragment::Whole;
-                    (shared.network.is_own(packet.key.src), packet.vlan)
+                    shared.network.is_own(packet.key.src)
                 }
-                _ => continue,
+                _ => self.uncommon(shared, parsed, &mut waves.fragments),
             };
             plain |= u64::from(is_plain) << i;
-            if vlan != 0 {
-                *parsed = Parsed::Other(DropReason::UnknownEtherType); // of a VLAN that no NIC port has
-            } else if ours && !from_host {
+            if ours && !from_host {
                 // Only the host speaks with our addresses; from a link they are forged (RFC 1812 §5.3.8), and would be
                 // treated as the node is: exempt from the limit of refusals, served past external traffic policies (TP-4).
                 *parsed = Parsed::Drop(DropReason::BadSource);
@@ -121,6 +117,30 @@ impl Worker {
                 _ => None,
             };
         }
+    }
+
+    /// What the first wave wants to know of a packet that is not plain: whether it claims to be from us.
+    #[inline(never)]
+    fn uncommon(&self, shared: &Shared, parsed: &mut Parsed, fragments: &mut bool) -> bool {
+        let (ours, vlan, fragment) = match parsed {
+            Parsed::Ipv4(packet) => (
+                shared.network.is_own(packet.key.src),
+                packet.vlan,
+                packet.fragment,
+            ),
+            Parsed::Ipv6(packet) => (
+                shared.network.is_own(packet.key.src),
+                packet.vlan,
+                packet.fragment,
+            ),
+            _ => return false,
+        };
+        if vlan != 0 {
+            *parsed = Parsed::Other(DropReason::UnknownEtherType); // of a VLAN that no NIC port has
+            return false;
+        }
+        *fragments |= fragment != Fragment::Whole;
+        ours
     }
 
     /// The third wave, of the packets of one family from `at` on; how many.

@@ -56,6 +56,9 @@ pub trait Address:
     /// The two as packets carry them.
     fn parts(socket: Self::Socket) -> (Self, Port);
 
+    /// Its bits as two words, the last in the lower half of the second.
+    fn halves(self) -> [u64; 2];
+
     /// The part of `of` that is this family's.
     fn part<F: Families>(of: &F) -> &F::Part<Self>;
 }
@@ -93,6 +96,11 @@ impl Address for V4 {
         (socket.ip().octets(), Port::new(socket.port()))
     }
 
+    #[inline(always)]
+    fn halves(self) -> [u64; 2] {
+        [0, u32::from_ne_bytes(self).into()]
+    }
+
     fn part<F: Families>(of: &F) -> &F::Part<Self> {
         of.v4()
     }
@@ -117,6 +125,15 @@ impl Address for V6 {
 
     fn parts(socket: SocketAddrV6) -> (Self, Port) {
         (socket.ip().octets(), Port::new(socket.port()))
+    }
+
+    #[inline(always)]
+    fn halves(self) -> [u64; 2] {
+        let [a, b, c, d, e, f, g, h, rest @ ..] = self;
+        [
+            u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            u64::from_ne_bytes(rest),
+        ]
     }
 
     fn part<F: Families>(of: &F) -> &F::Part<Self> {
@@ -284,6 +301,13 @@ impl<A: Address> FlowKey<A> {
             dst_port: self.src_port,
             ..self
         }
+    }
+
+    /// Both ports in one word.
+    #[inline(always)]
+    pub const fn ports(&self) -> u32 {
+        let (Port([a, b]), Port([c, d])) = (self.src_port, self.dst_port);
+        u32::from_ne_bytes([a, b, c, d])
     }
 
     /// Source as a person writes it.

@@ -9,13 +9,14 @@
 
 use crate::addr::{Address, FlowKey, Protocol, V4, V6};
 use crate::affinity::Affinity;
-use crate::channel::record::UndefinedPorts;
+use crate::channel::record::{Algorithm, UndefinedPorts};
 use crate::conntrack::ports::{Destination, PortPool};
 use crate::conntrack::{Direction, Flow, FlowFlags, Flows, NewFlow, State, Touched};
 use crate::fragments::Fragmented;
 use crate::index::{BackendIndex, FlowIndex, NextHopIndex, ServicePortIndex, WorkerIndex};
 use crate::nat::Rewrite;
 use crate::network::{Hop, Network};
+use crate::open::Prepared;
 use crate::parse::{Fragment, Packet, Parsed};
 use crate::steering::Steering;
 use crate::tables::{AddressKind, BackendState, Frontend, Keyed, Picker, Tables};
@@ -235,10 +236,10 @@ fn onward<A: Address>(
 }
 
 impl<A: Family> Lookup<'_, A> {
-    /// Decides on one packet, whatever it is. `quoted` tells the key of the packet that an ICMP error quotes.
-    pub fn packet(&mut self, packet: &Packet<A>, quoted: impl FnOnce() -> Option<FlowKey<A>>) -> Decision<A> {
+    /// Decides on one packet, whatever it is. `quoted` is the key of the packet that an ICMP error quotes.
+    pub fn packet(&mut self, packet: &Packet<A>, quoted: Option<FlowKey<A>>) -> Decision<A> {
         if packet.is_icmp_error() {
-            return self.error(packet, quoted());
+            return self.error(packet, quoted);
         }
         if let Some((index, direction)) = self.tracked.flows.find(&packet.key)
             && let Some(decision) = self.known(packet, index, direction)
@@ -256,6 +257,23 @@ impl<A: Family> Lookup<'_, A> {
             self.leave_remnant(reply);
         }
         decision
+    }
+
+    /// The first half of opening a flow, for a plain packet of no flow that was known: several of a burst may be prepared
+    /// before the first of them is committed, and wait for the table's lines together. `None` for a packet that `packet`
+    /// must judge, after those before it.
+    pub(crate) fn prepare_only(&mut self, packet: &Packet<A>) -> Option<Prepared<A>> {
+        let key = &packet.key;
+        if self.network.is_own(key.src) || self.steering.owner(key, self.tables, self.network) != self.worker
+        {
+            return None;
+        }
+        let frontend = frontend(key, self.tables, self.network)?;
+        // Where the choice depends on the flows before, those must be open.
+        match self.tables.service_port(frontend.service_port)?.record.algorithm {
+            Algorithm::Random | Algorithm::Maglev => self.prepare(packet, frontend).ok(),
+            Algorithm::RoundRobin | Algorithm::LeastConnections => None,
+        }
     }
 
     /// A packet of a known flow. `None` if the flow ended here and the packet may open another.

@@ -3,7 +3,7 @@
 //! Never  reads a clock, a table or a counter; never recomputes a checksum (a wrong one stays wrong).
 //! Next   `tx`.
 
-use crate::addr::{Address, FlowKey, Mac, Port, Protocol, V4};
+use crate::addr::{Address, FlowKey, Mac, Protocol, V4};
 use crate::nic::{Frame, FrameMemory};
 use crate::parse::{Fragment, Packet};
 use crate::verdict::DropReason;
@@ -26,13 +26,16 @@ pub use crate::wire::checksum::negate;
 
 /// `l3_delta` and `l4_delta` of a rewrite from one key to another.
 pub fn deltas<A: Address>(from: &FlowKey<A>, to: &FlowKey<A>) -> (u16, u16) {
-    let (from, to): (&[u8], &[u8]) = (bytemuck::bytes_of(from), bytemuck::bytes_of(to));
-    // A key starts with what both headers carry: two addresses, then two ports, in the order of the packet.
-    let l3 = 2 * size_of::<A>();
-    let l4 = l3 + 2 * size_of::<Port>();
+    let addresses =
+        |key: &FlowKey<A>| checksum::add(checksum::sum(key.src.as_ref()), checksum::sum(key.dst.as_ref()));
+    let ports = |key: &FlowKey<A>| checksum::add(key.src_port.number(), key.dst_port.number());
+    let (before, after) = (addresses(from), addresses(to));
     (
-        checksum::delta(&from[..l3], &to[..l3]),
-        checksum::delta(&from[..l4], &to[..l4]),
+        checksum::difference(before, after),
+        checksum::difference(
+            checksum::add(before, ports(from)),
+            checksum::add(after, ports(to)),
+        ),
     )
 }
 

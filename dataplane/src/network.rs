@@ -3,6 +3,7 @@
 //! Fixed at start, but for the next hops, which the steward resolves. Workers only read.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipnet::IpNet;
 
@@ -68,11 +69,38 @@ fn bit<A: Address>(address: A) -> u64 {
     1 << (u32::from_ne_bytes(last).wrapping_mul(0x9e37_79b9) >> 26)
 }
 
+/// A route, as it is asked for with every new flow.
+#[derive(Debug)]
+struct Destinations<A> {
+    first: A,
+    last: A,
+    via: Option<A>,
+    port: NicPortIndex,
+    /// The router's index, when it was last looked up. It names no other neighbour, ever (`next_hop`).
+    router: AtomicU32,
+}
+
+impl<A: Address> Destinations<A> {
+    /// `route`, if it is of the family.
+    fn of(route: &Route) -> Option<Self> {
+        Some(Self {
+            first: A::of(route.to.network())?,
+            last: A::of(route.to.broadcast())?,
+            via: match route.via {
+                Some(router) => Some(A::of(router)?),
+                None => None,
+            },
+            port: route.port,
+            router: AtomicU32::new(NextHopIndex::UNKNOWN.0),
+        })
+    }
+}
+
 /// What the network knows in one family.
 #[derive(Debug)]
 pub struct Side<A> {
     /// Longest prefix first.
-    routes: Vec<Route>,
+    routes: Vec<Destinations<A>>,
     /// The node's addresses, primary first.
     node: Vec<A>,
     /// All our addresses, sorted.
@@ -177,8 +205,17 @@ impl Network {
 
     /// The routers that routes go through.
     pub fn routers(&self) -> impl Iterator<Item = (NicPortIndex, IpAddr)> {
-        let routes = self.v4.routes.iter().chain(&self.v6.routes);
-        routes.filter_map(|r| Some((r.port, r.via?)))
+        let v4 = self
+            .v4
+            .routes
+            .iter()
+            .filter_map(|r| Some((r.port, r.via?.into())));
+        let v6 = self
+            .v6
+            .routes
+            .iter()
+            .filter_map(|r| Some((r.port, r.via?.into())));
+        v4.chain(v6)
     }
 
     /// The node's own stack as a neighbour on the host port: by its primary address of each family.
@@ -216,16 +253,20 @@ impl Network {
     /// The outgoing NIC port and the neighbour to ask for. All our own addresses are the host's, which answers to the
     /// node's primary one. Link-local destinations have no route: no packet to one may leave its link (RFC 4291 §2.5.6).
     pub fn route<A: Address>(&self, destination: A) -> Option<(NicPortIndex, A)> {
-        let side = A::part(self);
         if self.is_own(destination) {
-            return Some((self.host?, *side.node.first()?));
+            return Some((self.host?, *A::part(self).node.first()?));
         }
-        let address: IpAddr = destination.into();
-        if is_link_local(address) {
+        let route = self.destinations(destination)?;
+        Some((route.port, route.via.unwrap_or(destination)))
+    }
+
+    /// The route to somebody else.
+    fn destinations<A: Address>(&self, destination: A) -> Option<&Destinations<A>> {
+        if is_link_local(destination.into()) {
             return None;
         }
-        let route = side.routes.iter().find(|r| r.to.contains(&address))?;
-        Some((route.port, route.via.map_or(Some(destination), A::of)?))
+        let reaches = |route: &&Destinations<A>| route.first <= destination && destination <= route.last;
+        A::part(self).routes.iter().find(reaches)
     }
 
     /// The neighbour that packets from `source` come by on `port`, if this one came from another station than we know
@@ -248,10 +289,26 @@ impl Network {
 
     /// Where a packet to `destination` goes next.
     pub fn hop<A: Address>(&self, destination: A) -> Hop {
+        let routed = if self.is_own(destination) {
+            None
+        } else {
+            self.destinations(destination).filter(|route| route.via.is_some())
+        };
+        if let Some(route) = routed {
+            let index = NextHopIndex(route.router.load(Ordering::Relaxed));
+            if self.next_hops.get_reachable(index).is_some() {
+                return Hop::Known(index);
+            }
+        }
         match self.route(destination) {
             None => Hop::NoRoute,
             Some((port, neighbour)) => match self.next_hops.look_up(port, neighbour) {
-                Some((index, Reachability::Reachable(_))) => Hop::Known(index),
+                Some((index, Reachability::Reachable(_))) => {
+                    if let Some(route) = routed {
+                        route.router.store(index.0, Ordering::Relaxed);
+                    }
+                    Hop::Known(index)
+                }
                 Some((_, Reachability::Unreachable)) => Hop::Unreachable,
                 _ => Hop::Unknown(port, neighbour.into()),
             },
@@ -279,11 +336,7 @@ impl<A: Address> Side<A> {
         own.sort_unstable();
         own.dedup();
         Self {
-            routes: routes
-                .iter()
-                .filter(|r| r.to.max_prefix_len() == A::BITS)
-                .copied()
-                .collect(),
+            routes: routes.iter().filter_map(Destinations::of).collect(),
             sources: interfaces.iter().map(source).collect(),
             node,
             own_bits: own.iter().fold(0, |bits, &address| bits | bit(address)),

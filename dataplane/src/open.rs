@@ -12,7 +12,7 @@ use crate::channel::record::FrontendKind;
 use crate::conntrack::ports::Destination;
 use crate::conntrack::{Direction, FlowFlags, NewFlow, OpenError, State};
 use crate::index::{BackendIndex, FlowIndex, NextHopIndex, ServicePortIndex};
-use crate::lookup::{Decision, Family, Lookup, Tracked};
+use crate::lookup::{Decision, Family, Lookup, Tracked, Way};
 use crate::nat;
 use crate::parse::{Fragment, Packet};
 use crate::tables::{EndpointSetKind, Frontend, ServicePort, client_hash};
@@ -34,16 +34,27 @@ struct Opening<A: Address> {
     next_hops: [NextHopIndex; 2],
 }
 
+/// A flow about to be opened: all is decided but what only the flow table can say. What it took, `commit` gives back if
+/// the table says no.
+pub(crate) struct Prepared<A: Address> {
+    flow: Opening<A>,
+    /// What the packet leaves with.
+    forwarded: FlowKey<A>,
+    /// Where its source port was taken from, if the endpoint is to see our address.
+    taken: Option<Destination<A>>,
+}
+
 impl<A: Family> Lookup<'_, A> {
     /// Opens a flow to one of the frontend's endpoints.
     pub(crate) fn open(&mut self, packet: &Packet<A>, frontend: Frontend) -> Decision<A> {
-        match self.try_open(packet, frontend) {
-            Ok(decision) => decision,
-            Err(verdict) => Decision::plain(verdict),
-        }
+        let prepared = self.prepare(packet, frontend);
+        prepared
+            .and_then(|prepared| self.commit(&prepared).map_err(refusal))
+            .map_or_else(Decision::plain, Decision::from)
     }
 
-    fn try_open(&mut self, packet: &Packet<A>, frontend: Frontend) -> Result<Decision<A>, Verdict> {
+    /// Decides where a new flow goes. The table's line for its replies begins to come in.
+    pub(crate) fn prepare(&mut self, packet: &Packet<A>, frontend: Frontend) -> Result<Prepared<A>, Verdict> {
         if packet.fragment == Fragment::Later {
             return Err(Verdict::Drop(DropReason::FragmentWithoutFlow)); // its first was refused
         }
@@ -99,21 +110,48 @@ impl<A: Family> Lookup<'_, A> {
             self.steering
                 .owner(&flow.forwarded.reversed(), self.tables, self.network)
         };
-        let index = match source {
-            Some(address) => self.open_snat(flow, address)?,
+        let source = match source {
             // The node's own address stays, but not a port with which replies would be looked for where their sender's
             // flows are, or that another flow has: those of its other ports that are free are its sockets' (TP-7).
             None if self.network.is_own(packet.key.src)
                 && (replies_to(&flow) != self.worker
                     || self.tracked.flows.find(&flow.forwarded.reversed()).is_some()) =>
             {
-                self.open_snat(flow, packet.key.src)?
+                Some(packet.key.src)
             }
+            source => source,
+        };
+        let (forwarded, taken) = match source {
+            Some(address) => {
+                let (forwarded, destination) = self.source_port(&flow, address)?;
+                (forwarded, Some(destination))
+            }
+            None => (flow.forwarded, None),
+        };
+        self.tracked.flows.ask(&forwarded.reversed());
+        Ok(Prepared {
+            flow,
+            forwarded,
+            taken,
+        })
+    }
+
+    /// Opens the flow, or gives back what it took.
+    pub(crate) fn commit(&mut self, prepared: &Prepared<A>) -> Result<Way<A>, OpenError> {
+        let Prepared {
+            flow,
+            forwarded,
+            taken,
+        } = prepared;
+        let index = match *taken {
+            Some(destination) => self.insert(flow, *forwarded, FlowFlags::SNAT).inspect_err(|_| {
+                self.tracked.snat_ports.cancel(destination, forwarded.src_port);
+            })?,
             None => self.open_kept(flow)?,
         };
-        Ok(Decision {
-            verdict: Verdict::Forward(to_backend),
-            rewrite: Some(self.tracked.flows.rewrite(index, Direction::Original)),
+        Ok(Way {
+            next_hop: flow.next_hops[0],
+            rewrite: self.tracked.flows.rewrite(index, Direction::Original),
         })
     }
 
@@ -201,8 +239,12 @@ impl<A: Family> Lookup<'_, A> {
             .ok_or(Verdict::Drop(DropReason::NoRoute))
     }
 
-    /// A flow whose endpoint sees our address and one of our ports.
-    fn open_snat(&mut self, flow: Opening<A>, address: A) -> Result<FlowIndex, Verdict> {
+    /// What the endpoint is to see of us: our address and one of our ports, and where that was taken from.
+    fn source_port(
+        &mut self,
+        flow: &Opening<A>,
+        address: A,
+    ) -> Result<(FlowKey<A>, Destination<A>), Verdict> {
         let forwarded = FlowKey {
             src: address,
             ..flow.forwarded
@@ -216,20 +258,17 @@ impl<A: Family> Lookup<'_, A> {
             src_port: port,
             ..forwarded
         };
-        self.insert(&flow, forwarded, FlowFlags::SNAT).map_err(|error| {
-            self.tracked.snat_ports.cancel(destination, port);
-            refusal(error)
-        })
+        Ok((forwarded, destination))
     }
 
     /// A flow whose endpoint sees the client's address, and its port unless that would share a reply tuple.
-    fn open_kept(&mut self, flow: Opening<A>) -> Result<FlowIndex, Verdict> {
+    fn open_kept(&mut self, flow: &Opening<A>) -> Result<FlowIndex, OpenError> {
         let mut forwarded = flow.forwarded;
         for _ in 0..CLASH_TRIES {
-            match self.insert(&flow, forwarded, FlowFlags::default()) {
+            match self.insert(flow, forwarded, FlowFlags::default()) {
                 Err(OpenError::ReplyTaken) if self.forget_remnant(&forwarded.reversed()) => continue,
                 Err(OpenError::ReplyTaken) => {}
-                result => return result.map_err(refusal),
+                result => return result,
             }
             // The replies must find their way to this worker: of n workers, one port in n is ours.
             for _ in 0..CLASH_TRIES * self.steering.workers() {
@@ -244,7 +283,7 @@ impl<A: Family> Lookup<'_, A> {
                 }
             }
         }
-        Err(refusal(OpenError::ReplyTaken))
+        Err(OpenError::ReplyTaken)
     }
 
     fn insert(
@@ -278,7 +317,7 @@ impl<A: Family> Lookup<'_, A> {
     }
 }
 
-const fn refusal(error: OpenError) -> Verdict {
+pub(crate) const fn refusal(error: OpenError) -> Verdict {
     Verdict::Drop(match error {
         OpenError::Full | OpenError::BucketsFull => DropReason::FlowTableFull,
         OpenError::RateLimited => DropReason::FlowRateLimited,

@@ -3,21 +3,21 @@
 //!
 //! * No more than so many new flows a second, if the operator says so.
 //! * Half-open flows have their share of the table: over it, one more takes the place of another of them.
-//! * When the table is full, a finished or half-open flow goes, else the flow without an answer that was idle longest.
+//! * When the table is full, a finished flow goes, else a half-open one, else one without an answer that was idle for long.
 //!
-//! Established connections and streams with replies are never evicted. Victims are looked for by a hand that goes around
-//! the entries, a bounded number for each new flow: no list is kept of who was seen last, since packets would pay for it.
+//! Established connections and streams with replies are never evicted. Victims are found by their class (`victims`), not by
+//! searching: no list is kept of who was seen last, since packets would pay for it.
 
 use super::flow::Flow;
 use super::state::Dispensable;
-use super::{BURST, Direction, Flows};
+use super::{Direction, Flows};
 use crate::addr::Address;
 use crate::index::FlowIndex;
 use crate::tick::{TICKS_PER_SECOND, Tick};
 
-/// Entries looked at for one victim: adjacent lines, so well under a microsecond. Where only one entry in ten may go, 64 of
-/// them have none in one case of a thousand; then the new flow is refused, and the hand stands further on.
-const LOOKS: usize = BURST;
+/// Flows without an answer of which the one that was idle longest goes: a line each, so about a microsecond in the worst
+/// case.
+const LOOKS: usize = 8;
 
 /// Limits on new flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,42 +78,29 @@ impl Rate {
 }
 
 impl<A: Address> Flows<A> {
-    /// Closes one flow that may go, if the hand finds one; only a half-open one if `embryonic`. Whether it did.
+    /// Closes one flow that may go, if there is one; only a half-open one if `embryonic`. Whether it did.
     #[cold]
     pub(super) fn evict(&mut self, tick: Tick, embryonic: bool, gone: &mut impl FnMut(&Flow<A>)) -> bool {
-        let end = self.flows.touched().len();
-        let mut victim = None;
-        for _ in 0..LOOKS.min(end) {
-            if self.hand >= end {
-                self.hand = 0;
-            }
-            let index = FlowIndex(self.hand as u32);
-            self.hand += 1;
-            let flow = &self.flows[index.get()];
-            match flow.state().dispensable() {
-                Some(Dispensable::Finished) if embryonic => {}
-                Some(Dispensable::Finished | Dispensable::Embryonic) => {
-                    victim = Some((index, 0));
-                    break;
-                }
-                Some(Dispensable::Unreplied) if !embryonic => {
-                    let idle = tick.since(flow.last_seen());
-                    if victim.is_none_or(|(_, longest)| idle > longest) {
-                        victim = Some((index, idle));
-                    }
-                }
-                _ => {}
-            }
-        }
-        // Those behind the victim are as good for the next: a window that was looked at is not used up.
-        if let Some((index, _)) = victim {
-            self.hand = index.get() + 1;
-        }
-        let closed = victim.and_then(|(index, _)| self.close(index));
+        let victim = if embryonic {
+            self.victims.next(Dispensable::Embryonic)
+        } else {
+            self.victims
+                .next(Dispensable::Finished)
+                .or_else(|| self.victims.next(Dispensable::Embryonic))
+                .or_else(|| self.unreplied(tick))
+        };
+        let closed = victim.and_then(|at| self.close(FlowIndex(at as u32)));
         if let Some(flow) = &closed {
             gone(flow);
         }
         closed.is_some()
+    }
+
+    /// Of the next few without an answer, the one that was idle longest.
+    fn unreplied(&mut self, tick: Tick) -> Option<usize> {
+        (0..LOOKS)
+            .filter_map(|_| self.victims.next(Dispensable::Unreplied))
+            .max_by_key(|&at| tick.since(self.flows[at].last_seen()))
     }
 
     /// Half-open flows now.

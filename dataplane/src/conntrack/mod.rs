@@ -38,6 +38,7 @@ mod hash;
 pub mod persist;
 mod pool;
 mod table;
+mod victims;
 
 pub use admission::Admission;
 pub use flow::{Direction, Flow, FlowFlags, NewFlow, Touched};
@@ -47,7 +48,8 @@ pub use state::{Dispensable, State};
 pub use timeouts::Timeouts;
 
 use pool::Pool;
-use table::Table;
+use table::{First, Table};
+use victims::Victims;
 
 /// Most flows a worker can hold: a table word is a flow's number and one bit for the direction.
 pub const MAX_CAPACITY: usize = 1 << 31;
@@ -95,17 +97,28 @@ pub struct Flows<A: Address = V4> {
     hash_key: HashKey,
     /// Entry that `expire` looks at next.
     sweep: usize,
-    /// Entry that `evict` looks at next.
-    hand: usize,
+    /// Who may go for a new flow.
+    victims: Victims,
     /// Half-open flows now, and most there may be.
     embryonic: usize,
     embryonic_limit: usize,
     rate: admission::Rate,
 }
 
-/// What `Flows::guess` found: good for `confirm`, and for nothing else.
+/// What `Flows::guess` found.
 #[derive(Clone, Copy, Debug)]
-pub struct Guess(u32);
+pub struct Guess(First);
+
+impl Guess {
+    /// There was no such flow when the guess was made.
+    pub const ABSENT: Self = Self(First::Absent);
+
+    /// Whether it is that.
+    #[inline(always)]
+    pub const fn is_absent(self) -> bool {
+        matches!(self.0, First::Absent)
+    }
+}
 
 /// Why a flow could not be opened. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -147,7 +160,7 @@ impl<A: Address> Flows<A> {
             timeouts,
             hash_key,
             sweep: 0,
-            hand: 0,
+            victims: Victims::new(capacity)?,
             embryonic: 0,
             embryonic_limit: (capacity * usize::from(admission.embryonic_percent) / 100).max(1),
             rate: admission::Rate::new(admission.per_second),
@@ -167,19 +180,23 @@ impl<A: Address> Flows<A> {
         hash
     }
 
-    /// Second wave: the flow it must be, if it is one that lives in its first bucket. The entry begins to come in.
+    /// Second wave: which flow it must be. Its entry begins to come in.
     #[inline(always)]
-    pub fn guess(&self, hash: Hash) -> Option<Guess> {
-        let word = self.table.first(hash)?;
-        self.flows[at(word)].prefetch();
-        Some(Guess(word))
+    pub fn guess(&self, hash: Hash) -> Guess {
+        let first = self.table.first(hash);
+        if let First::Word(word) = first {
+            self.flows[at(word)].prefetch();
+        }
+        Guess(first)
     }
 
-    /// `find`, of a guess however old: only the key in the entry counts. `None`: ask `find`.
+    /// Which flow it is, if the guess was right. Only the key in the entry counts, so that it may be an old guess.
     #[inline(always)]
-    pub fn confirm(&self, guess: Option<Guess>, key: &FlowKey<A>) -> Option<(FlowIndex, Direction)> {
-        let Guess(word) = guess?;
-        self.is(word, key).then(|| parts(word))
+    pub fn confirm(&self, guess: Guess, key: &FlowKey<A>) -> Option<(FlowIndex, Direction)> {
+        match guess.0 {
+            First::Word(word) if self.is(word, key) => Some(parts(word)),
+            _ => None,
+        }
     }
 
     /// Opens a flow, its first packet having come at `tick`. A flow that had to go for it (CT-18) is shown to `gone`, as by
@@ -224,6 +241,7 @@ impl<A: Address> Flows<A> {
             return Err(OpenError::BucketsFull);
         }
         self.flows[index.get()].publish(new.state);
+        self.victims.moved(index.get(), State::Free, new.state);
         self.embryonic += usize::from(embryonic);
         Ok(index)
     }
@@ -259,6 +277,7 @@ impl<A: Address> Flows<A> {
         let after = flow.state();
         self.embryonic -= usize::from(before.is_embryonic());
         self.embryonic += usize::from(after.is_embryonic());
+        self.victims.moved(index.get(), before, after);
         touched
     }
 
@@ -284,6 +303,7 @@ impl<A: Address> Flows<A> {
             debug_assert!(removed, "an open flow's tuples are in the table");
         }
         self.embryonic -= usize::from(flow.state().is_embryonic());
+        self.victims.moved(index.get(), flow.state(), State::Free);
         self.flows[index.get()].retire();
         self.flows.remove(index.0);
         Some(flow)
@@ -328,7 +348,7 @@ impl<A: Address> Flows<A> {
 
     /// Bytes of memory taken, all at the start.
     pub fn bytes(&self) -> usize {
-        self.flows.bytes() + self.table.bytes()
+        self.flows.bytes() + self.table.bytes() + self.victims.bytes()
     }
 
     /// Flows now, at most, and most ever.

@@ -16,7 +16,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::flow::Flow;
 use super::pool::Pool;
-use super::{Direction, FlowConfig, Flows, word};
+use super::{Direction, FlowConfig, Flows, State, word};
 use crate::addr::Address;
 use crate::index::{BackendIndex, FlowIndex, NextHopIndex, ServicePortIndex, WorkerIndex};
 use crate::segment::Slab;
@@ -189,7 +189,9 @@ impl<A: Address> Flows<A> {
                 self.flows[at].clear();
             } else if self.flows[at].is_sound(now) && self.enter(FlowIndex(at as u32)) {
                 self.flows[at].adopted();
-                self.embryonic += usize::from(self.flows[at].state().is_embryonic());
+                let state = self.flows[at].state();
+                self.embryonic += usize::from(state.is_embryonic());
+                self.victims.moved(at, State::Free, state);
                 adopted.kept += 1;
                 end = at + 1;
             } else {

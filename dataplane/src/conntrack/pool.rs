@@ -8,6 +8,7 @@ use std::ops::{Deref, DerefMut};
 
 use bytemuck::AnyBitPattern;
 
+use crate::prefetch::prefetch;
 use crate::segment::Slab;
 
 /// An entry with room for the chain of free entries: number of the next free one plus one, 0 at the end. The room may
@@ -85,6 +86,10 @@ impl<T: Linked> Pool<T> {
         let place = &mut self.entries[at as usize];
         self.free = place.link();
         *place = entry;
+        // The next one to be taken, whose link is read then.
+        if let Some(next) = self.entries.get(self.free.wrapping_sub(1) as usize) {
+            prefetch(next);
+        }
         self.used += 1;
         self.high_water = self.high_water.max(self.used);
         Some(at)

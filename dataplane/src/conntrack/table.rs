@@ -39,6 +39,17 @@ pub(super) struct Table {
     buckets: Slab<Bucket>,
 }
 
+/// What the first bucket of a key says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum First {
+    /// The table has no such key.
+    Absent,
+    /// Only the second bucket can have it.
+    Elsewhere,
+    /// It is this word's, or another's with the same tag.
+    Word(u32),
+}
+
 /// Both buckets of a key are full, and so are the other buckets of all keys in them.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NoRoom;
@@ -65,19 +76,19 @@ impl Table {
         prefetch(&self.buckets[self.primary(hash)]);
     }
 
-    /// The word to try first, from the first bucket alone; if that has none and a second bucket must be read, brings it
-    /// in.
+    /// What the first bucket says of a hash; if a second bucket must be read, it begins to come in.
     #[inline(always)]
-    pub(super) fn first(&self, hash: Hash) -> Option<u32> {
+    pub(super) fn first(&self, hash: Hash) -> First {
         let bucket = &self.buckets[self.primary(hash)];
         let matching = group::matching(&bucket.tags, tag(hash));
         if matching != 0 {
-            return Some(bucket.words[matching.trailing_zeros() as usize]);
+            return First::Word(bucket.words[matching.trailing_zeros() as usize]);
         }
-        if bucket.elsewhere != 0 {
-            prefetch(&self.buckets[self.alternate(hash)]);
+        if bucket.elsewhere == 0 {
+            return First::Absent;
         }
-        None
+        prefetch(&self.buckets[self.alternate(hash)]);
+        First::Elsewhere
     }
 
     /// The word stored under `hash` for which `is` holds.

@@ -5,15 +5,18 @@
 //! and ask for their buckets; ask for the entries that those name; follow the flows. A plain packet of a known flow (nearly
 //! every one) goes through all three without a function call; `consider` judges the others one by one.
 
+use arrayvec::ArrayVec;
+
 use super::{Served, Shared, Worker};
 use crate::addr::{V4, V6};
-use crate::conntrack::{Guess, Hash};
+use crate::conntrack::{Guess, Hash, OpenError};
 use crate::counters::CounterId;
 use crate::fragments::Transport;
 use crate::icmp_error;
 use crate::index::NicPortIndex;
-use crate::lookup::{self, Counted, Lookup};
+use crate::lookup::{self, Counted, Decision, Lookup};
 use crate::nic::{BURST, Burst, Frame};
+use crate::open::{self, Prepared};
 use crate::parse::{self, Fragment, Packet, Parsed};
 use crate::tick::Tick;
 use crate::verdict::{DropReason, Verdict};
@@ -22,7 +25,7 @@ use crate::verdict::{DropReason, Verdict};
 struct Waves {
     parsed: [Parsed; BURST],
     /// Of plain packets.
-    guesses: [Option<Guess>; BURST],
+    guesses: [Guess; BURST],
     /// Some packet is a fragment.
     fragments: bool,
 }
@@ -40,7 +43,7 @@ impl Worker {
     ) {
         let mut waves = Waves {
             parsed: [Parsed::Neighbour; BURST],
-            guesses: [None; BURST],
+            guesses: [Guess::ABSENT; BURST],
             fragments: false,
         };
         self.ask(shared, port, frames, &mut waves);
@@ -111,10 +114,10 @@ impl Worker {
             .enumerate()
         {
             *guess = match parsed {
-                _ if plain >> i & 1 == 0 => None,
+                _ if plain >> i & 1 == 0 => Guess::ABSENT,
                 Parsed::Ipv4(_) => v4.guess(hash),
                 Parsed::Ipv6(_) => v6.guess(hash),
-                _ => None,
+                _ => Guess::ABSENT,
             };
         }
     }
@@ -160,18 +163,76 @@ impl Worker {
             .iter()
             .take_while(|parsed| A::packet(parsed).is_some())
             .count();
+        // Packets of no known flow, of which many may wait for the flow table together. Whatever else is not simply followed
+        // goes after those before it; packets of other flows may overtake them.
+        let mut late = ArrayVec::<(Frame, &Packet<A>), BURST>::new_const();
         for ((frame, parsed), &guess) in frames.drain(..run).zip(parsed).zip(guesses) {
             let Some(packet) = A::packet(parsed) else { break };
             let flows = &mut A::own(&mut self.sides).tracked.flows;
-            if let Some((index, direction)) = flows.confirm(guess, &packet.key)
+            let flow = match flows.confirm(guess, &packet.key) {
+                None if !guess.is_absent() => flows.find(&packet.key),
+                flow => flow,
+            };
+            if let Some((index, direction)) = flow
                 && let Ok(way) = lookup::step(flows, &self.tables, packet, index, direction, tick)
             {
                 self.forward_plain(shared, port, frame, packet, way, tick);
+            } else if flow.is_none() && packet.is_plain() {
+                late.push((frame, packet));
             } else {
+                self.open(shared, port, &mut late, tick);
                 self.consider(shared, port, frame, packet, tick);
             }
         }
+        self.open(shared, port, &mut late, tick);
         run
+    }
+
+    /// Plain packets that probably open flows, in order: prepared together, so that they wait for the flow table together.
+    fn open<A: Served>(
+        &mut self,
+        shared: &Shared,
+        port: NicPortIndex,
+        late: &mut ArrayVec<(Frame, &Packet<A>), BURST>,
+        tick: Tick,
+    ) {
+        if late.is_empty() {
+            return;
+        }
+        for (_, Packet { key, .. }) in &*late {
+            self.tables.prefetch(key.dst, key.protocol, key.dst_port);
+        }
+        let mut pending = ArrayVec::<(Frame, &Packet<A>, Prepared<A>), BURST>::new_const();
+        for (frame, packet) in late.drain(..) {
+            let prepared = self.with_lookup(shared, tick, |lookup| lookup.prepare_only(packet));
+            if let Some(prepared) = prepared {
+                pending.push((frame, packet, prepared));
+            } else {
+                self.commit(shared, port, &mut pending, tick);
+                self.consider(shared, port, frame, packet, tick);
+            }
+        }
+        self.commit(shared, port, &mut pending, tick);
+    }
+
+    fn commit<A: Served>(
+        &mut self,
+        shared: &Shared,
+        port: NicPortIndex,
+        pending: &mut ArrayVec<(Frame, &Packet<A>, Prepared<A>), BURST>,
+        tick: Tick,
+    ) {
+        for (frame, packet, prepared) in pending.drain(..) {
+            match self.with_lookup(shared, tick, |lookup| lookup.commit(&prepared)) {
+                Ok(way) => self.forward_plain(shared, port, frame, packet, way, tick),
+                // Another packet of this burst has opened it.
+                Err(OpenError::OriginalTaken) => self.consider(shared, port, frame, packet, tick),
+                Err(error) => {
+                    let decision = Decision::plain(open::refusal(error));
+                    self.carry_out(shared, port, frame, packet, &decision, tick);
+                }
+            }
+        }
     }
 
     /// Decides on one packet, whatever it is, and carries the decision out.
@@ -184,6 +245,23 @@ impl Worker {
         packet: &Packet<A>,
         tick: Tick,
     ) {
+        let quoted = packet
+            .is_icmp_error()
+            .then(|| icmp_error::quoted(self.memory.bytes(&frame), packet))
+            .flatten()
+            .map(|quoted| quoted.key);
+        let decision = self.with_lookup(shared, tick, |lookup| lookup.packet(packet, quoted));
+        self.carry_out(shared, port, frame, packet, &decision, tick);
+    }
+
+    /// Asks something of `Lookup`, and counts what it did.
+    #[inline(always)]
+    fn with_lookup<A: Served, R>(
+        &mut self,
+        shared: &Shared,
+        tick: Tick,
+        ask: impl FnOnce(&mut Lookup<'_, A>) -> R,
+    ) -> R {
         let mut lookup = Lookup {
             tables: &self.tables,
             network: &shared.network,
@@ -197,9 +275,7 @@ impl Worker {
             replaced: None,
             tick,
         };
-        let decision = lookup.packet(packet, || {
-            Some(icmp_error::quoted(self.memory.bytes(&frame), packet)?.key)
-        });
+        let answer = ask(&mut lookup);
         let Counted {
             opened,
             evicted,
@@ -208,6 +284,6 @@ impl Worker {
         self.counters.add(CounterId::FLOWS_OPENED, opened);
         self.counters.add(CounterId::FLOWS_EVICTED, evicted);
         self.counters.add(CounterId::AFFINITY_EVICTED, affinity_evicted);
-        self.carry_out(shared, port, frame, packet, &decision, tick);
+        answer
     }
 }

@@ -259,7 +259,7 @@ impl Packet {
     }
 
     /// The transport header. Of a fragment only what is there, and nothing is wrong with it.
-    fn read_transport(&mut self) -> Result<(), &'static str> {
+    pub fn read_transport(&mut self) -> Result<(), &'static str> {
         if !self.piece.is_first() {
             return Ok(());
         }

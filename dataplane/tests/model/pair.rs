@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 
 use sluice_dataplane::counters::CounterId;
 
-use super::bytes::{LINK, Packet, Read, SCTP, TCP, UDP, number, read};
+use super::bytes::{Ends, LINK, Packet, Read, SCTP, TCP, UDP, number, read, read_ip};
 use super::gateway::{Fate, Gateway, Observed};
 use super::step::Step;
 use super::surroundings::Surroundings;
@@ -186,9 +186,9 @@ impl Pair {
             };
             told.push((Kind::of(&frame, port, self.gateway.surroundings.workers), fate));
         }
-        // Of one NIC port in the order of arrival, where one worker does it all.
-        leaving.sort_by_key(|(port, _)| *port);
-        left.sort_by_key(|(port, _)| *port);
+        // Between two ends in the order of arrival, where one worker does it all.
+        leaving.sort_by_key(ends);
+        left.sort_by_key(ends);
         if !self.in_order {
             leaving.sort();
             left.sort();
@@ -240,4 +240,14 @@ fn tell(who: &str, left: &[Seen], dropped: &[&'static str]) -> String {
         let _ = writeln!(text, "  drop {reason}");
     }
     text
+}
+
+/// Whose packet a frame that left is: packets that open a flow may be overtaken by other flows', never by their own.
+fn ends((port, frame): &(Port, Vec<u8>)) -> (Port, Option<(Ends, u8)>) {
+    let packet = read_ip(frame, false).ok().map(|mut packet| {
+        // A fragment without ports has none.
+        let _ = packet.read_transport();
+        (packet.ends, packet.protocol)
+    });
+    (*port, packet)
 }

@@ -1,6 +1,6 @@
-//! A gateway in memory: one worker between a client port and a pod port, one UDP Service, every next hop known.
+//! A gateway in memory: one worker between a client port and a pod port, Services with endpoints, every next hop known.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -36,7 +36,8 @@ pub const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 pub const PORT: u16 = 80;
 /// Station address of the client port.
 pub const CLIENT_SIDE: Mac = Mac([2, 0, 0, 0, 0, 1]);
-const POD_SIDE: Mac = Mac([2, 0, 0, 0, 0, 2]);
+/// Station address of the pod port.
+pub const POD_SIDE: Mac = Mac([2, 0, 0, 0, 0, 2]);
 const NEIGHBOUR: Mac = Mac([2, 0, 0, 0, 0, 9]);
 /// Frames: a prepared round and what the rings of a real port would hold.
 const FRAMES: usize = 8_192;
@@ -53,6 +54,8 @@ pub struct Gateway {
     pub pods: Handle,
     /// The worker's counters.
     pub counters: CounterPages,
+    /// Bytes of what grows with flows, of the Services' family.
+    pub bytes: usize,
 }
 
 /// What is on it.
@@ -60,24 +63,96 @@ pub struct Gateway {
 pub struct Setup {
     /// Room for flows.
     pub flows: usize,
-    /// Endpoints of the Service.
+    /// Services: one port each.
+    pub services: u32,
+    /// Endpoints of each.
     pub backends: u16,
     /// Clients count as pods, so that their address is kept (DNAT); else full NAT.
     pub keep_source: bool,
+    /// What the Services speak.
+    pub protocol: Protocol,
+    /// IPv6 instead of IPv4.
+    pub v6: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            flows: 1_024,
+            services: 1,
+            backends: 4,
+            keep_source: true,
+            protocol: Protocol::UDP,
+            v6: false,
+        }
+    }
+}
+
+impl Setup {
+    /// The cluster IP of a Service.
+    pub fn frontend(&self, service: u32) -> IpAddr {
+        if self.v6 {
+            Ipv6Addr::from(u128::from(Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 0x10)) + u128::from(service))
+                .into()
+        } else {
+            Ipv4Addr::from(u32::from(CLUSTER_IP) + service).into()
+        }
+    }
+
+    /// The address of a Service's endpoint: of a single Service on the link, of many behind nodes of 4,096 pods each.
+    pub fn endpoint(&self, service: u32, backend: u32) -> IpAddr {
+        let n = service * u32::from(self.backends) + backend;
+        match (self.v6, self.services) {
+            (false, 1) => Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 244, 1, 0)) + n).into(),
+            (false, _) => Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 128, 0, 0)) + n).into(),
+            (true, 1) => Ipv6Addr::new(0xfd44, 0, 0, 0, 0, 0, 1, n as u16).into(),
+            (true, _) => Ipv6Addr::from((0xfd28 << 112) + u128::from(n)).into(),
+        }
+    }
+
+    const PODS_OF_A_NODE: u32 = 4_096;
+
+    /// The nodes that pods are behind, each with its network.
+    fn nodes(&self) -> Vec<(IpAddr, ipnet::IpNet)> {
+        if self.services == 1 {
+            return Vec::new();
+        }
+        let pods = self.services * u32::from(self.backends);
+        (0..pods.div_ceil(Self::PODS_OF_A_NODE))
+            .filter_map(|node| {
+                let first = node * Self::PODS_OF_A_NODE;
+                let address =
+                    self.endpoint(first / u32::from(self.backends), first % u32::from(self.backends));
+                let (router, bits) = if self.v6 {
+                    (
+                        Ipv6Addr::new(0xfd44, 0, 0, 0, 0, 0, 0, 0x100 + node as u16).into(),
+                        116,
+                    )
+                } else {
+                    (
+                        Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 244, 0, 10)) + node).into(),
+                        20,
+                    )
+                };
+                Some((router, ipnet::IpNet::new(address, bits).ok()?.trunc()))
+            })
+            .collect()
+    }
 }
 
 impl Gateway {
-    /// Builds it. Errors: no memory, or a setup the tables refuse (more than 65,000 endpoints).
+    /// Builds it. Errors: no memory, or a setup the tables refuse (a Service of more than 65,000 endpoints).
     pub fn new(setup: Setup) -> Result<Self, Box<dyn std::error::Error>> {
         let (client_port, client) = Treadmill::new("client", CLIENT_SIDE);
         let (pod_port, pods) = Treadmill::new("pods", POD_SIDE);
-        let (worker, shared, counters) = Self::between(setup, Box::new(client_port), Box::new(pod_port))?;
+        let (worker, shared, counters, bytes) = Self::make(setup, Box::new(client_port), Box::new(pod_port))?;
         Ok(Self {
             worker,
             shared,
             client,
             pods,
             counters,
+            bytes,
         })
     }
 
@@ -87,46 +162,30 @@ impl Gateway {
         client_port: Box<dyn Driver>,
         pod_port: Box<dyn Driver>,
     ) -> Result<(Worker, Shared, CounterPages), Box<dyn std::error::Error>> {
+        let (worker, shared, counters, _) = Self::make(setup, client_port, pod_port)?;
+        Ok((worker, shared, counters))
+    }
+
+    fn make(
+        setup: Setup,
+        client_port: Box<dyn Driver>,
+        pod_port: Box<dyn Driver>,
+    ) -> Result<(Worker, Shared, CounterPages, usize), Box<dyn std::error::Error>> {
         let ranges = vec![1_024..=29_999, 32_768..=u16::MAX];
         let steering = Steering::new(1, ranges.clone());
-        let network = network()?;
+        let network = network(&setup)?;
         let limits = TableLimits::default();
         let mut builder = TablesBuilder::new(limits);
-        let records = records(setup);
-        let tables = builder.apply(Generation(1), &[], &records)?;
-        for record in &records {
-            if let Record::Backend(BackendRecord {
-                address: std::net::IpAddr::V4(address),
-                ..
-            }) = record
-            {
-                know(&network, NicPortIndex(1), *address);
-            }
-        }
-        know(&network, NicPortIndex(0), Ipv4Addr::new(192, 0, 2, 1));
-        let hash_key = HashKey::random()?;
+        let tables = builder.apply(Generation(1), &[], &records(&setup))?;
+        let sides = sides(&setup, ranges)?;
+        let bytes = bytes(&setup, &sides);
         let counters = WorkerCounters::private();
         let reader = counters.reader();
         let worker = Worker::new(WorkerParts {
             index: WorkerIndex(0),
             memory: FrameMemory::new(FRAMES, 2_048)?,
             drivers: vec![Some(client_port), Some(pod_port)],
-            sides: Sides::new(&SideConfig {
-                flows: FlowConfig {
-                    capacity: setup.flows,
-                    timeouts: Timeouts::default(),
-                    admission: Admission::default(),
-                    hash_key,
-                },
-                snat_ports: PortPoolConfig {
-                    ranges,
-                    destinations: usize::from(setup.backends) + 1,
-                    blocks: setup.flows / 256 + 2 * usize::from(setup.backends) + 16,
-                    rest: Rest::default(),
-                    hash_key,
-                },
-                fragments: FragmentConfig::default(),
-            })?,
+            sides,
             picker: Picker::new(1, &limits),
             counters,
             tables: Arc::clone(&tables),
@@ -144,7 +203,7 @@ impl Gateway {
             },
             sleep: false,
         };
-        Ok((worker, shared, reader))
+        Ok((worker, shared, reader, bytes))
     }
 
     /// One turn at `tick`; how many packets.
@@ -153,77 +212,138 @@ impl Gateway {
     }
 }
 
-fn network() -> Result<Network, ipnet::AddrParseError> {
-    let interface = |name: &str, mac, address: &str| -> Result<Interface, ipnet::AddrParseError> {
+fn sides(setup: &Setup, ranges: Vec<std::ops::RangeInclusive<u16>>) -> std::io::Result<Sides> {
+    let hash_key = HashKey::random()?;
+    let endpoints = setup.services as usize * usize::from(setup.backends);
+    Sides::new(&SideConfig {
+        flows: FlowConfig {
+            capacity: setup.flows,
+            timeouts: Timeouts::default(),
+            admission: Admission::default(),
+            hash_key,
+        },
+        snat_ports: PortPoolConfig {
+            ranges,
+            destinations: endpoints + 1,
+            blocks: setup.flows / 256 + 2 * endpoints + 16,
+            rest: Rest::default(),
+            hash_key,
+        },
+        fragments: FragmentConfig::default(),
+    })
+}
+
+/// Bytes of what grows with flows, of the Services' family.
+fn bytes(setup: &Setup, sides: &Sides) -> usize {
+    let Sides { v4, v6 } = sides;
+    let (flows, ports) = if setup.v6 {
+        (v6.tracked.flows.bytes(), v6.tracked.snat_ports.bytes())
+    } else {
+        (v4.tracked.flows.bytes(), v4.tracked.snat_ports.bytes())
+    };
+    flows + if setup.keep_source { 0 } else { ports }
+}
+
+fn network(setup: &Setup) -> Result<Network, ipnet::AddrParseError> {
+    let interface = |name: &str, mac, addresses: [&str; 2]| -> Result<Interface, ipnet::AddrParseError> {
+        let addresses: Result<_, _> = addresses.iter().map(|address| address.parse()).collect();
         Ok(Interface {
             name: name.into(),
             mac,
             mtu: 1500,
-            addresses: vec![address.parse()?],
+            addresses: addresses?,
             peer_mac: None,
         })
     };
     let interfaces = vec![
-        interface("client", CLIENT_SIDE, "192.0.2.2/24")?,
-        interface("pods", POD_SIDE, "10.244.0.1/16")?,
+        interface("client", CLIENT_SIDE, ["192.0.2.2/24", "fd02::2/64"])?,
+        interface("pods", POD_SIDE, ["10.244.0.1/16", "fd44::1/64"])?,
     ];
-    let default = Route {
-        to: "0.0.0.0/0".parse()?,
-        via: Some(Ipv4Addr::new(192, 0, 2, 1).into()),
-        port: NicPortIndex(0),
+    let [client_v4, client_v6]: [IpAddr; 2] = [
+        Ipv4Addr::new(192, 0, 2, 1).into(),
+        Ipv6Addr::new(0xfd02, 0, 0, 0, 0, 0, 0, 1).into(),
+    ];
+    let route = |to, via, port| Route {
+        to,
+        via: Some(via),
+        port: NicPortIndex(port),
     };
-    Ok(Network::new(
-        interfaces,
-        vec![default],
-        vec![NODE.into()],
-        None,
-        1 << 17,
-    ))
+    let mut routes = vec![
+        route("0.0.0.0/0".parse()?, client_v4, 0),
+        route("::/0".parse()?, client_v6, 0),
+    ];
+    let nodes = setup.nodes();
+    routes.extend(nodes.iter().map(|&(router, pods)| route(pods, router, 1)));
+    let own = vec![
+        NODE.into(),
+        IpAddr::from(Ipv6Addr::new(0xfd02, 0, 0, 0, 0, 0, 0, 2)),
+    ];
+    let network = Network::new(interfaces, routes, own, None, 1 << 17);
+    know(&network, NicPortIndex(0), client_v4);
+    know(&network, NicPortIndex(0), client_v6);
+    nodes
+        .iter()
+        .for_each(|&(router, _)| know(&network, NicPortIndex(1), router));
+    if setup.services == 1 {
+        for backend in 0..u32::from(setup.backends) {
+            know(&network, NicPortIndex(1), setup.endpoint(0, backend));
+        }
+    }
+    Ok(network)
 }
 
-fn know(network: &Network, port: NicPortIndex, address: Ipv4Addr) {
+fn know(network: &Network, port: NicPortIndex, address: IpAddr) {
     if let Some(index) = network.next_hops().insert(port, address) {
         network.next_hops().set(index, Reachability::Reachable(NEIGHBOUR));
     }
 }
 
-fn records(setup: Setup) -> Vec<Record> {
-    let service_port = ServicePortIndex(0);
+fn records(setup: &Setup) -> Vec<Record> {
+    // A range that clients are in or not decides about SNAT (semantics §3.3).
+    let nobody: [ipnet::IpNet; 2] = [
+        ipnet::Ipv4Net::from(Ipv4Addr::new(10, 244, 0, 2)).into(),
+        ipnet::Ipv6Net::from(Ipv6Addr::new(0xfd44, 0, 0, 0, 0, 0, 0, 2)).into(),
+    ];
+    let everybody: [ipnet::IpNet; 2] = [ipnet::Ipv4Net::default().into(), ipnet::Ipv6Net::default().into()];
+    let pods = if setup.keep_source { everybody } else { nobody };
+    let mut records: Vec<Record> = pods
+        .map(|network| {
+            Record::Network(NetworkRecord {
+                kind: NetworkKind::PodRange,
+                network,
+            })
+        })
+        .into();
+    records.extend((0..setup.services).flat_map(|service| service_records(setup, service)));
+    records
+}
+
+fn service_records(setup: &Setup, service: u32) -> Vec<Record> {
+    let service_port = ServicePortIndex(service);
     let mut records = vec![
         Record::ServicePort(ServicePortRecord {
             index: service_port,
             namespace: "bench".into(),
-            name: "udp".into(),
+            name: format!("s{service:05}"),
             port_name: String::new(),
-            protocol: Protocol::UDP,
-            algorithm: Algorithm::Random,
+            protocol: setup.protocol,
+            algorithm: Algorithm::Maglev,
             affinity_seconds: 0,
             external_local: false,
             internal_local: false,
         }),
         Record::Frontend(FrontendRecord {
-            address: CLUSTER_IP.into(),
-            protocol: Protocol::UDP,
+            address: setup.frontend(service),
+            protocol: setup.protocol,
             port: PORT,
             kind: FrontendKind::ClusterIp,
             service_port,
         }),
     ];
-    // A range that clients are in or not decides about SNAT (semantics §3.3).
-    let pods = if setup.keep_source {
-        ipnet::Ipv4Net::default()
-    } else {
-        ipnet::Ipv4Net::from(Ipv4Addr::new(10, 244, 0, 2))
-    };
-    records.push(Record::Network(NetworkRecord {
-        kind: NetworkKind::PodRange,
-        network: pods.into(),
-    }));
-    records.extend((0..setup.backends).map(|i| {
-        let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 244, 1, 0)) + u32::from(i));
+    records.extend((0..u32::from(setup.backends)).map(|backend| {
         Record::Backend(BackendRecord {
             service_port,
-            address: address.into(),
+            address: setup.endpoint(service, backend),
             port: PORT,
             in_cluster_set: true,
             in_local_set: false,

@@ -1,213 +1,493 @@
-//! What one packet costs: whole turns of a worker, `rx` to `tx`, with conntrack in both directions, counters and expiry
-//! as in production. Packets are made, and judged, outside the timed region.
+//! What one packet costs: whole turns of a worker, `rx` to `tx`, with conntrack in both directions, counters, the table
+//! check and expiry as in production. Packets are made, and judged, outside the timed region.
+//!
+//! Reading order: `packets` makes them, `verify` judges them, `floor` is the least that any NAT must do to them, `lives`
+//! runs whole TCP connections; this file times the rest.
 
-use std::net::Ipv4Addr;
+use std::collections::HashSet;
+use std::net::IpAddr;
 use std::time::Instant;
 
-use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
-use hdrhistogram::Histogram;
+use serde::Serialize;
+use sluice_dataplane::addr::Protocol;
 use sluice_dataplane::tick::Tick;
 
-use crate::gateway::{CLIENT_SIDE, CLUSTER_IP, Gateway, PORT, Setup};
+use crate::gateway::{CLIENT_SIDE, Gateway, POD_SIDE, Setup};
+use crate::machine::Machine;
+use crate::pktgen::picks::{Picks, Random};
+use crate::treadmill::Handle;
+use packets::{Tuple, flags};
+
+mod floor;
+mod lives;
+mod packets;
+/// The rows of the table.
+pub mod rows;
+mod verify;
 
 /// Packets prepared at a time: the equal-work contract's 2,048 frames, so that no frame is still in the first cache.
 const ROUND: usize = 2_048;
 
+type Error = Box<dyn std::error::Error>;
+
+/// What a packet means to the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It is of a flow that was opened before, from its client.
+    Established,
+    /// Likewise, from its endpoint.
+    Reply,
+    /// It opens a flow.
+    New,
+    /// All packets of TCP connections, from SYN to the last ACK, beside flows that stay.
+    Lives,
+}
+
 /// What to measure.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Workload {
-    /// Established flows; every packet belongs to a random one.
+    /// The row's name.
+    pub name: String,
+    /// What is timed.
+    pub kind: Kind,
+    /// Flows opened before: of `New`, room for as many.
     pub flows: usize,
-    /// Endpoints.
+    /// Services, the flows' in turn.
+    pub services: u32,
+    /// Endpoints of each.
     pub backends: u16,
+    /// Few flows have most packets (Zipf, exponent 1), instead of all as likely.
+    pub zipf: bool,
     /// Full NAT instead of DNAT.
     pub full_nat: bool,
+    /// IPv6.
+    pub v6: bool,
+    /// Bytes of a frame without the FCS; shorter ones are as long as their headers.
+    pub size: usize,
     /// Repeats, each of `packets`.
     pub repeats: usize,
     /// Packets per repeat.
     pub packets: usize,
 }
 
-/// What came out.
-#[derive(Clone, Debug)]
+/// Least, middle and most of the repeats.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Spread {
+    /// Least.
+    pub min: f64,
+    /// Median.
+    pub p50: f64,
+    /// Most.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of at least one value.
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let at = |i: usize| (values[i] * 100.0).round() / 100.0;
+        Self {
+            min: at(0),
+            p50: at(values.len() / 2),
+            max: at(values.len() - 1),
+        }
+    }
+}
+
+/// What came out: one row of the table.
+#[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// Nanoseconds a packet, one value per repeat, ascending.
-    pub ns_per_packet: Vec<f64>,
-    /// Nanoseconds of turns of 64 packets.
-    pub turn_ns: Histogram<u64>,
-    /// Packets whose translation was checked before timing.
+    /// The workload's name.
+    pub workload: String,
+    /// Flows there were.
+    pub flows: usize,
+    /// Services there were.
+    pub services: u32,
+    /// Packets timed in each repeat.
+    pub packets: usize,
+    /// Packets whose translation was judged outside the timed region; all were right.
     pub verified: usize,
+    /// Of the whole pipeline.
+    pub ns_per_packet: Spread,
+    /// From the median.
+    pub mpps: f64,
+    /// Whole connections in a second, from the median; of `Lives`.
+    pub lives_per_second: Option<f64>,
+    /// Of `floor`, in the same repeats; of flows that were opened before.
+    pub floor_ns_per_packet: Option<Spread>,
+    /// The medians' ratio.
+    pub ratio_to_floor: Option<f64>,
+    /// Memory of everything that grows with flows, with the table three quarters full.
+    pub bytes_per_flow: f64,
+    /// Of this process, in huge pages when the row ended.
+    pub huge_bytes: u64,
+    /// Where.
+    pub machine: Machine,
 }
 
 /// Runs a workload. Errors: no memory; a packet that was not translated as it must.
-// A benchmark's business is the wall clock; the pipeline under it gets its time as a Tick, as ever.
-#[allow(clippy::disallowed_methods)]
-pub fn run(workload: Workload) -> Result<Row, Box<dyn std::error::Error>> {
+pub fn run(workload: &Workload) -> Result<Row, Error> {
+    if workload.flows == 0 || workload.packets < ROUND || workload.repeats == 0 || workload.backends == 0 {
+        return Err(format!("at least one flow, backend and repeat, and {ROUND} packets a repeat").into());
+    }
     // The ranges in `gateway`, toward each endpoint; three quarters, since endpoints are picked at random.
-    let room = usize::from(workload.backends) * 61_744 / 4 * 3;
+    let endpoints = workload.services as usize * usize::from(workload.backends);
+    let room = endpoints * 61_744 / 4 * 3;
     if workload.full_nat && workload.flows > room {
         return Err(format!(
-            "full NAT: {} endpoints have source ports for {room} flows; give more --backends",
-            workload.backends
+            "full NAT: {endpoints} endpoints have source ports for {room} flows; give more --backends"
         )
         .into());
     }
-    let setup = Setup {
-        flows: workload.flows + workload.flows / 3 + 64,
-        backends: workload.backends,
-        keep_source: !workload.full_nat,
+    let mut bench = Bench::new(workload)?;
+    let rows = match workload.kind {
+        Kind::Established | Kind::Reply => bench.established(workload)?,
+        Kind::New => bench.new_flows(workload)?,
+        Kind::Lives => bench.lives(workload)?,
     };
-    let mut gateway = Gateway::new(setup)?;
-    let now = Tick(8_000);
-    gateway.client.keep_sent(false);
-    let verified = open_and_verify(&mut gateway, workload, now)?;
-
-    let mut random = Random(1);
-    let mut repeats = Vec::new();
-    // Up to ten seconds: a turn that was preempted is still in it.
-    let mut turn_ns = Histogram::new_with_bounds(1, 10_000_000_000, 3)?;
-    for _ in 0..workload.repeats {
-        let mut spent = 0;
-        let mut packets = 0;
-        while packets < workload.packets {
-            gateway
-                .client
-                .load((0..ROUND).map(|_| packet(random.below(workload.flows))));
-            gateway.turn(now); // stages the frames
-            loop {
-                let start = Instant::now();
-                let handled = gateway.turn(now);
-                let elapsed = start.elapsed().as_nanos() as u64;
-                if handled == 0 {
-                    break;
-                }
-                spent += elapsed;
-                packets += handled;
-                turn_ns.saturating_record(elapsed);
-            }
-        }
-        repeats.push(spent as f64 / packets as f64);
-    }
-    repeats.sort_by(f64::total_cmp);
+    let ns = Spread::of(rows.ns);
+    let floor = (!rows.floor.is_empty()).then(|| Spread::of(rows.floor));
+    let round = |value: f64| (value * 100.0).round() / 100.0;
     Ok(Row {
-        ns_per_packet: repeats,
-        turn_ns,
-        verified,
+        workload: workload.name.clone(),
+        flows: workload.flows,
+        services: workload.services,
+        packets: workload.packets,
+        verified: bench.verified,
+        ns_per_packet: ns,
+        mpps: round(1_000.0 / ns.p50),
+        lives_per_second: (workload.kind == Kind::Lives)
+            .then(|| (1e9 / (ns.p50 * lives::PACKETS as f64)).round()),
+        floor_ns_per_packet: floor,
+        ratio_to_floor: floor.map(|floor| round(ns.p50 / floor.p50)),
+        bytes_per_flow: round(bench.gateway.bytes as f64 / bench.setup.flows as f64 / 0.75),
+        huge_bytes: huge_bytes(),
+        machine: Machine::this(),
     })
 }
 
-/// Opens every flow by a packet of its own, and checks each as it leaves: an endpoint's address, the Service's port,
-/// and a source as the mode says.
-fn open_and_verify(
-    gateway: &mut Gateway,
-    workload: Workload,
+/// Nanoseconds a packet, one value a repeat.
+#[derive(Default)]
+struct Figures {
+    ns: Vec<f64>,
+    floor: Vec<f64>,
+}
+
+/// A gateway under measurement.
+struct Bench {
+    gateway: Gateway,
+    setup: Setup,
+    size: usize,
     now: Tick,
-) -> Result<usize, Box<dyn std::error::Error>> {
-    gateway.pods.keep_sent(true);
-    let mut verified = 0;
-    for first in (0..workload.flows).step_by(ROUND) {
-        let flows = first..(first + ROUND).min(workload.flows);
-        gateway.client.load(flows.clone().map(packet));
-        gateway.turn(now);
-        while gateway.turn(now) > 0 {}
-        let sent = gateway.pods.sent();
-        if sent.len() != flows.len() {
-            return Err(format!("{} of {} first packets came out", sent.len(), flows.len()).into());
+    endpoints: HashSet<IpAddr>,
+    verified: usize,
+}
+
+impl Bench {
+    fn new(workload: &Workload) -> Result<Self, Error> {
+        let setup = Setup {
+            flows: workload.flows + workload.flows / 3 + 64,
+            services: workload.services,
+            backends: workload.backends,
+            keep_source: !workload.full_nat,
+            protocol: match workload.kind {
+                Kind::Lives => Protocol::TCP,
+                _ => Protocol::UDP,
+            },
+            v6: workload.v6,
+        };
+        let pairs = (0..setup.services).flat_map(|s| (0..u32::from(setup.backends)).map(move |b| (s, b)));
+        Ok(Self {
+            gateway: Gateway::new(setup)?,
+            size: workload.size.max(packets::least(&setup)),
+            now: Tick(8_000),
+            endpoints: pairs.map(|(s, b)| setup.endpoint(s, b)).collect(),
+            verified: 0,
+            setup,
+        })
+    }
+
+    fn established(&mut self, workload: &Workload) -> Result<Figures, Error> {
+        let replies = workload.kind == Kind::Reply;
+        let opened = self.open(0..workload.flows, replies)?;
+        let setup = self.setup;
+        let tuple = |flow: usize| match opened.get(flow) {
+            Some(&reply) => reply,
+            None => packets::tuple(&setup, flow),
+        };
+        let mut random = Random(1);
+        let mut picks = if workload.zipf {
+            Picks::zipf(workload.flows, 1.0)
+        } else {
+            Picks::Uniform
+        };
+        let mut floor = floor::Floor::new(&setup, workload.flows, tuple)?;
+        // Which flows are the frequent ones must not be which were opened first.
+        let mut shuffled: Vec<u32> = (0..workload.flows as u32).collect();
+        for i in (1..shuffled.len()).rev() {
+            shuffled.swap(i, random.below(i + 1));
         }
-        for (flow, bytes) in flows.zip(&sent) {
-            check(flow, bytes, workload.full_nat)?;
-            verified += 1;
+        let mut next = || tuple(shuffled[picks.next(workload.flows, &mut random)] as usize);
+        let mut figures = Figures::default();
+        for repeat in 0..=workload.repeats {
+            let (mut spent, mut floor_spent, mut done) = (0, 0, 0);
+            while done < workload.packets {
+                let tuples: Vec<Tuple> = (0..ROUND).map(|_| next()).collect();
+                if repeat == 0 {
+                    // The untimed pass: every packet out is judged.
+                    self.judge(&tuples, replies)?;
+                    done += ROUND * 8;
+                    continue;
+                }
+                self.load(replies, tuples.iter().map(|&tuple| (tuple, flags::ACK)));
+                spent += self.time(ROUND);
+                done += ROUND;
+                floor.load(
+                    self.frames(tuples.iter().map(|&tuple| (tuple, flags::ACK)))
+                        .iter(),
+                );
+                let start = now();
+                let known = floor.run(self.now.0);
+                floor_spent += start.elapsed().as_nanos() as u64;
+                // It compares no second key: where two of a bucket have one tag, it takes the wrong entry.
+                if known < ROUND / 100 * 99 {
+                    return Err("the floor's table has lost a flow".into());
+                }
+            }
+            if repeat > 0 {
+                figures.ns.push(spent as f64 / done as f64);
+                figures.floor.push(floor_spent as f64 / done as f64);
+            }
+        }
+        Ok(figures)
+    }
+
+    /// Every packet opens a flow. The table is filled once before, and emptied by time, so that its memory has been
+    /// touched; then each repeat fills a part of it, from empty to three quarters.
+    fn new_flows(&mut self, workload: &Workload) -> Result<Figures, Error> {
+        self.open(0..workload.flows, false)?;
+        self.expire_all();
+        let mut flow = workload.flows;
+        let share = workload.flows / workload.repeats / ROUND * ROUND;
+        if share == 0 {
+            return Err(format!(
+                "--flows must be at least {} for new ones",
+                workload.repeats * ROUND
+            )
+            .into());
+        }
+        let mut figures = Figures::default();
+        for _ in 0..workload.repeats {
+            let mut spent = 0;
+            for _ in 0..share / ROUND {
+                let tuples: Vec<Tuple> = (flow..flow + ROUND)
+                    .map(|i| packets::tuple(&self.setup, i))
+                    .collect();
+                self.load(false, tuples.iter().map(|&tuple| (tuple, flags::SYN)));
+                spent += self.time(ROUND);
+                flow += ROUND;
+            }
+            figures.ns.push(spent as f64 / share as f64);
+        }
+        Ok(figures)
+    }
+
+    /// Opens flows by a packet of each, and judges it as it leaves; their replies' tuples, if they are wanted.
+    fn open(&mut self, flows: std::ops::Range<usize>, replies: bool) -> Result<Vec<Tuple>, Error> {
+        let mut reply_tuples = Vec::new();
+        self.gateway.pods.keep_sent(true);
+        for first in flows.clone().step_by(ROUND) {
+            let tuples: Vec<Tuple> = (first..(first + ROUND).min(flows.end))
+                .map(|flow| packets::tuple(&self.setup, flow))
+                .collect();
+            self.load(false, tuples.iter().map(|&tuple| (tuple, flags::SYN)));
+            self.time(tuples.len());
+            let sent = self.gateway.pods.sent();
+            if sent.len() != tuples.len() {
+                return Err(format!("{} of {} first packets came out", sent.len(), tuples.len()).into());
+            }
+            for (mark, packet) in verify::in_order(&sent)?.into_iter().enumerate() {
+                let (before, after) = (tuples[mark], verify::tuple(packet)?);
+                let endpoints = |address| self.endpoints.contains(&address);
+                verify::toward_endpoint(before, after, endpoints, self.setup.keep_source)?;
+                if replies {
+                    reply_tuples.push(after.reversed());
+                }
+            }
+            self.verified += tuples.len();
+        }
+        self.gateway.pods.keep_sent(false);
+        Ok(reply_tuples)
+    }
+
+    /// One untimed round of packets of known flows, judged.
+    fn judge(&mut self, tuples: &[Tuple], replies: bool) -> Result<(), Error> {
+        self.out(replies).keep_sent(true);
+        self.load(replies, tuples.iter().map(|&tuple| (tuple, flags::ACK)));
+        self.time(tuples.len());
+        let sent = self.out(replies).sent();
+        self.out(replies).keep_sent(false);
+        if sent.len() != tuples.len() {
+            return Err(format!("{} of {} packets came out", sent.len(), tuples.len()).into());
+        }
+        for (mark, packet) in verify::in_order(&sent)?.into_iter().enumerate() {
+            let (before, after) = (tuples[mark], verify::tuple(packet)?);
+            if replies {
+                let frontend = after.src.1 == crate::gateway::PORT && !self.endpoints.contains(&after.src.0);
+                if !frontend {
+                    return Err(format!("a client saw {:?}", after.src).into());
+                }
+            } else {
+                let endpoints = |address| self.endpoints.contains(&address);
+                verify::toward_endpoint(before, after, endpoints, self.setup.keep_source)?;
+            }
+        }
+        self.verified += tuples.len();
+        Ok(())
+    }
+
+    /// Moves time until every flow has been idle for too long.
+    fn expire_all(&mut self) {
+        self.now = self.now.plus_seconds(600);
+        // Every tick's share of the sweep, twice over.
+        for _ in 0..64 {
+            self.now = Tick(self.now.0 + 1);
+            for _ in 0..self.setup.flows / 16 / 4_096 + 2 {
+                self.gateway.turn(self.now);
+            }
         }
     }
-    gateway.pods.keep_sent(false);
-    Ok(verified)
+
+    fn frames(&self, packets: impl Iterator<Item = (Tuple, u8)>) -> crate::treadmill::Packets {
+        let mut frames = crate::treadmill::Packets::default();
+        for (tuple, tcp_flags) in packets {
+            packets::write(
+                frames.add(self.size),
+                (CLIENT_SIDE, self.setup.protocol),
+                tuple,
+                tcp_flags,
+                0,
+            );
+        }
+        frames
+    }
+
+    /// Puts packets on the port that they come by, in frames.
+    fn load(&mut self, replies: bool, packets: impl Iterator<Item = (Tuple, u8)>) {
+        let (size, protocol) = (self.size, self.setup.protocol);
+        let (port, station) = if replies {
+            (&self.gateway.pods, POD_SIDE)
+        } else {
+            (&self.gateway.client, CLIENT_SIDE)
+        };
+        port.load(|loaded| {
+            for (mark, (tuple, tcp_flags)) in packets.enumerate() {
+                packets::write(
+                    loaded.add(size),
+                    (station, protocol),
+                    tuple,
+                    tcp_flags,
+                    mark as u32,
+                );
+            }
+        });
+        self.gateway.turn(self.now); // stages the frames
+    }
+
+    const fn out(&self, replies: bool) -> &Handle {
+        if replies {
+            &self.gateway.client
+        } else {
+            &self.gateway.pods
+        }
+    }
+
+    /// Nanoseconds of the turns that handle `packets`, with the time of day for them as in production.
+    #[inline(never)]
+    fn time(&mut self, packets: usize) -> u64 {
+        let mut handled = 0;
+        let start = now();
+        while handled < packets {
+            let turn = self.gateway.turn(self.now);
+            if turn == 0 {
+                break;
+            }
+            handled += turn;
+        }
+        start.elapsed().as_nanos() as u64
+    }
 }
 
-fn check(flow: usize, bytes: &[u8], full_nat: bool) -> Result<(), Box<dyn std::error::Error>> {
-    let wrong = |what: &str| format!("flow {flow}: {what}");
-    let sliced = SlicedPacket::from_ethernet(bytes)?;
-    let Some(etherparse::NetSlice::Ipv4(ip)) = &sliced.net else {
-        return Err(wrong("not IPv4").into());
+// A benchmark's business is the wall clock; the pipeline under it gets its time as a Tick, as ever.
+#[allow(clippy::disallowed_methods)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Bytes of this process's memory that are in huge pages.
+fn huge_bytes() -> u64 {
+    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
+    let kib = |name: &str| -> u64 {
+        let line = rollup.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
+            .unwrap_or(0)
     };
-    let Some(TransportSlice::Udp(udp)) = &sliced.transport else {
-        return Err(wrong("not UDP").into());
-    };
-    let header = ip.header();
-    let (client, port) = client(flow);
-    let kept = (header.source_addr(), udp.source_port()) == (client, port);
-    if kept == full_nat {
-        return Err(wrong("source translated although it must be kept, or the reverse").into());
-    }
-    if header.destination_addr().octets()[..2] != [10, 244] || udp.destination_port() != PORT {
-        return Err(wrong("not addressed to an endpoint").into());
-    }
-    let payload = udp.payload();
-    let sum = udp.to_header().calc_checksum_ipv4(&header.to_header(), payload)?;
-    if sum != udp.checksum() || header.to_header().calc_header_checksum() != header.header_checksum() {
-        return Err(wrong("wrong checksum").into());
-    }
-    Ok(())
-}
-
-/// The address and port of a flow's client: 60,000 ports per address.
-fn client(flow: usize) -> (Ipv4Addr, u16) {
-    let address = u32::from(Ipv4Addr::new(198, 18, 0, 1)) + (flow / 60_000) as u32;
-    (Ipv4Addr::from(address), 2_000 + (flow % 60_000) as u16)
-}
-
-/// A 64-byte frame (60 and the FCS that no ring carries) of a flow.
-fn packet(flow: usize) -> Vec<u8> {
-    let (address, port) = client(flow);
-    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], CLIENT_SIDE.0)
-        .ipv4(address.octets(), CLUSTER_IP.octets(), 64)
-        .udp(port, PORT);
-    let payload = [0x5a; 18];
-    let mut bytes = Vec::with_capacity(builder.size(payload.len()));
-    // Writing to a Vec cannot fail; a short packet would fail its check.
-    let _ = builder.write(&mut bytes, &payload);
-    bytes
-}
-
-/// SplitMix64: the same flows in the same order in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((u128::from(z ^ z >> 31) * bound as u128) >> 64) as usize
-    }
+    (kib("AnonHugePages:") + kib("Private_Hugetlb:")) * 1024
 }
 
 #[cfg(test)]
 mod tests {
+    use super::rows::workload;
     use super::*;
+
+    fn small(kind: Kind) -> Workload {
+        Workload {
+            kind,
+            flows: 5_000,
+            repeats: 2,
+            packets: ROUND,
+            ..workload("by-hand")
+        }
+    }
 
     #[test]
     fn more_full_nat_flows_than_source_ports_are_refused_with_what_to_do() {
         let workload = Workload {
             flows: 1_000_000,
-            backends: 4,
             full_nat: true,
-            repeats: 1,
-            packets: 1,
+            ..small(Kind::Established)
         };
-        assert!(run(workload).unwrap_err().to_string().contains("--backends"));
+        assert!(run(&workload).unwrap_err().to_string().contains("--backends"));
     }
 
     #[test]
     fn every_flow_is_opened_verified_and_followed_in_both_modes() {
-        for full_nat in [false, true] {
+        for (full_nat, v6, kind) in [
+            (false, false, Kind::Established),
+            (true, false, Kind::Established),
+            (true, false, Kind::Reply),
+            (false, true, Kind::Established),
+            (true, true, Kind::Reply),
+        ] {
             let workload = Workload {
-                flows: 5_000,
-                backends: 4,
                 full_nat,
-                repeats: 1,
-                packets: 4_096,
+                v6,
+                services: 3,
+                ..small(kind)
             };
-            let row = run(workload).unwrap();
-            assert_eq!((row.verified, row.ns_per_packet.len()), (5_000, 1));
+            let row = run(&workload).unwrap();
+            assert!(row.verified > 5_000 && row.ratio_to_floor.is_some(), "{row:?}");
         }
+    }
+
+    #[test]
+    fn new_flows_and_whole_lives_are_measured_on_a_table_that_fills() {
+        let new = run(&small(Kind::New)).unwrap();
+        assert!(new.verified == 5_000 && new.ratio_to_floor.is_none(), "{new:?}");
+        let lives = run(&small(Kind::Lives)).unwrap();
+        assert!(
+            lives.lives_per_second.is_some_and(|lives| lives > 0.0),
+            "{lives:?}"
+        );
     }
 }

@@ -1,43 +1,87 @@
 //! A NIC port for measuring: it gives the frames that were loaded onto it and keeps those sent, so that making and
-//! judging packets stays outside the timed region, and what is timed is the worker.
+//! judging packets stays outside the timed region, and what is timed is the worker and a ring's least work.
 
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sluice_dataplane::addr::Mac;
 use sluice_dataplane::nic::{Burst, Driver, DriverInfo, DriverStats, Frame, FrameMemory, Link};
 
+/// Packets end to end.
+#[derive(Clone, Debug, Default)]
+pub struct Packets {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Packets {
+    /// Adds one of `len` bytes, zeroed, to be filled in.
+    pub fn add(&mut self, len: usize) -> &mut [u8] {
+        let start = self.bytes.len();
+        self.bytes.resize(start + len, 0);
+        self.ends.push(start + len);
+        &mut self.bytes[start..]
+    }
+
+    /// Each in order.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts
+            .zip(&self.ends)
+            .map(|(start, &end)| &self.bytes[start..end])
+    }
+
+    /// How many.
+    pub const fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// None.
+    pub const fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Forgets them, keeping the room.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+}
+
 /// Frames waiting to be received, and frames sent; shared with whoever loads and unloads.
 #[derive(Debug, Default)]
-pub struct Belt {
-    loaded: Vec<Vec<u8>>,
-    sent: Vec<Vec<u8>>,
-    keep_sent: bool,
+struct Belt {
+    loaded: Packets,
+    sent: Packets,
 }
 
 /// The loading end.
 #[derive(Clone, Debug, Default)]
-pub struct Handle(Arc<Mutex<Belt>>);
+pub struct Handle {
+    belt: Arc<Mutex<Belt>>,
+    keep_sent: Arc<AtomicBool>,
+}
 
 impl Handle {
-    /// Puts packets on the belt; the port takes them into frames at its next `rx_burst` after `stage`.
-    pub fn load(&self, packets: impl IntoIterator<Item = Vec<u8>>) {
-        self.belt(|belt| belt.loaded.extend(packets));
+    /// Puts packets on the belt; the port takes them into frames at its next `rx_burst`, and gives them from the one after.
+    pub fn load(&self, fill: impl FnOnce(&mut Packets)) {
+        self.belt(|belt| fill(&mut belt.loaded));
     }
 
     /// Keep copies of what is sent from now on (for verifying), or stop keeping.
     pub fn keep_sent(&self, keep: bool) {
-        self.belt(|belt| belt.keep_sent = keep);
+        self.keep_sent.store(keep, Ordering::Relaxed);
     }
 
     /// What was sent while it was kept.
-    pub fn sent(&self) -> Vec<Vec<u8>> {
+    pub fn sent(&self) -> Packets {
         self.belt(|belt| std::mem::take(&mut belt.sent))
     }
 
     fn belt<R>(&self, with: impl FnOnce(&mut Belt) -> R) -> R {
         // A panic elsewhere leaves plain vectors behind: as good as before.
-        with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        with(&mut self.belt.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -47,6 +91,7 @@ pub struct Treadmill {
     info: DriverInfo,
     stats: DriverStats,
     handle: Handle,
+    /// Last first: frames are taken from the end.
     staged: Vec<Frame>,
 }
 
@@ -70,30 +115,40 @@ impl Treadmill {
         };
         (port, handle)
     }
+
+    #[cold]
+    fn stage(&mut self, memory: &mut FrameMemory) {
+        self.handle.belt(|belt| {
+            let frames = belt.loaded.iter().map_while(|packet| memory.copy_in(packet));
+            self.staged.extend(frames);
+            self.staged.reverse();
+            belt.loaded.clear();
+        });
+    }
 }
 
 impl Driver for Treadmill {
     fn rx_burst(&mut self, memory: &mut FrameMemory, frames: &mut Burst) {
         if self.staged.is_empty() {
-            let loaded = self.handle.belt(|belt| std::mem::take(&mut belt.loaded));
-            // Last first: frames are taken from the end.
-            self.staged
-                .extend(loaded.iter().rev().map_while(|packet| memory.copy_in(packet)));
-            return;
+            return self.stage(memory);
         }
         let room = frames.remaining_capacity().min(self.staged.len());
-        frames.extend(self.staged.drain(self.staged.len() - room..).rev());
+        for _ in 0..room {
+            let Some(frame) = self.staged.pop() else { break };
+            frames.push(frame);
+        }
         self.stats.rx_packets += room as u64;
     }
 
     fn tx_burst(&mut self, memory: &mut FrameMemory, frames: &mut Burst) {
         self.stats.tx_packets += frames.len() as u64;
-        self.handle.belt(|belt| {
-            if belt.keep_sent {
-                belt.sent
-                    .extend(frames.iter().map(|frame| memory.bytes(frame).to_vec()));
-            }
-        });
+        if self.handle.keep_sent.load(Ordering::Relaxed) {
+            self.handle.belt(|belt| {
+                for frame in frames.iter() {
+                    belt.sent.add(frame.len()).copy_from_slice(memory.bytes(frame));
+                }
+            });
+        }
         for frame in frames.drain(..) {
             memory.free(frame);
         }

@@ -58,14 +58,9 @@ impl Floor {
             setup: *setup,
         };
         let mut frame = vec![0; packets::least(setup)];
+        let to = (CLIENT_SIDE, setup.protocol);
         for flow in 0..flows {
-            packets::write(
-                &mut frame,
-                CLIENT_SIDE,
-                tuple(flow),
-                setup.protocol,
-                packets::flags::ACK,
-            );
+            packets::write(&mut frame, to, tuple(flow), packets::flags::ACK, 0);
             let key = floor.key(&frame);
             floor.insert(key, flow as u32);
         }
@@ -130,7 +125,7 @@ impl Floor {
     }
 
     fn bucket(&self, hash: u64) -> usize {
-        (u128::from(hash) * self.buckets.len() as u128 >> 64) as usize
+        ((u128::from(hash) * self.buckets.len() as u128) >> 64) as usize
     }
 
     fn word(&self, hash: u64) -> u32 {
@@ -221,7 +216,7 @@ mod tests {
             let mut frame = vec![0; packets::least(&setup).max(64)];
             let frames: Vec<Vec<u8>> = (0..128)
                 .map(|i| {
-                    packets::write(&mut frame, CLIENT_SIDE, tuple(i * 7), setup.protocol, 0);
+                    packets::write(&mut frame, (CLIENT_SIDE, setup.protocol), tuple(i * 7), 0, 0);
                     frame.clone()
                 })
                 .collect();

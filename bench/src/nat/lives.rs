@@ -14,14 +14,16 @@ impl Bench {
             let flows = first..(first + ROUND).min(workload.flows);
             self.life(flows, false)?;
         }
+        // All of a batch are open at one time.
+        let batch = ROUND.min((self.setup.flows - workload.flows) / 2);
         let mut flow = workload.flows;
         let mut figures = Figures::default();
         for _ in 0..workload.repeats {
             let (mut spent, mut done) = (0, 0);
             while done < workload.packets {
-                spent += self.life(flow..flow + ROUND, true)?;
-                flow += ROUND;
-                done += ROUND * PACKETS;
+                spent += self.life(flow..flow + batch, true)?;
+                flow += batch;
+                done += batch * PACKETS;
             }
             figures.ns.push(spent as f64 / done as f64);
         }
@@ -39,10 +41,10 @@ impl Bench {
             return Err(format!("{} of {} connections opened", sent.len(), clients.len()).into());
         }
         let mut endpoints = Vec::with_capacity(clients.len());
-        for (before, packet) in clients.iter().zip(sent.iter()) {
-            let after = verify::tuple(packet)?;
+        for (mark, packet) in verify::in_order(&sent)?.into_iter().enumerate() {
+            let (before, after) = (clients[mark], verify::tuple(packet)?);
             let known = |address| self.endpoints.contains(&address);
-            verify::toward_endpoint(*before, after, known, self.setup.keep_source)?;
+            verify::toward_endpoint(before, after, known, self.setup.keep_source)?;
             endpoints.push(after.reversed());
         }
         self.verified += clients.len();

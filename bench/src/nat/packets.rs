@@ -50,16 +50,26 @@ pub(super) fn tuple(setup: &Setup, flow: usize) -> Tuple {
 /// Least length of a frame for a Service's packets, without the FCS that no ring carries.
 pub(super) const fn least(setup: &Setup) -> usize {
     match (setup.v6, setup.protocol) {
-        (true, Protocol::TCP) => 14 + 40 + 20,
-        (true, _) => 14 + 40 + 8,
+        (true, Protocol::TCP) => 14 + 40 + 20 + 4,
+        (true, _) => 14 + 40 + 8 + 4,
         // A 64-byte frame of the wire.
         (false, _) => 60,
     }
 }
 
-/// Writes a packet of `tuple` to a station over all of `frame`.
-pub(super) fn write(frame: &mut [u8], station: Mac, tuple: Tuple, protocol: Protocol, tcp_flags: u8) {
+/// Writes a packet of `tuple`, of a protocol to a station, over all of `frame`, the mark into its last bytes: packets of new flows may be
+/// overtaken by others.
+pub(super) fn write(
+    frame: &mut [u8],
+    (station, protocol): (Mac, Protocol),
+    tuple: Tuple,
+    tcp_flags: u8,
+    mark: u32,
+) {
     let (ip, len) = (14, frame.len() - 14);
+    if let Some(last) = frame.last_chunk_mut() {
+        *last = mark.to_be_bytes();
+    }
     frame[..6].copy_from_slice(&station.0);
     frame[6..12].copy_from_slice(&SENDER.0);
     let l4 = match (tuple.src.0, tuple.dst.0) {
@@ -126,4 +136,9 @@ fn sum(bytes: &[u8]) -> u32 {
 const fn fold(sum: u32) -> u16 {
     let sum = (sum >> 16) + (sum & 0xffff);
     ((sum >> 16) + (sum & 0xffff)) as u16
+}
+
+/// The mark of a packet.
+pub(super) fn mark(frame: &[u8]) -> usize {
+    frame.last_chunk().map_or(0, |&last| u32::from_be_bytes(last)) as usize
 }

@@ -5,9 +5,24 @@ use std::net::IpAddr;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
-use super::packets::Tuple;
+use super::packets::{self, Tuple};
+use crate::treadmill::Packets;
 
 type Wrong = Box<dyn std::error::Error>;
+
+/// Packets by their marks, from 0 on: each once, or it was lost or doubled.
+pub(super) fn in_order(sent: &Packets) -> Result<Vec<&[u8]>, Wrong> {
+    let mut sorted: Vec<&[u8]> = sent.iter().collect();
+    sorted.sort_by_key(|packet| packets::mark(packet));
+    match sorted
+        .iter()
+        .enumerate()
+        .find(|(i, packet)| packets::mark(packet) != *i)
+    {
+        Some((i, _)) => Err(format!("packet {i} of a round did not come out, or twice").into()),
+        None => Ok(sorted),
+    }
+}
 
 /// The tuple of a packet whose checksums are right. Errors: what is wrong with it.
 pub(super) fn tuple(frame: &[u8]) -> Result<Tuple, Wrong> {

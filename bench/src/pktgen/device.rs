@@ -40,6 +40,7 @@ impl Device {
             flows: flows + flows / 3 + 1_024,
             backends: u16::try_from(endpoints).unwrap_or(u16::MAX).min(60_000),
             keep_source: world.snat.is_empty(),
+            ..Setup::default()
         };
         let (mut worker, shared, _) = Gateway::between(setup, Box::new(client_port), Box::new(pod_port))?;
         let next_hops = shared.network.next_hops();

@@ -37,6 +37,7 @@ impl Bench {
             flows: 10_000,
             backends: 4,
             keep_source,
+            ..Setup::default()
         };
         let (worker, shared, _) = Gateway::between(setup, Box::new(client_port), Box::new(pod_port)).unwrap();
         Self {
@@ -260,6 +261,7 @@ fn damaged(change: impl FnMut(&mut Vec<Vec<u8>>) + Send + 'static) -> Tally {
         flows: 10_000,
         backends: 4,
         keep_source: true,
+        ..Setup::default()
     };
     (bench.worker, bench.shared, _) =
         Gateway::between(setup, Box::new(client_port), Box::new(pod_port)).unwrap();

@@ -3,27 +3,54 @@
 use std::error::Error;
 
 use clap::{Args, ValueEnum};
-use sluice_bench::nat::{self, Workload};
+use sluice_bench::nat::{self, Kind, Row, Workload, rows};
 
-/// What one packet of an established flow costs, in memory, on one worker.
+/// What one packet costs the whole pipeline, in memory, on one worker: the table's rows, one of them, or by hand.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Established flows.
-    #[arg(long, default_value_t = 1_000)]
-    flows: usize,
-    /// Endpoints of the Service.
-    #[arg(long, default_value_t = 4)]
-    backends: u16,
+    /// Every row of the table.
+    #[arg(long, conflicts_with_all = ["row", "flows", "services", "backends", "size", "family", "mode", "new", "lives", "zipf"])]
+    table: bool,
+    /// One row of the table, by its name.
+    #[arg(long, value_name = "NAME")]
+    row: Option<String>,
+    /// Flows opened before; of --new, room for as many.
+    #[arg(long)]
+    flows: Option<usize>,
+    /// Services.
+    #[arg(long)]
+    services: Option<u32>,
+    /// Endpoints of each.
+    #[arg(long)]
+    backends: Option<u16>,
+    /// Bytes of a frame, without the FCS.
+    #[arg(long)]
+    size: Option<usize>,
+    /// Address family.
+    #[arg(long, value_enum)]
+    family: Option<Family>,
     /// What the endpoint sees.
-    #[arg(long, value_enum, default_value = "dnat")]
-    mode: Mode,
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+    /// Packets of the reply direction.
+    #[arg(long)]
+    reply: bool,
+    /// Every packet opens a flow.
+    #[arg(long, conflicts_with_all = ["reply", "lives"])]
+    new: bool,
+    /// Whole TCP connections.
+    #[arg(long, conflicts_with = "reply")]
+    lives: bool,
+    /// Few flows have most packets.
+    #[arg(long)]
+    zipf: bool,
     /// Repeats.
-    #[arg(long, default_value_t = 10)]
-    repeats: usize,
+    #[arg(long)]
+    repeats: Option<usize>,
     /// Packets per repeat.
-    #[arg(long, default_value_t = 1_000_000)]
-    packets: usize,
-    /// One JSON object instead of a line.
+    #[arg(long)]
+    packets: Option<usize>,
+    /// One JSON object a row.
     #[arg(long)]
     json: bool,
 }
@@ -36,49 +63,94 @@ enum Mode {
     Full,
 }
 
-/// Measures and prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Family {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+/// Measures and prints, row by row as they come.
 pub(crate) fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
-    let Arguments {
-        flows,
-        backends,
-        mode,
-        repeats,
-        packets,
-        json,
-    } = arguments;
-    if flows == 0 || backends == 0 || repeats == 0 || packets == 0 {
-        return Err("--flows, --backends, --repeats and --packets must be at least 1".into());
-    }
-    let workload = Workload {
-        flows,
-        backends,
-        full_nat: mode == Mode::Full,
-        repeats,
-        packets,
+    let names: Vec<&str> = match &arguments.row {
+        _ if arguments.table => rows::TARGETS.iter().map(|row| row.name).collect(),
+        Some(name) => vec![
+            rows::TARGETS
+                .iter()
+                .find(|row| row.name == name)
+                .ok_or_else(|| format!("no row {name:?}; there are {}", all_rows()))?
+                .name,
+        ],
+        None => vec!["by-hand"],
     };
-    let row = nat::run(workload)?;
-    let ns = &row.ns_per_packet;
-    let (min, p50, max) = (ns[0], ns[ns.len() / 2], ns[ns.len() - 1]);
-    let turns = [50.0, 99.0, 99.9].map(|p| row.turn_ns.value_at_percentile(p));
-    if json {
+    if !arguments.json {
         println!(
-            "{{\"flows\":{flows},\"backends\":{backends},\"packets\":{packets},\"verified\":{},\"ns_per_packet\":{{\"min\":{min:.2},\"p50\":{p50:.2},\"max\":{max:.2}}},\"mpps\":{:.2},\"turn_ns\":{{\"p50\":{},\"p99\":{},\"p99.9\":{}}}}}",
-            row.verified,
-            1_000.0 / p50,
-            turns[0],
-            turns[1],
-            turns[2]
+            "{:<34} {:>23} {:>7} {:>8} {:>16} {:>6} {:>7}",
+            "row", "ns/packet min/p50/max", "Mpps", "target", "floor min/p50", "ratio", "B/flow"
         );
-    } else {
-        println!("{} flows opened and verified", row.verified);
-        println!(
-            "established: {min:.1} / {p50:.1} / {max:.1} ns a packet (min/median/max of {repeats}), {:.1} Mpps",
-            1_000.0 / p50
-        );
-        println!(
-            "a turn of 64: {} / {} / {} ns (median, 99 %, 99.9 %)",
-            turns[0], turns[1], turns[2]
-        );
+    }
+    for name in names {
+        let row = nat::run(&arguments.workload(name))?;
+        if arguments.json {
+            println!("{}", serde_json::to_string(&row)?);
+        } else {
+            print(&row);
+        }
     }
     Ok(())
+}
+
+impl Arguments {
+    fn workload(&self, name: &str) -> Workload {
+        let row = rows::workload(name);
+        Workload {
+            kind: match (self.reply, self.new, self.lives) {
+                (true, ..) => Kind::Reply,
+                (_, true, _) => Kind::New,
+                (_, _, true) => Kind::Lives,
+                _ => row.kind,
+            },
+            flows: self.flows.unwrap_or(row.flows),
+            services: self.services.unwrap_or(row.services),
+            backends: self.backends.unwrap_or(row.backends),
+            zipf: self.zipf || row.zipf,
+            full_nat: self.mode.map_or(row.full_nat, |mode| mode == Mode::Full),
+            v6: self.family.map_or(row.v6, |family| family == Family::Ipv6),
+            size: self.size.unwrap_or(row.size),
+            repeats: self.repeats.unwrap_or(row.repeats),
+            packets: self.packets.unwrap_or(row.packets),
+            ..row
+        }
+    }
+}
+
+fn all_rows() -> String {
+    let names: Vec<&str> = rows::TARGETS.iter().map(|row| row.name).collect();
+    names.join(", ")
+}
+
+fn print(row: &Row) {
+    let target = rows::TARGETS.iter().find(|target| target.name == row.workload);
+    let target = target.map_or_else(String::new, |t| {
+        let missed = if row.ns_per_packet.p50 > t.target { "!" } else { "" };
+        format!("{missed}{:.0}", t.target)
+    });
+    let floor = row
+        .floor_ns_per_packet
+        .map_or_else(String::new, |floor| format!("{:.1}/{:.1}", floor.min, floor.p50));
+    let ratio = row
+        .ratio_to_floor
+        .map_or_else(String::new, |ratio| format!("{ratio:.2}"));
+    let ns = row.ns_per_packet;
+    println!(
+        "{:<34} {:>23} {:>7.1} {target:>8} {floor:>16} {ratio:>6} {:>7.0}",
+        row.workload,
+        format!("{:.1}/{:.1}/{:.1}", ns.min, ns.p50, ns.max),
+        row.mpps,
+        row.bytes_per_flow
+    );
+    if let Some(lives) = row.lives_per_second {
+        println!("{:<34} {:.2} million whole connections a second", "", lives / 1e6);
+    }
 }

@@ -64,9 +64,9 @@ pub enum Hop {
 /// The bit of `Side::own_bits` that an address names.
 #[inline(always)]
 fn bit<A: Address>(address: A) -> u64 {
-    let last = address.as_ref().last_chunk().copied().unwrap_or_default();
+    let [high, low] = address.halves();
     // Fibonacci hashing: neighbouring addresses go far apart.
-    1 << (u32::from_ne_bytes(last).wrapping_mul(0x9e37_79b9) >> 26)
+    1 << ((high.rotate_left(32) ^ low).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58)
 }
 
 /// A route, as it is asked for with every new flow.
@@ -105,7 +105,7 @@ pub struct Side<A> {
     node: Vec<A>,
     /// All our addresses, sorted.
     own: Vec<A>,
-    /// Of each, the bit that a hash of its end names: one look tells nearly every packet from ours.
+    /// Of each, the bit that its hash names: one look tells nearly every packet from ours.
     own_bits: u64,
     /// What we send from, by NIC port.
     sources: Vec<Option<A>>,

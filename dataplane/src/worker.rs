@@ -20,7 +20,7 @@ use crate::index::{NicPortIndex, WorkerIndex};
 use crate::lookup::LookupOptions;
 use crate::mailbox::{Mailbox, Purpose};
 use crate::network::Network;
-use crate::nic::{BURST, Burst, Driver, FrameMemory};
+use crate::nic::{BURST, Burst, Driver, Frame, FrameMemory};
 use crate::parse::Parsed;
 use crate::reject::RateLimiter;
 use crate::rx;
@@ -220,7 +220,14 @@ impl Worker {
 
     /// Looks at one packet of a burst, for all of them: if it did not come from the station its neighbour is known by,
     /// the steward is told, once a tick at most.
-    fn doubt(&mut self, shared: &Shared, port: NicPortIndex, frames: &Burst, packets: &[Parsed], tick: Tick) {
+    fn doubt(
+        &mut self,
+        shared: &Shared,
+        port: NicPortIndex,
+        frames: &[Frame],
+        packets: &[Parsed],
+        tick: Tick,
+    ) {
         if self.doubted == tick {
             return;
         }
@@ -248,7 +255,7 @@ impl Worker {
         &mut self,
         shared: &Shared,
         port: NicPortIndex,
-        frames: &Burst,
+        frames: &[Frame],
         packets: &mut [Parsed],
         gathered: Option<Transport>,
         tick: Tick,

@@ -266,6 +266,13 @@ impl<A: Address> Flow<A> {
         State::stays(self.state, self.protocol, direction, signals)
     }
 
+    /// A packet with a hop left does no more to the flow than to `refresh` it: it is as others, its backend has served since
+    /// it was asked for (`Tables::losses`), and its state stays.
+    #[inline(always)]
+    pub(crate) const fn is_steady(&self, direction: Direction, signals: u8, losses: u32) -> bool {
+        self.flags.is_plain() & (self.link == losses) & self.stays(direction, signals)
+    }
+
     /// Follows one packet: the state, and when the flow was last seen.
     #[inline(always)]
     pub(super) fn touch(&mut self, direction: Direction, signals: u8, tick: Tick) -> Touched {
@@ -283,7 +290,7 @@ impl<A: Address> Flow<A> {
 
     /// Starts its idle time anew.
     #[inline(always)]
-    pub(super) const fn refresh(&mut self, tick: Tick) {
+    pub(crate) const fn refresh(&mut self, tick: Tick) {
         self.last_seen = tick;
     }
 

@@ -252,6 +252,12 @@ impl<A: Address> Flows<A> {
         &self.flows[index.get()]
     }
 
+    /// Flow `index`, for a packet that it `is_steady` for.
+    #[inline(always)]
+    pub(crate) fn flow_mut(&mut self, index: FlowIndex) -> &mut Flow<A> {
+        &mut self.flows[index.get()]
+    }
+
     /// What to do to a packet of flow `index`.
     #[inline(always)]
     pub fn rewrite(&self, index: FlowIndex, direction: Direction) -> Rewrite<A> {

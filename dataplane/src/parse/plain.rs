@@ -90,9 +90,9 @@ fn inspect_v6(place: &mut Parsed, frame: &[u8]) -> bool {
         return false;
     };
     let transport_len = usize::from(be16(head, L3 + 4));
-    let addresses = array::<32, _>(head, L3 + 8);
     // What is global or unique local: 2000::/3 to fd00::/8, without what begins with zeros, fe or ff (RFC 6890).
-    let speaks = (addresses[0].wrapping_sub(0x20) < 0xde) & (addresses[16].wrapping_sub(0x20) < 0xde);
+    let (src, dst) = (head[L3 + 8], head[L3 + 24]);
+    let speaks = (src.wrapping_sub(0x20) < 0xde) & (dst.wrapping_sub(0x20) < 0xde);
     if !speaks | (V6_L4 + transport_len > frame.len()) {
         return false;
     }
@@ -101,7 +101,7 @@ fn inspect_v6(place: &mut Parsed, frame: &[u8]) -> bool {
         return false;
     };
     *place = Parsed::Ipv6(Packet {
-        key: FlowKey::of_words(&addresses, ports, protocol),
+        key: FlowKey::of_words(&array::<32, _>(head, L3 + 8), ports, protocol),
         fragment_ident: 0,
         l3: L3 as u16,
         l4: V6_L4 as u16,

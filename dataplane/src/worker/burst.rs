@@ -5,8 +5,11 @@
 //! and ask for their buckets; ask for the entries that those name; follow the flows. A plain packet of a known flow (nearly
 //! every one) goes through all three without a function call; `consider` judges the others one by one.
 
+use std::ops::Range;
+
 use arrayvec::ArrayVec;
 
+use super::carry_out::send_plain;
 use super::{Served, Shared, Worker};
 use crate::addr::{V4, V6};
 use crate::conntrack::{Guess, Hash, OpenError};
@@ -21,14 +24,23 @@ use crate::parse::{self, Fragment, Packet, Parsed};
 use crate::tick::Tick;
 use crate::verdict::{DropReason, Verdict};
 
+/// Packets that a wave takes at a time: prefetches for so many do not have to wait for each other, and what one wave does to
+/// them takes as long as what the wave before asked for needs to come in.
+const PART: usize = 16;
+
+/// What is left of a burst.
+type Frames = arrayvec::IntoIter<Frame, BURST>;
+
 /// What the waves found out, by place in the burst.
 struct Waves {
     parsed: [Parsed; BURST],
-    /// Of plain packets.
+    hashes: [Hash; BURST],
     guesses: [Guess; BURST],
-    /// Some packet is a fragment.
-    fragments: bool,
+    /// Whose headers are at fixed places, a bit each.
+    plain: u64,
 }
+
+const _: () = assert!(BURST <= 64, "a bit for each");
 
 impl Worker {
     /// Decides on a burst from one NIC port and carries the decisions out. `gathered`: of a single fragment whose
@@ -43,49 +55,56 @@ impl Worker {
     ) {
         let mut waves = Waves {
             parsed: [Parsed::Neighbour; BURST],
+            hashes: [Hash::default(); BURST],
             guesses: [Guess::ABSENT; BURST],
-            fragments: false,
+            plain: 0,
         };
-        self.ask(shared, port, frames, &mut waves);
-        self.doubt(shared, port, frames, &waves.parsed, tick);
-        if waves.fragments {
-            self.gather(shared, port, frames, &mut waves.parsed, gathered, tick);
-        }
-        let mut at = 0;
-        while !frames.is_empty() {
-            // Runs of one family, whose loop then holds nothing of the other's.
-            let run = match &waves.parsed[at] {
-                Parsed::Ipv4(_) => self.follow::<V4>(shared, port, frames, &waves, at, tick),
-                Parsed::Ipv6(_) => self.follow::<V6>(shared, port, frames, &waves, at, tick),
-                _ => 0,
+        let mut frames = std::mem::take(frames).into_iter();
+        let all = frames.len();
+        // The waves follow each other a part of the burst apart: long enough for what they asked for to come in, and few
+        // enough lines under way for the core to keep count of.
+        for front in (0..all + 2 * PART).step_by(PART) {
+            let part = |behind: usize| {
+                let start = front.checked_sub(behind * PART)?;
+                (start < all).then(|| start..(start + PART).min(all))
             };
-            at += run;
-            if run == 0
-                && let Some(frame) = frames.drain(..1).next()
-            {
-                let verdict = match waves.parsed[at] {
-                    Parsed::Settled(verdict) => verdict,
-                    Parsed::Other(reason) => lookup::host_or(&shared.network, reason),
-                    Parsed::Drop(reason) => Verdict::Drop(reason),
-                    _ => Verdict::Neighbour,
-                };
-                self.settle(shared, port, frame, verdict);
-                at += 1;
+            if let Some(part) = part(0) {
+                let coming = &frames.as_slice()[part.start + frames.len() - all..];
+                let fragments = self.ask(shared, port, coming, &mut waves, part.clone());
+                if front == 0 {
+                    self.doubt(shared, port, coming, &waves.parsed, tick);
+                }
+                if fragments {
+                    self.gather(shared, port, coming, &mut waves.parsed[part], gathered, tick);
+                }
+            }
+            if let Some(part) = part(1) {
+                self.guess(&mut waves, part);
+            }
+            if let Some(part) = part(2) {
+                self.follow_all(shared, port, &mut frames, &waves, part, tick);
             }
         }
     }
 
-    /// The first two waves.
-    fn ask(&self, shared: &Shared, port: NicPortIndex, frames: &Burst, waves: &mut Waves) {
+    /// The first wave, of the packets that are in `part` of the burst; whether there is a fragment among them.
+    fn ask(
+        &self,
+        shared: &Shared,
+        port: NicPortIndex,
+        frames: &[Frame],
+        waves: &mut Waves,
+        part: Range<usize>,
+    ) -> bool {
         // Of the network, not of our queue: what another worker handed over may come from a NIC port we have none of.
         let mac = shared.network.interfaces()[port.get()].mac;
         let from_host = shared.network.host() == Some(port);
         let (v4, v6) = (&self.sides.v4.tracked.flows, &self.sides.v6.tracked.flows);
-        let mut hashes = [Hash::default(); BURST];
-        let mut plain = 0u64;
-        const { assert!(BURST <= 64) };
-        for (i, ((frame, parsed), hash)) in frames.iter().zip(&mut waves.parsed).zip(&mut hashes).enumerate()
-        {
+        let mut fragments = false;
+        let places = waves.parsed[part.clone()]
+            .iter_mut()
+            .zip(&mut waves.hashes[part.clone()]);
+        for ((at, frame), (parsed, hash)) in part.zip(frames).zip(places) {
             let is_plain = parse::parse_into(parsed, self.memory.bytes(frame), mac);
             let ours = match parsed {
                 Parsed::Ipv4(packet) if is_plain => {
@@ -96,28 +115,59 @@ impl Worker {
                     *hash = v6.ask(&packet.key);
                     shared.network.is_own(packet.key.src)
                 }
-                _ => self.uncommon(shared, parsed, &mut waves.fragments),
+                _ => self.uncommon(shared, parsed, &mut fragments),
             };
-            plain |= u64::from(is_plain) << i;
+            waves.plain |= u64::from(is_plain) << at;
             if ours && !from_host {
                 // Only the host speaks with our addresses; from a link they are forged (RFC 1812 §5.3.8), and would be
                 // treated as the node is: exempt from the limit of refusals, served past external traffic policies (TP-4).
                 *parsed = Parsed::Drop(DropReason::BadSource);
             }
         }
-        let hashes = &hashes[..frames.len()];
-        for (i, ((guess, &hash), parsed)) in waves
-            .guesses
-            .iter_mut()
-            .zip(hashes)
-            .zip(&waves.parsed)
-            .enumerate()
-        {
+        fragments
+    }
+
+    /// The second wave.
+    fn guess(&self, waves: &mut Waves, part: Range<usize>) {
+        let (v4, v6) = (&self.sides.v4.tracked.flows, &self.sides.v6.tracked.flows);
+        let places = waves.parsed[part.clone()].iter().zip(&waves.hashes[part.clone()]);
+        for ((at, guess), (parsed, &hash)) in part.clone().zip(&mut waves.guesses[part]).zip(places) {
             *guess = match parsed {
-                _ if plain >> i & 1 == 0 => Guess::ABSENT,
+                _ if waves.plain >> at & 1 == 0 => Guess::ABSENT,
                 Parsed::Ipv4(_) => v4.guess(hash),
                 Parsed::Ipv6(_) => v6.guess(hash),
                 _ => Guess::ABSENT,
+            };
+        }
+    }
+
+    /// The third wave.
+    fn follow_all(
+        &mut self,
+        shared: &Shared,
+        port: NicPortIndex,
+        frames: &mut Frames,
+        waves: &Waves,
+        mut part: Range<usize>,
+        tick: Tick,
+    ) {
+        while !part.is_empty() {
+            // Runs of one family, whose loop then holds nothing of the other's.
+            part.start += match waves.parsed[part.start] {
+                Parsed::Ipv4(_) => self.follow::<V4>(shared, port, frames, waves, part.clone(), tick),
+                Parsed::Ipv6(_) => self.follow::<V6>(shared, port, frames, waves, part.clone(), tick),
+                other => {
+                    let verdict = match other {
+                        Parsed::Settled(verdict) => verdict,
+                        Parsed::Other(reason) => lookup::host_or(&shared.network, reason),
+                        Parsed::Drop(reason) => Verdict::Drop(reason),
+                        _ => Verdict::Neighbour,
+                    };
+                    if let Some(frame) = frames.next() {
+                        self.settle(shared, port, frame, verdict);
+                    }
+                    1
+                }
             };
         }
     }
@@ -146,33 +196,47 @@ impl Worker {
         ours
     }
 
-    /// The third wave, of the packets of one family from `at` on; how many.
+    /// The third wave, of the packets of one family that a part begins with; how many.
     #[inline(never)]
     fn follow<A: Served>(
         &mut self,
         shared: &Shared,
         port: NicPortIndex,
-        frames: &mut Burst,
+        frames: &mut Frames,
         waves: &Waves,
-        at: usize,
+        part: Range<usize>,
         tick: Tick,
     ) -> usize {
-        let end = (at + frames.len()).min(BURST);
-        let (parsed, guesses) = (&waves.parsed[at..end], &waves.guesses[at..end]);
-        let run = parsed
-            .iter()
-            .take_while(|parsed| A::packet(parsed).is_some())
-            .count();
+        let (parsed, guesses) = (&waves.parsed[part.clone()], &waves.guesses[part]);
+        let mut run = 0;
         // Packets of no known flow, of which many may wait for the flow table together. Whatever else is not simply followed
         // goes after those before it; packets of other flows may overtake them.
         let mut late = ArrayVec::<(Frame, &Packet<A>), BURST>::new_const();
-        for ((frame, parsed), &guess) in frames.drain(..run).zip(parsed).zip(guesses) {
+        for (parsed, &guess) in parsed.iter().zip(guesses) {
             let Some(packet) = A::packet(parsed) else { break };
+            let Some(frame) = frames.next() else { break };
+            run += 1;
             let flows = &mut A::own(&mut self.sides).tracked.flows;
             let flow = match flows.confirm(guess, &packet.key) {
                 None if !guess.is_absent() => flows.find(&packet.key),
                 flow => flow,
             };
+            let mut frame = frame;
+            if let Some((index, direction)) = flow
+                && let entry = flows.flow_mut(index)
+                && entry.is_steady(direction, packet.signals, self.tables.losses())
+                && packet.ttl > 1
+            {
+                let hop = (entry.next_hop(direction), entry.rewrite(direction));
+                match send_plain(shared, &mut self.ports, &self.memory, frame, packet, hop) {
+                    Ok(()) => {
+                        entry.refresh(tick);
+                        self.forwarded += 1;
+                        continue;
+                    }
+                    Err(refused) => frame = refused,
+                }
+            }
             if let Some((index, direction)) = flow
                 && let Ok(way) = lookup::step(flows, &self.tables, packet, index, direction, tick)
             {

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use super::{Served, Shared, Worker};
+use super::{NicPort, Served, Shared, Worker};
 use crate::addr::Mac;
 use crate::counters::CounterId;
 use crate::fragments::Transport;
@@ -14,7 +14,7 @@ use crate::lookup::{self, Decision, Way};
 use crate::mailbox::{Mailbox, Purpose};
 use crate::nat::{self, Rewrite};
 use crate::next_hop::Reachability;
-use crate::nic::{Burst, Frame};
+use crate::nic::{Burst, Frame, FrameMemory};
 use crate::parse::{Fragment, Packet};
 use crate::reject;
 use crate::tick::Tick;
@@ -49,32 +49,22 @@ impl Worker {
         }
     }
 
-    /// `forward`, of a plain packet whose next hop and queue are as nearly always.
-    #[inline(always)]
+    /// `forward`, of a plain packet of a flow.
     pub(super) fn forward_plain<A: Served>(
         &mut self,
         shared: &Shared,
         port: NicPortIndex,
-        mut frame: Frame,
+        frame: Frame,
         packet: &Packet<A>,
-        way: Way<A>,
+        Way { next_hop, rewrite }: Way<A>,
         tick: Tick,
     ) {
-        if let Some((out, mac)) = shared.network.next_hops().get_reachable(way.next_hop)
-            && let interface = &shared.network.interfaces()[out.get()]
-            && frame.len() <= interface.mtu + ethernet::HEADER_LEN
-            && let Some(nic) = &mut self.ports[out.get()]
-            && !nic.queue.is_full()
-        {
-            let bytes = self.memory.bytes_mut(&mut frame);
-            nat::rewrite_plain(bytes, packet, &way.rewrite, mac, interface.mac);
+        let hop = (next_hop, rewrite);
+        if let Err(frame) = send_plain(shared, &mut self.ports, &self.memory, frame, packet, hop) {
+            self.forward(shared, port, frame, packet, (next_hop, Some(&rewrite)), tick);
+        } else {
             self.forwarded += 1;
-            nic.queue.push(frame);
-            return;
         }
-        // A copy, so that the one above stays in registers.
-        let Way { next_hop, rewrite } = way;
-        self.forward(shared, port, frame, packet, (next_hop, Some(&rewrite)), tick);
     }
 
     /// Sends a packet on, translated where it has a flow.
@@ -446,6 +436,31 @@ impl Worker {
             self.counters.add(CounterId::TX_BYTES, flushed.bytes as u64);
         }
         self.count_drops(DropReason::TxFull, flushed.refused);
+    }
+}
+
+/// Rewrites a plain packet and adds it to the queue of its NIC port, where all is as nearly always: its next hop is known
+/// and in use, it fits, and there is room. Else nothing was done, and `forward` sees to it.
+#[inline(always)]
+pub(super) fn send_plain<A: Served>(
+    shared: &Shared,
+    ports: &mut [Option<NicPort>],
+    memory: &FrameMemory,
+    mut frame: Frame,
+    packet: &Packet<A>,
+    (next_hop, rewrite): (NextHopIndex, Rewrite<A>),
+) -> Result<(), Frame> {
+    if let Some((out, mac)) = shared.network.next_hops().get_reachable(next_hop)
+        && let interface = &shared.network.interfaces()[out.get()]
+        && frame.len() <= interface.mtu + ethernet::HEADER_LEN
+        && let Some(nic) = &mut ports[out.get()]
+        && !nic.queue.is_full()
+    {
+        nat::rewrite_plain(memory.bytes_mut(&mut frame), packet, &rewrite, mac, interface.mac);
+        nic.queue.push(frame);
+        Ok(())
+    } else {
+        Err(frame)
     }
 }
 

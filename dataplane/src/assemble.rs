@@ -29,7 +29,7 @@ use crate::nic::{Driver, DriverInfo, FrameMemory, OpenError, vlan};
 use crate::steering::Steering;
 use crate::steward::Steward;
 use crate::table_slot::TableSlot;
-use crate::tables::{Picker, TableLimits, Tables, TablesBuilder};
+use crate::tables::{Picker, TableLimits, TablesBuilder};
 use crate::tick::Tick;
 use crate::worker::{FlowFiles, Shared, SideConfig, Sides, Worker, WorkerParts};
 
@@ -109,17 +109,27 @@ impl Dataplane {
         };
         let ranges: Vec<RangeInclusive<u16>> = config.snat.ports.iter().map(|r| r.0.clone()).collect();
         let steering = Steering::new(config.workers.count, ranges);
-        let tables = Arc::new(Tables::empty());
+        let indices = || (0..config.workers.count).map(WorkerIndex);
+        let queues: Vec<Queues> = indices()
+            .map(|index| open_ports(config, index))
+            .collect::<Result<_, _>>()?;
+        // Worker 0 has a queue of every NIC port.
+        let drivers = queues
+            .iter()
+            .take(1)
+            .flat_map(|(_, drivers)| drivers.iter().flatten());
+        let infos: Vec<DriverInfo> = drivers.map(|driver| driver.info().clone()).collect();
+        let network = network(config, &infos)?;
+        let sides: Vec<Sides> = indices()
+            .map(|index| open_sides(config, &steering, &network, index))
+            .collect::<Result<_, _>>()?;
+        let builder =
+            TablesBuilder::new(limits).remembering(sides.iter().flat_map(|s| s.addressed(&network)));
         let mut workers = Vec::new();
-        let mut infos: Vec<DriverInfo> = Vec::new();
         let mut pages = server.take_counters();
         let own_page = pages.pop().unwrap_or_else(WorkerCounters::private);
-        for (index, mut counters) in (0..config.workers.count).map(WorkerIndex).zip(pages) {
-            let (memory, drivers) = open_ports(config, index)?;
-            if index.0 == 0 {
-                infos = drivers.iter().flatten().map(|d| d.info().clone()).collect();
-            }
-            let sides = open_sides(config, &steering, index)?;
+        for (((index, mut counters), (memory, drivers)), sides) in indices().zip(pages).zip(queues).zip(sides)
+        {
             account(config, index, &memory, &sides);
             counters.set(CounterId::FLOWS_LIMIT, config.flows.capacity as u64);
             counters.set(
@@ -135,10 +145,9 @@ impl Dataplane {
                 sides,
                 picker: Picker::new(seed, &limits),
                 counters,
-                tables: Arc::clone(&tables),
+                tables: Arc::clone(builder.tables()),
             }));
         }
-        let network = network(config, &infos)?;
         let mailbox = || Mailbox::new(MAILBOX).map_err(resources("a mailbox"));
         let shared = Shared {
             network,
@@ -157,7 +166,7 @@ impl Dataplane {
         let counters = server.counter_pages();
         let probes = Duration::from_millis(config.neighbours.probe_millis.into());
         let pace = Pace::new(probes, config.flows.timeouts.longest());
-        let steward = Steward::new(server, TablesBuilder::new(limits), own_page, pace);
+        let steward = Steward::new(server, builder, own_page, pace);
         Ok(Self {
             steward,
             workers,
@@ -246,7 +255,12 @@ fn fanout_group(config: &Config, port: &config::NicPort) -> u16 {
     first.wrapping_add(nth as u16)
 }
 
-fn open_sides(config: &Config, steering: &Steering, worker: WorkerIndex) -> Result<Sides, StartError> {
+fn open_sides(
+    config: &Config,
+    steering: &Steering,
+    network: &Network,
+    worker: WorkerIndex,
+) -> Result<Sides, StartError> {
     let random = || HashKey::random().map_err(resources("random numbers"));
     let sides = SideConfig {
         flows: FlowConfig {
@@ -286,7 +300,7 @@ fn open_sides(config: &Config, steering: &Steering, worker: WorkerIndex) -> Resu
         workers: config.workers.count,
         boot: BootId::current().map_err(failed)?,
     };
-    let (sides, adopted) = Sides::adopt(&sides, &files, Tick::now()).map_err(failed)?;
+    let (sides, adopted) = Sides::adopt(&sides, &files, network, Tick::now()).map_err(failed)?;
     for (
         family,
         Adopted {

@@ -458,6 +458,13 @@ impl<A: Family> Lookup<'_, A> {
                 UndefinedPorts::Reject => return self.refused(packet),
             },
             AddressKind::Unallocated => return Verdict::Drop(DropReason::UnallocatedServiceAddress), // VD-5
+            // The node itself may speak to others: control must reach what tells it what there is.
+            AddressKind::Former | AddressKind::Other
+                if self.tables.generation.0 == 0
+                    && !(kind == AddressKind::Other && self.network.is_own(key.src)) =>
+            {
+                return Verdict::Drop(DropReason::NoTables);
+            }
             AddressKind::Former | AddressKind::Other => {}
         }
         if packet.ttl <= 1 {

@@ -86,6 +86,7 @@ drop_reasons! {
     SourceRange "source-range" "The client is outside the Service's loadBalancerSourceRanges (LBR-2).",
     UndefinedPort "undefined-port" "An external or load-balancer IP does not have this port, and such packets are to be dropped (VD-6).",
     NoLocalEndpoint "no-local-endpoint" "The traffic policy is Local and no endpoint is on this node (VD-2, VD-3).",
+    NoTables "no-tables" "Of no flow we know, and control has not said yet what is a Service; it would leave untranslated (CT-14).",
     UnallocatedServiceAddress "unallocated-service-address" "Inside a Service range, but no Service has this address (VD-5).",
     InvalidTcp "invalid-tcp" "A TCP packet that opens no flow and belongs to none.",
     FlowTableFull "flow-table-full" "No flow could be opened: the flow table is full of flows that may not be evicted.",

@@ -38,6 +38,11 @@ impl Addresses {
         *self.uses.entry(address).or_default().count(kind) -= 1;
     }
 
+    /// The address had frontends before anything was counted here. To be settled.
+    pub(super) fn had(&mut self, address: IpAddr) {
+        self.uses.entry(address).or_default();
+    }
+
     /// Settles an address whose frontends changed; gives an address that is forgotten for it, if there is one. Called
     /// when the transaction is done: an address that loses its last frontend and gains another was never without.
     pub(super) fn settle(&mut self, address: IpAddr, limit: usize) -> Option<IpAddr> {

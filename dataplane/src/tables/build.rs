@@ -56,6 +56,25 @@ impl TablesBuilder {
         }
     }
 
+    /// No rows, generation 0, and these addresses known as those of frontends that are gone: clients of flows that were
+    /// taken over speak to them, and their packets must find the flows' worker before control has told what there is, and
+    /// also where it tells of no such frontend any more (CT-2, CT-12). The limit of former addresses holds.
+    #[must_use]
+    pub fn remembering(mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        let mut next = Tables::clone(&self.tables);
+        let limit = self.limits.former_addresses as usize;
+        let mut rows = BTreeSet::new();
+        for address in addresses {
+            self.addresses.had(address);
+            rows.insert(address);
+            rows.extend(self.addresses.settle(address, limit));
+        }
+        self.build_frontends::<V4>(&BTreeSet::new(), &rows, &mut next);
+        self.build_frontends::<V6>(&BTreeSet::new(), &rows, &mut next);
+        self.tables = Arc::new(next);
+        self
+    }
+
     /// The tables in force.
     pub const fn tables(&self) -> &Arc<Tables> {
         &self.tables

@@ -5,6 +5,7 @@
 //! Never  decides on a packet that is whole.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 
 use crate::addr::{Address, V4, V6};
@@ -14,6 +15,7 @@ use crate::conntrack::{Direction, FlowConfig, FlowFlags, Flows};
 use crate::fragments::{FragmentConfig, Fragments, Passage, Transport};
 use crate::index::{NicPortIndex, WorkerIndex};
 use crate::lookup::{Family, Tracked};
+use crate::network::Network;
 use crate::parse::{Fragment, Packet};
 use crate::reject::Answer;
 use crate::steering::Steering;
@@ -88,10 +90,21 @@ impl Sides {
     /// With the flows that a process before us left in the files of `folder` (CT-12), and their source ports. What was
     /// adopted, of both families. Errors: as `new`; WouldBlock while another process has the files; what the file system
     /// says.
-    pub fn adopt(config: &SideConfig, files: &FlowFiles<'_>, now: Tick) -> io::Result<(Self, [Adopted; 2])> {
-        let (v4, adopted_v4) = Side::adopt(config, files, "ipv4", now)?;
-        let (v6, adopted_v6) = Side::adopt(config, files, "ipv6", now)?;
+    pub fn adopt(
+        config: &SideConfig,
+        files: &FlowFiles<'_>,
+        network: &Network,
+        now: Tick,
+    ) -> io::Result<(Self, [Adopted; 2])> {
+        let (v4, adopted_v4) = Side::adopt(config, files, "ipv4", network, now)?;
+        let (v6, adopted_v6) = Side::adopt(config, files, "ipv6", network, now)?;
         Ok((Self { v4, v6 }, [adopted_v4, adopted_v6]))
+    }
+
+    /// Addresses that clients of the flows speak to and that are not our own: of frontends that there were.
+    pub fn addressed<'a>(&'a self, network: &'a Network) -> impl Iterator<Item = IpAddr> + 'a {
+        let v4 = self.v4.addressed(network).map(IpAddr::from);
+        v4.chain(self.v6.addressed(network).map(IpAddr::from))
     }
 
     /// Bytes of memory set aside; what is never used costs nothing.
@@ -116,6 +129,7 @@ impl<A: Family> Side<A> {
         config: &SideConfig,
         files: &FlowFiles<'_>,
         family: &str,
+        network: &Network,
         now: Tick,
     ) -> io::Result<(Self, Adopted)> {
         let path = files.folder.join(format!("worker-{}-{family}", files.worker.0));
@@ -141,10 +155,11 @@ impl<A: Family> Side<A> {
             .filter(|(_, flow)| flow.flags().contains(FlowFlags::SNAT))
         {
             let reply = flow.key(Direction::Reply);
-            // A port that is not ours any more, or that another flow has: its replies would go astray.
-            if snat_ports
-                .reserve(Destination::of_reply(&reply), reply.dst_port)
-                .is_err()
+            // An address or a port that is not ours any more, or a port that another flow has: its replies would go astray.
+            if !network.is_own(reply.dst)
+                || snat_ports
+                    .reserve(Destination::of_reply(&reply), reply.dst_port)
+                    .is_err()
             {
                 homeless.push(index);
             }
@@ -155,6 +170,14 @@ impl<A: Family> Side<A> {
             adopted.discarded += 1;
         }
         Ok((side, adopted))
+    }
+
+    fn addressed<'a>(&'a self, network: &'a Network) -> impl Iterator<Item = A> + 'a {
+        let flows = self.tracked.flows.iter();
+        let addressed = flows
+            .filter(|(_, flow)| !flow.flags().contains(FlowFlags::REMNANT))
+            .map(|(_, flow)| flow.key(Direction::Original).dst);
+        addressed.filter(|&address| !network.is_own(address))
     }
 
     fn bytes(&self) -> usize {
@@ -221,6 +244,10 @@ impl Arrival<'_> {
         None
     }
 }
+
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests;
 
 /// A family with a side.
 pub(super) trait Served: Family + Answer {

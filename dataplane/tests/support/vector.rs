@@ -1,6 +1,7 @@
 //! Vector files: what must happen, as a person writes it. `vectors/mod.rs` says what is in one.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::line::{Line, split};
@@ -51,6 +52,8 @@ pub struct Setup {
     pub no_default_route: bool,
     /// Next hops are not known beforehand: the steward's ARP finds them.
     pub resolve: bool,
+    /// The process is killed on the way: flows are kept in files.
+    pub restarts: bool,
     /// The ways it can hold, where not all, and why.
     pub only: Option<(Vec<String>, String)>,
 }
@@ -75,6 +78,12 @@ pub enum Action {
     Tables(Changes),
     /// Time passes: seconds.
     Wait(u32),
+    /// The steward forgets this neighbour, and meets it again.
+    Forget(Port, IpAddr),
+    /// The process is killed, and another adopts its flows; control has not spoken to it.
+    Restart,
+    /// Control tells the process all that it told the one before.
+    Control,
 }
 
 /// A packet that arrives.
@@ -223,6 +232,18 @@ impl Reader {
                 let seconds = rest.strip_suffix('s').and_then(|n| n.parse().ok());
                 self.act(at, Action::Wait(seconds.ok_or("write wait 31s")?))
             }
+            "restart" if rest.is_empty() => {
+                self.vector.setup.restarts = true;
+                self.act(at, Action::Restart)
+            }
+            "forget" => {
+                let (port, address) = split(rest);
+                let address = address
+                    .parse()
+                    .map_err(|_| format!("\"{address}\" is no address"))?;
+                self.act(at, Action::Forget(Port::named(port)?, address))
+            }
+            "control" if rest.is_empty() => self.act(at, Action::Control),
             "nothing" => self.expect(at, Expected::Nothing),
             "punt" => {
                 let (times, _) = times(rest)?;

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use sluice_dataplane::addr::{Mac, V4, V6};
 use sluice_dataplane::affinity::Affinity;
+use sluice_dataplane::channel::record::Record;
 use sluice_dataplane::conntrack::persist::BootId;
 use sluice_dataplane::conntrack::ports::{PortPoolConfig, Rest};
 use sluice_dataplane::conntrack::{Admission, FlowConfig, HashKey, Timeouts};
@@ -56,6 +57,8 @@ pub struct World {
     shared: Shared,
     counters: Vec<CounterPages>,
     builder: TablesBuilder,
+    /// What control told the process before this one, and has not told this one.
+    untold: Vec<Record>,
     neighbours: Neighbours,
     now: Tick,
     random: Random,
@@ -108,6 +111,7 @@ impl World {
             shared,
             counters: Vec::new(),
             builder: TablesBuilder::new(limits()),
+            untold: Vec::new(),
             neighbours: Neighbours::default(),
             // Workers read the clock once, when they are made.
             now: Tick::now(),
@@ -130,8 +134,42 @@ impl World {
         self.hire();
     }
 
+    /// The process ends, and another takes its place with the flows in its files: no control has spoken to it.
+    pub fn start_anew(&mut self) {
+        self.untold.extend(self.builder.records());
+        self.builder = TablesBuilder::new(limits());
+        let workers = self.workers.len();
+        self.shared.slots = (0..workers).map(|_| TableSlot::new()).collect();
+        self.shared.affinity = Affinity::new(1024).unwrap();
+        self.restart();
+    }
+
+    /// Control tells the new process all that it told the one before.
+    pub fn tell(&mut self) -> Result<(), String> {
+        let puts = std::mem::take(&mut self.untold);
+        self.apply(&Changes {
+            puts,
+            ..Changes::default()
+        })
+    }
+
+    /// A neighbour is forgotten, and known again by another index.
+    pub fn forget(&mut self, port: Port, address: IpAddr) {
+        let (hops, port) = (self.shared.network.next_hops(), NicPortIndex(port as u8));
+        let index = hops.find(port, address).unwrap();
+        let (_, reachability) = hops.get(index);
+        hops.forget(index);
+        hops.set(hops.insert(port, address).unwrap(), reachability);
+    }
+
     fn hire(&mut self) {
-        for index in (0..self.shared.workers.len() as u8).map(WorkerIndex) {
+        let indices = || (0..self.shared.workers.len() as u8).map(WorkerIndex);
+        let sides: Vec<Sides> = indices().map(|index| self.sides(index)).collect();
+        if self.builder.generation().0 == 0 {
+            let addressed = sides.iter().flat_map(|s| s.addressed(&self.shared.network));
+            self.builder = TablesBuilder::new(limits()).remembering(addressed);
+        }
+        for (index, sides) in indices().zip(sides).collect::<Vec<_>>() {
             let mut drivers: Vec<Option<Box<dyn Driver>>> = Vec::new();
             let mut ends = Vec::new();
             for port in Port::ALL {
@@ -148,7 +186,6 @@ impl World {
             self.peers.push(ends);
             let page = WorkerCounters::private();
             self.counters.push(page.reader());
-            let sides = self.sides(index);
             self.workers.push(Worker::new(WorkerParts {
                 index,
                 memory: FrameMemory::new(frames(&self.setup), 2048).unwrap(),
@@ -194,7 +231,7 @@ impl World {
             workers: self.shared.workers.len() as u8,
             boot: BootId::from([7; 36]),
         };
-        let (sides, adopted) = Sides::adopt(&config, &files, self.now).unwrap();
+        let (sides, adopted) = Sides::adopt(&config, &files, &self.shared.network, self.now).unwrap();
         for adopted in adopted {
             assert_eq!(adopted.discarded, 0, "what was written is sound: {adopted:?}");
         }

@@ -5,8 +5,10 @@
 //!   `only single: REASON`;
 //! * tables: `use NAME` (from `_common`) and records (`support/records.rs`);
 //! * what happens, in order: `client > PACKET` (arrives; lines without a break arrive together), `tables put …`,
-//!   `wait 31s`; each followed by what must come of it: `pods < PACKET` (leaves), `punt` (the packet leaves unchanged on
-//!   the host port), `drop REASON`, `nothing`, `$E in {10.244.0.11:8080, 10.244.0.12:8080}`.
+//!   `wait 31s`, `restart` (the process is killed, another adopts its flows, and control has not spoken to it yet),
+//!   `control` (it has, and has told all there was), `forget pods 10.244.0.11` (that neighbour, and meet it again); each
+//!   followed by what must come of it: `pods < PACKET` (leaves), `punt` (the packet leaves unchanged on the host port),
+//!   `drop REASON`, `nothing`, `$E in {10.244.0.11:8080, 10.244.0.12:8080}`.
 //!
 //! Whatever is not expected fails the vector: a packet, a byte of it, a wrong checksum, a drop. `x3` before a packet or a
 //! reason is three of them. The packet language is in `support/line.rs`.

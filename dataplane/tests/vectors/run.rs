@@ -64,9 +64,10 @@ pub struct Run<'a> {
 impl<'a> Run<'a> {
     /// Its world, with every random choice from `seed`. Errors: the tables refuse the vector's records.
     pub fn new(vector: &'a Vector, way: Way, seed: u64) -> Result<Self, String> {
-        let make = match way {
-            Way::Adopted => World::kept,
-            _ => World::new,
+        let make = if way == Way::Adopted || vector.setup.restarts {
+            World::kept
+        } else {
+            World::new
         };
         let mut world = make(&vector.setup, way.workers(), seed);
         let fillers = Fillers::new(vector, world.random().next());
@@ -117,6 +118,12 @@ impl<'a> Run<'a> {
             Action::Wait(seconds) => {
                 self.fillers.forget();
                 self.world.wait(*seconds);
+            }
+            Action::Forget(port, address) => self.world.forget(*port, *address),
+            Action::Restart => self.world.start_anew(),
+            Action::Control => {
+                let refused = |refusal| format!("line {}: what there was is refused: {refusal}", step.at);
+                self.world.tell().map_err(refused)?;
             }
             Action::Arrive(arrivals) => arrived = self.arrive(arrivals)?,
         }

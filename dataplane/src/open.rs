@@ -6,20 +6,22 @@
 //! In this order: source ranges, the matrix of semantics §3.3 (which endpoint set, SNAT or not), affinity, the endpoint,
 //! the next hops both ways, a source port where the endpoint is to see our address, the flow.
 
+use arrayvec::ArrayVec;
+
 use crate::addr::{Address, FlowKey, Port};
 use crate::affinity::Occupant;
 use crate::channel::record::FrontendKind;
 use crate::conntrack::ports::Destination;
 use crate::conntrack::{Direction, FlowFlags, NewFlow, OpenError, State};
 use crate::index::{BackendIndex, FlowIndex, NextHopIndex, ServicePortIndex};
-use crate::lookup::{Decision, Family, Lookup, Tracked, Way};
+use crate::lookup::{self, Decision, Family, Lookup, Tracked, Way};
 use crate::nat;
 use crate::parse::{Fragment, Packet};
-use crate::tables::{EndpointSetKind, Frontend, ServicePort, client_hash};
+use crate::tables::{AddressKind, EndpointSetKind, Frontend, ServicePort, client_hash};
 use crate::tick::TICKS_PER_SECOND;
 use crate::verdict::{DropReason, Rejection, Verdict};
 
-/// Source ports tried when two flows without SNAT would share a reply tuple (two Services in front of one endpoint, one
+/// Source ports tried: where they are frontends of ours, and when two flows without SNAT would share a reply tuple (two Services in front of one endpoint, one
 /// client port): kept client addresses have 64k ports each, so even with half of them taken 32 tries fail once in 2³².
 const CLASH_TRIES: usize = 32;
 
@@ -106,18 +108,19 @@ impl<A: Family> Lookup<'_, A> {
             service_port: frontend.service_port,
             next_hops: [to_backend, to_client],
         };
-        let replies_to = |flow: &Opening<A>| {
-            self.steering
-                .owner(&flow.forwarded.reversed(), self.tables, self.network)
-        };
+        let returns = self.returns_here(&flow.forwarded);
         let source = match source {
             // The node's own address stays, but not a port with which replies would be looked for where their sender's
             // flows are, or that another flow has: those of its other ports that are free are its sockets' (TP-7).
             None if self.network.is_own(packet.key.src)
-                && (replies_to(&flow) != self.worker
-                    || self.tracked.flows.find(&flow.forwarded.reversed()).is_some()) =>
+                && (!returns || self.tracked.flows.find(&flow.forwarded.reversed()).is_some()) =>
             {
                 Some(packet.key.src)
+            }
+            // A client that speaks from a Service's address: replies to it are looked for where their sender's flows are,
+            // whatever its port. So the endpoint must see our address.
+            None if !returns && self.tables.address(packet.key.src) != AddressKind::Other => {
+                Some(self.snat_address(to_backend)?)
             }
             source => source,
         };
@@ -153,6 +156,12 @@ impl<A: Family> Lookup<'_, A> {
             next_hop: flow.next_hops[0],
             rewrite: self.tracked.flows.rewrite(index, Direction::Original),
         })
+    }
+
+    /// Whether the endpoint's answers to what it is sent find their way to this worker.
+    fn returns_here(&self, forwarded: &FlowKey<A>) -> bool {
+        let reply = forwarded.reversed();
+        self.steering.owner(&reply, self.tables, self.network) == self.worker
     }
 
     /// The state of a flow that this packet opens, if it may (CT-15).
@@ -250,8 +259,7 @@ impl<A: Family> Lookup<'_, A> {
             ..flow.forwarded
         };
         let destination = Destination::of_reply(&forwarded.reversed());
-        let random = self.picker.random() as u32;
-        let Ok(port) = self.tracked.snat_ports.take(destination, random) else {
+        let Some(port) = self.take_port(destination, forwarded.reversed()) else {
             return Err(Verdict::Drop(DropReason::SnatPortsExhausted));
         };
         let forwarded = FlowKey {
@@ -261,24 +269,47 @@ impl<A: Family> Lookup<'_, A> {
         Ok((forwarded, destination))
     }
 
-    /// A flow whose endpoint sees the client's address, and its port unless that would share a reply tuple.
+    /// A source port toward `destination`, by which its `reply` is told from others', and that is no frontend's of ours: what
+    /// an endpoint itself asks there would be taken for an answer (TP-7). `None` if there is none.
+    fn take_port(&mut self, destination: Destination<A>, mut reply: FlowKey<A>) -> Option<Port> {
+        let ports = &mut self.tracked.snat_ports;
+        let mut frontends = ArrayVec::<Port, CLASH_TRIES>::new();
+        let found = loop {
+            let Ok(port) = ports.take(destination, self.picker.random() as u32) else {
+                break None;
+            };
+            reply.dst_port = port;
+            if lookup::frontend(&reply, self.tables, self.network).is_none() {
+                break Some(port);
+            }
+            frontends.push(port);
+            if frontends.is_full() {
+                break None;
+            }
+        };
+        for port in frontends {
+            ports.cancel(destination, port);
+        }
+        found
+    }
+
+    /// A flow whose endpoint sees the client's address, and its port unless that would share a reply tuple or lead replies
+    /// to another worker.
     fn open_kept(&mut self, flow: &Opening<A>) -> Result<FlowIndex, OpenError> {
         let mut forwarded = flow.forwarded;
         for _ in 0..CLASH_TRIES {
-            match self.insert(flow, forwarded, FlowFlags::default()) {
-                Err(OpenError::ReplyTaken) if self.forget_remnant(&forwarded.reversed()) => continue,
-                Err(OpenError::ReplyTaken) => {}
-                result => return result,
+            if self.returns_here(&forwarded) {
+                match self.insert(flow, forwarded, FlowFlags::default()) {
+                    Err(OpenError::ReplyTaken) if self.forget_remnant(&forwarded.reversed()) => continue,
+                    Err(OpenError::ReplyTaken) => {}
+                    result => return result,
+                }
             }
             // The replies must find their way to this worker: of n workers, one port in n is ours.
             for _ in 0..CLASH_TRIES * self.steering.workers() {
                 let random = self.picker.random() as u16;
                 forwarded.src_port = Port::new(random.max(1024));
-                if self
-                    .steering
-                    .client_owner(forwarded.src, forwarded.src_port, self.network)
-                    == self.worker
-                {
+                if self.returns_here(&forwarded) {
                     break;
                 }
             }

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 
 use crate::addr::{FlowKey, Port};
 use crate::index::WorkerIndex;
-use crate::lookup::{self, Family};
+use crate::lookup::Family;
 use crate::network::Network;
 use crate::tables::{AddressKind, Keyed, Tables, client_hash};
 
@@ -48,11 +48,14 @@ impl Steering {
         if self.workers == 1 {
             return WorkerIndex(0);
         }
+        if network.is_own(key.dst) {
+            // A SNAT port stands for a translated client whatever else has it, and who is known before who is new (TP-7):
+            // a frontend on such a port is served where the port is.
+            let translated = self.port_owner(key.dst_port.number());
+            return translated.unwrap_or_else(|| self.client_owner(key.src, key.src_port, network));
+        }
         // Toward a Service, also one whose frontend is gone: its flows are not (CT-2).
-        let to_service = lookup::frontend(key, tables, network).is_some()
-            || tables.address(key.dst) != AddressKind::Other
-            || network.is_own(key.dst) && self.port_owner(key.dst_port.number()).is_none();
-        if to_service {
+        if tables.address(key.dst) != AddressKind::Other {
             self.client_owner(key.src, key.src_port, network)
         } else {
             self.client_owner(key.dst, key.dst_port, network)
@@ -93,7 +96,8 @@ impl Steering {
         WorkerIndex((scaled >> 64) as u8)
     }
 
-    fn port_owner(&self, port: u16) -> Option<WorkerIndex> {
+    /// The worker that translates clients to this port, if any does.
+    pub fn port_owner(&self, port: u16) -> Option<WorkerIndex> {
         let range = self.snat_ports.iter().find(|r| r.contains(&port))?;
         let (at, len) = (usize::from(port - range.start()), range.len());
         Some(WorkerIndex((at * usize::from(self.workers) / len) as u8))

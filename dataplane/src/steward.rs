@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 
-use crate::channel::record::Record;
+use crate::channel::record::{FrontendKind, Record};
 use crate::channel::server::{Event, Server, Transaction};
 use crate::counters::{CounterId, WorkerCounters};
 use crate::index::{Generation, NicPortIndex};
@@ -182,6 +182,7 @@ impl Steward {
                         puts.len(),
                         deletes.len()
                     );
+                    warn_of_shared_ports(shared, &puts);
                     self.publish(shared, &tables);
                     self.wanted.1 |= !deletes.is_empty();
                     self.pre_resolve(shared, &puts);
@@ -226,6 +227,30 @@ impl Steward {
             {
                 self.resolve(shared, port, neighbour);
             }
+        }
+    }
+}
+
+/// Frontends on our own addresses whose ports are SNAT's, too, are served right, but each by one worker only (TP-7).
+fn warn_of_shared_ports(shared: &Shared, puts: &[Record]) {
+    if shared.steering.workers() == 1 {
+        return;
+    }
+    let is_own = |address: IpAddr| match address {
+        IpAddr::V4(address) => shared.network.is_own(address.octets()),
+        IpAddr::V6(address) => shared.network.is_own(address.octets()),
+    };
+    for record in puts {
+        if let Record::Frontend(frontend) = record
+            && (frontend.kind == FrontendKind::NodePort || is_own(frontend.address))
+            && let Some(owner) = shared.steering.port_owner(frontend.port)
+        {
+            log::warn!(
+                "port {} of a frontend on this node's own address is one of snat.ports: worker {} alone serves it; leave \
+                 it out of snat.ports to share it among all",
+                frontend.port,
+                owner.0
+            );
         }
     }
 }

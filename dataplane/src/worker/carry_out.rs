@@ -122,8 +122,13 @@ impl Worker {
         packet: &Packet<A>,
         tick: Tick,
     ) {
+        let key = if packet.is_icmp_error() {
+            icmp_error::quoted(self.memory.bytes(&frame), packet).map(|quoted| quoted.key.reversed())
+        } else {
+            Some(packet.key)
+        };
         let flows = &mut A::own(&mut self.sides).tracked.flows;
-        let Some((index, _)) = flows.find(&packet.key) else {
+        let Some((index, _)) = key.and_then(|key| flows.find(&key)) else {
             return self.drop_frame(frame, DropReason::NeighbourUnreachable);
         };
         flows.set_next_hops(index, [NextHopIndex::UNKNOWN; 2]);

@@ -73,6 +73,10 @@ fn errors_name_the_file_the_place_and_what_is_allowed() {
         capacity,
         "gateway.yaml: neighbours.capacity: must be 1 to 67108864"
     );
+    for held in ["0", "65537"] {
+        let held = error(&(SMALL.to_owned() + &format!("fragments: {{held: {held}}}\n")));
+        assert_eq!(held, "gateway.yaml: fragments.held: must be 1 to 65536");
+    }
     let range = error(&(SMALL.to_owned() + "snat: {ports: [9-2]}\n"));
     assert!(range.contains("\"9-2\" is not a port range"), "{range}");
 }

@@ -1,0 +1,165 @@
+//! What a config must not say: values out of range, and those that contradict each other. In the order of the file.
+
+use std::net::IpAddr;
+
+use super::{Config, DriverKind, NicPort, Role, StaticRoute};
+
+/// Of either, per worker and family: what a link of 10 Gbit/s brings in 80 ms, longer than packets overtake each other. Held
+/// fragments are 128 MiB then, in frames of 2,048 bytes.
+const MOST_FRAGMENTS: usize = 65_536;
+
+impl Config {
+    fn bad_route(&self, route: &StaticRoute) -> Option<(&'static str, String)> {
+        let via = route.via;
+        if route.to.addr().is_ipv4() != via.is_ipv4() {
+            return Some(("via", format!("{via} is not of the family of {}", route.to)));
+        }
+        match (&route.port, self.port_of(route)) {
+            (Some(name), None) => Some(("port", format!("there is no NIC port \"{name}\""))),
+            (None, None) if is_link_local(via) => Some((
+                "port",
+                format!("say which NIC port {via} is on: it is link-local"),
+            )),
+            (None, None) => Some(("via", format!("{via} is on no NIC port's network"))),
+            _ => None,
+        }
+    }
+
+    /// The first field that contradicts another or what is possible, and how.
+    pub(super) fn contradiction(&self) -> Option<(String, String)> {
+        let found = |field: &str, problem: &str| Some((field.to_owned(), problem.to_owned()));
+        if self.node.addresses.is_empty() {
+            return found("node.addresses", "give at least one address, the primary first");
+        }
+        if let Some(address) = self
+            .node
+            .addresses
+            .iter()
+            .find(|&&a| !can_be_ours(a) || is_link_local(a))
+        {
+            let problem = format!("{address} is no address that others can reach this node at");
+            return Some(("node.addresses".into(), problem));
+        }
+        if self.ports.is_empty() || self.ports.len() > 255 {
+            return found("ports", "give 1 to 255 NIC ports");
+        }
+        for (i, port) in self.ports.iter().enumerate() {
+            let field = |name: &str| format!("ports[{i}].{name}");
+            if port.interface.is_empty() || port.interface.len() > 15 {
+                let problem = format!(
+                    "\"{}\" is not an interface name: 1 to 15 characters",
+                    port.interface
+                );
+                return Some((field("interface"), problem));
+            }
+            if let Some(address) = port.addresses.iter().find(|a| !can_be_ours(a.addr())) {
+                let problem = format!("{} is no address a station can have", address.addr());
+                return Some((field("addresses"), problem));
+            }
+            if !port.ring_size.is_power_of_two() || !(64..=32_768).contains(&port.ring_size) {
+                return Some((field("ringSize"), "must be a power of two, 64 to 32768".into()));
+            }
+            if port.driver == DriverKind::Tap && port.role != Role::Host {
+                return Some((
+                    field("role"),
+                    "a tap leads to this host's own stack: its role is host".into(),
+                ));
+            }
+            if let Some((name, problem)) = port.clash(&self.ports[..i]) {
+                return Some((field(name), problem));
+            }
+        }
+        if self.ports.iter().filter(|p| p.role == Role::Host).count() > 1 {
+            return found("ports", "only one NIC port can be the host port");
+        }
+        if self.workers.count == 0 || self.workers.count > 64 {
+            return found("workers.count", "must be 1 to 64");
+        }
+        if !self.workers.cores.is_empty() && self.workers.cores.len() != usize::from(self.workers.count) {
+            return found("workers.cores", "give one CPU for each worker, or none at all");
+        }
+        for (i, route) in self.routes.iter().enumerate() {
+            if let Some((field, problem)) = self.bad_route(route) {
+                return Some((format!("routes[{i}].{field}"), problem));
+            }
+        }
+        if self.flows.capacity == 0 || self.flows.capacity > 1 << 30 {
+            return found("flows.capacity", "must be 1 to 1073741824");
+        }
+        if !(1..=100).contains(&self.flows.embryonic_percent) {
+            return found("flows.embryonicPercent", "must be 1 to 100");
+        }
+        if self.snat.resting_ports > 1 << 30 {
+            return found("snat.restingPorts", "must be 0 to 1073741824");
+        }
+        for (field, limit) in [
+            ("tables.servicePorts", self.tables.service_ports),
+            ("tables.frontends", self.tables.frontends),
+            ("tables.backends", self.tables.backends),
+            ("snat.destinations", self.snat.destinations),
+            ("neighbours.capacity", self.neighbours.capacity),
+        ] {
+            // Above any use, and below where a size in bytes or an index of 32 bits would overflow.
+            if limit == 0 || limit > 1 << 26 {
+                return found(field, "must be 1 to 67108864");
+            }
+        }
+        for (field, limit) in [
+            ("fragments.datagrams", self.fragments.datagrams),
+            ("fragments.held", self.fragments.held),
+        ] {
+            if limit == 0 || limit > MOST_FRAGMENTS {
+                return Some((field.to_owned(), format!("must be 1 to {MOST_FRAGMENTS}")));
+            }
+        }
+        let first = |&(i, p): &(usize, &NicPort)| !self.ports[..i].iter().any(|q| q.interface == p.interface);
+        let interfaces = self.ports.iter().enumerate().filter(first);
+        let rings: usize = interfaces.map(|(_, p)| 2 * p.ring_size as usize).sum();
+        if self.frames.count < rings {
+            let problem = format!("must be at least {rings}: two rings of frames for every NIC port");
+            return Some(("frames.count".into(), problem));
+        }
+        None
+    }
+}
+
+impl NicPort {
+    /// What of it contradicts the ports before it, or itself.
+    fn clash(&self, before: &[Self]) -> Option<(&'static str, String)> {
+        if before.iter().any(|p| p.name == self.name) {
+            return Some(("name", "must differ from every other port's".into()));
+        }
+        if self.vlan.is_some_and(|vlan| !(1..=4_094).contains(&vlan)) {
+            return Some(("vlan", "must be 1 to 4094".into()));
+        }
+        if self.vlan.is_some() && self.driver == DriverKind::Tap {
+            return Some(("vlan", "a tap has no VLANs".into()));
+        }
+        let shared = before.iter().find(|p| p.interface == self.interface)?;
+        let of_vlan = |p: &&Self| p.interface == self.interface && p.vlan == self.vlan;
+        if before.iter().any(|p| of_vlan(&p)) {
+            let problem = "ports of one interface must each have a VLAN of their own, one may have none";
+            return Some(("vlan", problem.into()));
+        }
+        let alike = (self.driver, self.attach, self.ring_size, self.complete_checksums)
+            == (
+                shared.driver,
+                shared.attach,
+                shared.ring_size,
+                shared.complete_checksums,
+            );
+        let problem = format!(
+            "shares {} with {}: driver, attach, ringSize and completeChecksums must be alike",
+            self.interface, shared.name
+        );
+        (!alike).then_some(("interface", problem))
+    }
+}
+
+const fn can_be_ours(address: IpAddr) -> bool {
+    !(address.is_unspecified() || address.is_loopback() || address.is_multicast())
+}
+
+pub(super) const fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}

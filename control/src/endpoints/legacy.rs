@@ -1,5 +1,6 @@
 //! Slices as Endpoints objects, the older form, which `get endpoints` shows. Nothing else reads it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints};
@@ -7,13 +8,29 @@ use k8s_openapi::api::discovery::v1::EndpointPort;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::Slices;
-use crate::model::Service;
+use crate::model::{Service, ServiceName};
 
 /// Endpoints objects, as `get endpoints` shows them: those users made, and one for every Service with a selector.
 pub fn endpoints(services: &[Arc<Service>], users: &[Arc<Endpoints>], slices: &Slices) -> Vec<Endpoints> {
-    let mut found: Vec<Endpoints> = users.iter().map(|endpoints| (**endpoints).clone()).collect();
-    for service in services.iter().filter(|service| service.selector().is_some()) {
+    let selecting = || services.iter().filter(|service| service.selector().is_some());
+    // A Service that has a selector by now makes its own of the same name.
+    let made: HashSet<&ServiceName> = selecting().map(|service| &service.name).collect();
+    let is_users = |endpoints: &&Arc<Endpoints>| {
+        let metadata = &endpoints.metadata;
+        let (namespace, name) = (metadata.namespace.clone(), metadata.name.clone());
+        !made.contains(&ServiceName {
+            namespace: namespace.unwrap_or_default(),
+            name: name.unwrap_or_default(),
+        })
+    };
+    let users = users.iter().filter(is_users);
+    let mut found: Vec<Endpoints> = users.map(|endpoints| defaulted(endpoints)).collect();
+    for service in selecting() {
+        // As upstream: of the first family alone, the only one there was when these objects were made.
+        let spec = service.object.spec.as_ref();
+        let primary = spec.and_then(|spec| spec.ip_families.as_ref()?.first());
         let own = slices.get(&service.name).into_iter().flatten();
+        let own = own.filter(|slice| Some(&slice.address_type) == primary);
         let mut subsets: Vec<EndpointSubset> = Vec::new();
         for slice in own {
             let ports: Vec<_> = slice.ports.iter().flatten().map(core_port).collect();
@@ -33,7 +50,13 @@ pub fn endpoints(services: &[Arc<Service>], users: &[Arc<Endpoints>], slices: &S
                     subsets.len() - 1
                 });
             for endpoint in slice.endpoints.iter().flatten() {
-                let ready = endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
+                let conditions = endpoint.conditions.as_ref();
+                let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
+                // These objects have no word for a pod that ends, and none for one that is nowhere.
+                let ending = conditions.and_then(|c| c.terminating).unwrap_or(false) && !ready;
+                if ending || endpoint.node_name.is_none() {
+                    continue;
+                }
                 let subset = &mut subsets[index];
                 let list = if ready {
                     &mut subset.addresses
@@ -64,6 +87,16 @@ pub fn endpoints(services: &[Arc<Service>], users: &[Arc<Endpoints>], slices: &S
         (&a.metadata.namespace, &a.metadata.name).cmp(&(&b.metadata.namespace, &b.metadata.name))
     });
     found
+}
+
+/// What the API server adds to one that a user wrote.
+fn defaulted(endpoints: &Endpoints) -> Endpoints {
+    let mut endpoints = endpoints.clone();
+    let subsets = endpoints.subsets.iter_mut().flatten();
+    for port in subsets.flat_map(|subset| subset.ports.iter_mut().flatten()) {
+        port.protocol.get_or_insert_with(|| "TCP".into());
+    }
+    endpoints
 }
 
 fn core_port(port: &EndpointPort) -> k8s_openapi::api::core::v1::EndpointPort {

@@ -84,6 +84,27 @@ fn check_takes_the_ranges_of_a_gateways_configuration() {
 }
 
 #[test]
+fn check_takes_services_of_every_family_unless_a_configuration_has_one_alone() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let (lab, config) = (
+        root.join("configs/lab/dual-stack"),
+        root.join("configs/gateway/control.yaml"),
+    );
+    let (lab, config) = (lab.to_str().unwrap(), config.to_str().unwrap());
+    let (code, stdout, _) = out(&sluice(&["check", lab]));
+    assert_eq!(
+        (code, stdout.as_str()),
+        (Some(0), "3 valid Services in 2 files: 0 errors, 0 warnings\n")
+    );
+    let (code, stdout, _) = out(&sluice(&["check", "--config", config, lab]));
+    assert_eq!(
+        (code, stdout.matches("this cluster has IPv4 only").count()),
+        (Some(1), 2),
+        "{stdout}"
+    );
+}
+
+#[test]
 fn get_of_an_unknown_kind_exits_with_1_and_names_the_kinds() {
     let (code, _, stderr) = out(&sluice(&["get", "secrets"]));
     assert_eq!((code, stderr.lines().count()), (Some(1), 1), "{stderr}");

@@ -40,7 +40,8 @@ pub struct CheckArgs {
     /// Manifests, or folders of them
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// A control process's configuration, for its ranges of cluster IPs and node ports; else 10.96.0.0/16, 30000-32767
+    /// A control process's configuration, for its ranges of cluster IPs and node ports; else 10.96.0.0/16 and
+    /// fd00:10:96::/112, 30000-32767
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// How to print what was found

@@ -10,6 +10,7 @@ use anyhow::Context;
 use super::args::{CheckArgs, CheckOutput};
 use crate::allocate::{Allocator, Ranges};
 use crate::daemon::config::Config;
+use crate::lab::net::service_ranges;
 use crate::model::{Model, doubts};
 use crate::problem::{Problem, Severity};
 use crate::source::files::Folders;
@@ -21,7 +22,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     }
     let ranges = match &args.config {
         Some(path) => Config::load(path)?.ranges(),
-        None => Ranges::default(),
+        None => any_cluster(),
     };
     let mut folders = Folders::new(&args.paths);
     let (model, problems) = read(&mut folders, ranges);
@@ -75,9 +76,17 @@ fn summary(folders: &Folders, model: &Model, problems: &[Problem]) -> String {
     )
 }
 
-/// What is wrong with the manifests at `paths`, in the order of files and lines.
-pub(super) fn problems(paths: &[PathBuf]) -> Vec<Problem> {
-    read(&mut Folders::new(paths), Ranges::default()).1
+/// One of both families, so that nothing is wrong with a Service for its families alone.
+pub(super) fn any_cluster() -> Ranges {
+    Ranges {
+        services: service_ranges(true).collect(),
+        ..Ranges::default()
+    }
+}
+
+/// What is wrong with the manifests at `paths` in a cluster of these ranges, in the order of files and lines.
+pub(super) fn problems(paths: &[PathBuf], ranges: Ranges) -> Vec<Problem> {
+    read(&mut Folders::new(paths), ranges).1
 }
 
 fn read(folders: &mut Folders, ranges: Ranges) -> (Model, Vec<Problem>) {

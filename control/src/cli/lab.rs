@@ -11,6 +11,7 @@ use notify::Watcher;
 use serde_json::Value;
 
 use super::args::{LabArgs, LabCommand, LabUpArgs};
+use crate::daemon::config::Config;
 use crate::lab::ipc::{Request, Status, ask};
 use crate::lab::state::State;
 use crate::lab::{self, Options, Target};
@@ -83,7 +84,7 @@ fn up(state: &State, args: &LabUpArgs) -> anyhow::Result<ExitCode> {
         user_namespace: args.user_namespace,
     };
     lab::up(&args.folder, state, &options, &mut |line| clock.say(line))?;
-    let errors = report_problems(&args.folder);
+    let errors = report_problems(state, &args.folder);
     if !args.no_services {
         prove::wait_for_control(state).map_err(|error| lab::look_into(state, &error))?;
     }
@@ -113,8 +114,11 @@ fn up(state: &State, args: &LabUpArgs) -> anyhow::Result<ExitCode> {
 
 /// Says what is wrong with the manifests, in the folder as it was given; what is right works all the same. Gives how many
 /// errors there are.
-fn report_problems(folder: &Path) -> usize {
-    let problems = super::check::problems(&[folder.to_owned()]);
+fn report_problems(state: &State, folder: &Path) -> usize {
+    // A lab without control has no ranges of its own.
+    let config = Config::load(&state.config("control"));
+    let ranges = config.map_or_else(|_| super::check::any_cluster(), |config| config.ranges());
+    let problems = super::check::problems(&[folder.to_owned()], ranges);
     let errors = problems
         .iter()
         .filter(|problem| problem.severity == Severity::Error);

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::mpsc;
@@ -52,7 +52,7 @@ pub enum Request {
         /// `client`, `node`, or a pod as `namespace/name`.
         from: String,
         /// Where to.
-        to: SocketAddrV4,
+        to: SocketAddr,
         /// By datagram instead of HTTP.
         udp: bool,
     },
@@ -63,6 +63,10 @@ pub enum Request {
 /// All about a lab that its keeper knows.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Status {
+    /// The node's addresses towards clients, one a family.
+    pub node_addresses: Vec<IpAddr>,
+    /// The client's.
+    pub client_addresses: Vec<IpAddr>,
     /// Every pod, in the order of their names.
     pub pods: Vec<PodStatus>,
     /// The client's namespaces.
@@ -82,6 +86,8 @@ pub struct PodStatus {
     pub name: String,
     /// Its address.
     pub ip: Ipv4Addr,
+    /// Its addresses of every family.
+    pub ips: Vec<IpAddr>,
     /// Whether Services may send to it.
     pub ready: bool,
     /// How many of its containers are ready, and how many it has.

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::departure;
 use super::ipc::{Answer, Request, Status};
-use super::net::Network;
+use super::net::{Addresses, Network};
 use super::pods::{News, Pod, Surroundings};
 use super::process::{Exit, Reaper};
 use super::services::Service;
@@ -69,7 +69,7 @@ struct Keeper {
     /// Replicas by command: for a set's or Deployment's name, the file's number then, and the command's.
     scaled: BTreeMap<(bool, Key), (u32, u32)>,
     pods: BTreeMap<Key, Pod>,
-    last_address: u8,
+    last_number: u8,
     services: Vec<Service>,
     host_port: bool,
     files_changed: Option<Instant>,
@@ -209,6 +209,8 @@ impl Keeper {
             .iter()
             .filter_map(|service| Some((service.name.to_owned(), service.pid?)));
         Status {
+            node_addresses: Addresses::node(self.network.dual).all().collect(),
+            client_addresses: Addresses::client(self.network.dual).all().collect(),
             pods: self.pods.values().map(Pod::status).collect(),
             client: self.network.client.fds(),
             node: self.network.node.fds(),
@@ -216,7 +218,7 @@ impl Keeper {
         }
     }
 
-    fn fetch(&self, from: &str, to: std::net::SocketAddrV4, udp: bool, answer: &Answer) {
+    fn fetch(&self, from: &str, to: std::net::SocketAddr, udp: bool, answer: &Answer) {
         let namespaces = match from {
             "client" => Some(&self.network.client),
             "node" => Some(&self.network.node),

@@ -7,14 +7,18 @@
 //! via 172.18.0.2             host0: the node's own stack
 //! ```
 //!
+//! In a lab of both families the same once more: client fd00:172:18::10, node fd00:172:18::2 and fd00:10:244::1, pods
+//! fd00:10:244::/64, Services fd00:10:96::/112.
+//!
 //! Takes a name and an address; gives namespaces with their links. The keeper's own network namespace is the fabric,
 //! so nothing is ever made outside the lab. Pods know only their gateway, so traffic from pod to pod passes it too.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use anyhow::Context;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::namespace::{Namespaces, set_sysctl};
 use super::netlink::{Netlink, VethEnd, disable_checksum_offload};
@@ -39,16 +43,82 @@ impl HostPort {
     }
 }
 
-/// The node's address towards clients.
-pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 2);
-/// The client's address.
-pub const CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 10);
-/// The node's address towards pods.
-pub const POD_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
-/// Where pods' addresses come from: the first 24 bits of the pod range, what a cluster gives one node.
-pub const FIRST_POD: u8 = 2;
-/// The last octet a pod may have; 255 is the broadcast address.
-pub const LAST_POD: u8 = 254;
+/// A host's addresses: of IPv4, and of IPv6 in a lab of both families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Addresses {
+    pub(super) v4: Ipv4Addr,
+    pub(super) v6: Option<Ipv6Addr>,
+}
+
+impl Addresses {
+    const fn new(v4: Ipv4Addr, v6: Ipv6Addr, dual: bool) -> Self {
+        let v6 = if dual { Some(v6) } else { None };
+        Self { v4, v6 }
+    }
+
+    /// The node's towards clients.
+    pub(super) const fn node(dual: bool) -> Self {
+        let v6 = Ipv6Addr::new(0xfd00, 0x172, 0x18, 0, 0, 0, 0, 2);
+        Self::new(Ipv4Addr::new(172, 18, 0, 2), v6, dual)
+    }
+
+    /// The client's.
+    pub(super) const fn client(dual: bool) -> Self {
+        let v6 = Ipv6Addr::new(0xfd00, 0x172, 0x18, 0, 0, 0, 0, 0x10);
+        Self::new(Ipv4Addr::new(172, 18, 0, 10), v6, dual)
+    }
+
+    /// The node's towards pods, or those of the pod of this number, [`FIRST_POD`] to [`LAST_POD`].
+    pub(super) const fn pod(number: u8, dual: bool) -> Self {
+        let v6 = Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, number as u16);
+        Self::new(Ipv4Addr::new(10, 244, 0, number), v6, dual)
+    }
+
+    /// Of every family.
+    pub(super) fn all(self) -> impl Iterator<Item = IpAddr> {
+        std::iter::once(self.v4.into()).chain(self.v6.map(IpAddr::from))
+    }
+
+    /// With the lengths of their networks.
+    pub(super) fn networks(self, v4: u8, v6: u8) -> impl Iterator<Item = IpNet> {
+        let length = move |address: &IpAddr| if address.is_ipv4() { v4 } else { v6 };
+        self.all()
+            .filter_map(move |address| IpNet::new(address, length(&address)).ok())
+    }
+}
+
+/// Networks of a lab's cluster: of IPv4, and of IPv6 in a lab of both families.
+pub(super) fn ranges(v4: Ipv4Net, v6: Ipv6Net, dual: bool) -> impl Iterator<Item = IpNet> {
+    std::iter::once(v4.into()).chain(dual.then_some(v6.into()))
+}
+
+/// Cluster IPs are in these.
+pub(crate) fn service_ranges(dual: bool) -> impl Iterator<Item = IpNet> {
+    let v6 = Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0);
+    ranges(
+        Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16),
+        Ipv6Net::new_assert(v6, 112),
+        dual,
+    )
+}
+
+/// Pods are in these.
+pub(super) fn pod_ranges(dual: bool) -> impl Iterator<Item = IpNet> {
+    let v6 = Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0);
+    ranges(
+        Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16),
+        Ipv6Net::new_assert(v6, 64),
+        dual,
+    )
+}
+
+/// The node, as a pod knows it.
+pub(super) const POD_GATEWAY: u8 = 1;
+/// The last octet that a pod's address may have: those of the first 24 bits of the pod range, what a cluster gives one
+/// node.
+pub(super) const FIRST_POD: u8 = 2;
+/// 255 is the broadcast address.
+pub(super) const LAST_POD: u8 = 254;
 
 const BRIDGE: &str = "fabric";
 const NODE_PORTS: [&str; 2] = ["client0", "pods0"];
@@ -62,22 +132,26 @@ pub(super) struct Network {
     pub(super) client: Namespaces,
     /// Where the dataplane and control run.
     pub(super) node: Namespaces,
+    /// Whether there is IPv6, too.
+    pub(super) dual: bool,
     fabric: OwnedFd,
 }
 
 impl Network {
     /// Makes the client, the node and the fabric. Must run in the fabric's network namespace.
-    pub(super) fn create() -> anyhow::Result<Self> {
+    pub(super) fn create(dual: bool) -> anyhow::Result<Self> {
         let fabric = std::fs::File::open("/proc/self/ns/net")
             .context("cannot open /proc/self/ns/net")?
             .into();
         let network = Self {
             client: Namespaces::create()?,
             node: Namespaces::create()?,
+            dual,
             fabric,
         };
         let mut netlink = Netlink::open()?;
-        quiet_ipv6();
+        without_ipv6();
+        network.client.enter(without_routers)?;
         netlink.set_up("lo", None)?;
         netlink.add_bridge(BRIDGE)?;
         netlink.add_veth(
@@ -105,15 +179,16 @@ impl Network {
             },
         )?;
         netlink.set_up("node", Some(BRIDGE))?;
-        network.client.enter(configure_client)?;
+        network.client.enter(|| configure_client(dual))?;
         network.node.enter(configure_node)?;
         Ok(network)
     }
 
     /// Makes a pod's namespaces and its link to the fabric.
-    pub(super) fn create_pod(&self, address: Ipv4Addr) -> anyhow::Result<Namespaces> {
+    pub(super) fn create_pod(&self, number: u8) -> anyhow::Result<Namespaces> {
         let namespaces = Namespaces::create()?;
-        let name = fabric_port(address);
+        namespaces.enter(without_routers)?;
+        let name = fabric_port(number);
         let mut netlink = Netlink::open()?;
         // The pair of a pod that had this address long ago may still be on its way out.
         netlink.delete_link(&name)?;
@@ -130,22 +205,31 @@ impl Network {
             },
         )?;
         netlink.set_up(&name, Some(BRIDGE))?;
-        namespaces.enter(|| configure_pod(address))?;
+        namespaces.enter(|| configure_pod(number, self.dual))?;
         Ok(namespaces)
     }
 
     /// Takes a pod's link away at once, whoever still holds its namespace.
-    pub(super) fn remove_pod(&self, address: Ipv4Addr) -> anyhow::Result<()> {
-        Netlink::open()?.delete_link(&fabric_port(address))
+    pub(super) fn remove_pod(&self, number: u8) -> anyhow::Result<()> {
+        Netlink::open()?.delete_link(&fabric_port(number))
     }
 
     /// Lets the node's kernel forward between client and pods, in the dataplane's place: a lab without services.
     pub(super) fn forward_in_kernel(&self) -> anyhow::Result<()> {
         self.node.enter(|| {
             let mut netlink = Netlink::open()?;
-            for (port, address) in NODE_PORTS.into_iter().zip([NODE_ADDRESS, POD_GATEWAY]) {
+            let addresses = [Addresses::node(self.dual), Addresses::pod(POD_GATEWAY, self.dual)];
+            for (port, addresses) in NODE_PORTS.into_iter().zip(addresses) {
                 set_sysctl(&format!("ipv4/conf/{port}/arp_ignore"), "0")?;
-                netlink.add_address(port, Ipv4Net::new_assert(address, 24))?;
+                if self.dual {
+                    set_sysctl(&format!("ipv6/conf/{port}/disable_ipv6"), "0")?;
+                }
+                for network in addresses.networks(24, 64) {
+                    netlink.add_address(port, network)?;
+                }
+            }
+            if self.dual {
+                set_sysctl("ipv6/conf/all/forwarding", "1")?;
             }
             set_sysctl("ipv4/ip_forward", "1")
         })
@@ -163,7 +247,7 @@ impl Network {
             netlink.add_veth(&end(HOST_PORT, true), &end(HOST_PEER, false))?;
             disable_checksum_offload(HOST_PORT)?;
             own_alone(&mut netlink, HOST_PEER)?;
-            configure_host(&mut netlink)
+            configure_host(&mut netlink, self.dual)
         })
     }
 
@@ -177,10 +261,11 @@ impl Network {
             .node
             .try_clone()
             .context("cannot hold the node's namespace")?;
+        let dual = self.dual;
         std::thread::Builder::new()
             .name("host-port".to_owned())
             .spawn(move || {
-                if let Err(error) = watch_host_port(&node, &done) {
+                if let Err(error) = watch_host_port(&node, dual, &done) {
                     done(Err(error));
                 }
             })
@@ -189,33 +274,33 @@ impl Network {
     }
 }
 
-fn fabric_port(address: Ipv4Addr) -> String {
-    format!("pod{}", address.octets()[3])
+fn fabric_port(number: u8) -> String {
+    format!("pod{number}")
 }
 
-fn configure_client() -> anyhow::Result<()> {
+fn configure_client(dual: bool) -> anyhow::Result<()> {
     let mut netlink = Netlink::open()?;
     netlink.set_up("lo", None)?;
     disable_checksum_offload("eth0")?;
     netlink.set_up("eth0", None)?;
-    netlink.add_address("eth0", Ipv4Net::new_assert(CLIENT_ADDRESS, 24))?;
-    for (range, length) in [
-        (Ipv4Addr::new(10, 96, 0, 0), 16),
-        (Ipv4Addr::new(10, 244, 0, 0), 16),
+    for network in Addresses::client(dual).networks(24, 64) {
+        netlink.add_address("eth0", network)?;
+    }
+    let node = Addresses::node(dual);
+    for ranges in [
+        service_ranges(dual).collect::<Vec<_>>(),
+        pod_ranges(dual).collect(),
     ] {
-        netlink.add_route(
-            Ipv4Net::new_assert(range, length),
-            "eth0",
-            Some(NODE_ADDRESS),
-            None,
-        )?;
+        for (range, gateway) in ranges.into_iter().zip(node.all()) {
+            netlink.add_route(range, "eth0", Some(gateway), None)?;
+        }
     }
     Ok(())
 }
 
 fn configure_node() -> anyhow::Result<()> {
     // First, so that interfaces come up without a link-local address: the dataplane owns them alone.
-    quiet_ipv6();
+    without_ipv6();
     let mut netlink = Netlink::open()?;
     netlink.set_up("lo", None)?;
     NODE_PORTS
@@ -234,17 +319,30 @@ fn own_alone(netlink: &mut Netlink, port: &str) -> anyhow::Result<()> {
     netlink.set_up(port, None)
 }
 
-fn configure_pod(address: Ipv4Addr) -> anyhow::Result<()> {
+fn configure_pod(number: u8, dual: bool) -> anyhow::Result<()> {
     let mut netlink = Netlink::open()?;
     netlink.set_up("lo", None)?;
     disable_checksum_offload("eth0")?;
     netlink.set_up("eth0", None)?;
-    netlink.add_address("eth0", Ipv4Net::new_assert(address, 32))?;
-    netlink.add_route(Ipv4Net::new_assert(POD_GATEWAY, 32), "eth0", None, None)?;
-    netlink.add_route(Ipv4Net::default(), "eth0", Some(POD_GATEWAY), None)
+    for network in Addresses::pod(number, dual).networks(32, 128) {
+        netlink.add_address("eth0", network)?;
+    }
+    for gateway in Addresses::pod(POD_GATEWAY, dual).all() {
+        netlink.add_route(gateway.into(), "eth0", None, None)?;
+        netlink.add_route(everything(gateway), "eth0", Some(gateway), None)?;
+    }
+    Ok(())
 }
 
-fn watch_host_port(node: &Namespaces, done: &dyn Fn(anyhow::Result<()>)) -> anyhow::Result<()> {
+/// Everywhere that one of its family can go.
+fn everything(of: IpAddr) -> IpNet {
+    match of {
+        IpAddr::V4(_) => Ipv4Net::default().into(),
+        IpAddr::V6(_) => Ipv6Net::default().into(),
+    }
+}
+
+fn watch_host_port(node: &Namespaces, dual: bool, done: &dyn Fn(anyhow::Result<()>)) -> anyhow::Result<()> {
     node.enter_this_thread()?;
     let mut events = Netlink::open()?;
     events.watch_links()?;
@@ -262,7 +360,7 @@ fn watch_host_port(node: &Namespaces, done: &dyn Fn(anyhow::Result<()>)) -> anyh
             None => events.next_link()?,
         };
         if name == HOST_PORT && configured != Some(index) {
-            let result = configure_host(&mut netlink);
+            let result = configure_host(&mut netlink, dual);
             if result.is_ok() {
                 configured = Some(index);
             }
@@ -271,18 +369,46 @@ fn watch_host_port(node: &Namespaces, done: &dyn Fn(anyhow::Result<()>)) -> anyh
     }
 }
 
-fn configure_host(netlink: &mut Netlink) -> anyhow::Result<()> {
+fn configure_host(netlink: &mut Netlink, dual: bool) -> anyhow::Result<()> {
+    if dual {
+        // The one interface of the node whose IPv6 is its kernel's, and the one that its kernel talks to itself on.
+        for port in ["lo", HOST_PORT] {
+            set_sysctl(&format!("ipv6/conf/{port}/disable_ipv6"), "0")?;
+        }
+        set_sysctl(&format!("ipv6/conf/{HOST_PORT}/accept_ra"), "0")?;
+    }
     netlink.set_up(HOST_PORT, None)?;
-    netlink.add_address(HOST_PORT, Ipv4Net::new_assert(NODE_ADDRESS, 32))?;
-    // On-link: the dataplane answers ARP on the host port for everything.
-    netlink.add_route(Ipv4Net::default(), HOST_PORT, None, Some(NODE_ADDRESS))
+    let node = Addresses::node(dual);
+    for network in node.networks(32, 128) {
+        netlink.add_address(HOST_PORT, network)?;
+    }
+    // On-link: the dataplane answers ARP and neighbour discovery on the host port for everything.
+    for address in node.all() {
+        netlink.add_route(everything(address), HOST_PORT, None, Some(address))?;
+    }
+    Ok(())
+}
+
+/// Whether the kernel has IPv6 at all.
+pub(super) fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
 }
 
 /// Turns IPv6 off for interfaces to come. A kernel without IPv6 has no such setting, which is as good.
-fn quiet_ipv6() {
+fn without_ipv6() {
     for scope in ["all", "default"] {
         if let Err(error) = set_sysctl(&format!("ipv6/conf/{scope}/disable_ipv6"), "1") {
             log::debug!("{error:#}");
         }
     }
+}
+
+/// On interfaces to come addresses of IPv6 are usable at once, and nobody asks for routers: they are known.
+fn without_routers() -> anyhow::Result<()> {
+    if !has_ipv6() {
+        return Ok(());
+    }
+    let settings = ["accept_dad", "accept_ra", "router_solicitations"];
+    let mut settings = settings.iter();
+    settings.try_for_each(|setting| set_sysctl(&format!("ipv6/conf/default/{setting}"), "0"))
 }

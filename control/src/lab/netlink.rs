@@ -4,16 +4,16 @@
 //! namespace of the thread that opened it. Never asynchronous, never a second attempt, no `ip` tool.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use anyhow::{Context, anyhow};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use netlink_packet_core::{
     DefaultNla, Emitable, NLA_F_NESTED, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
     NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
@@ -112,15 +112,17 @@ impl Netlink {
             .with_context(|| format!("cannot remove {name}"))
     }
 
-    /// Gives an interface an address.
-    pub(super) fn add_address(&mut self, name: &str, address: Ipv4Net) -> anyhow::Result<()> {
+    /// Gives an interface an address, which is usable at once.
+    pub(super) fn add_address(&mut self, name: &str, address: IpNet) -> anyhow::Result<()> {
         let mut message = AddressMessage::default();
-        message.header.family = AddressFamily::Inet;
+        message.header.family = family(address.addr());
+        // Nobody else in the lab has it: IPv6 would ask for a second before it uses it (RFC 4862 §5.4).
+        message.header.flags = AddressHeaderFlags::Nodad;
         message.header.prefix_len = address.prefix_len();
         message.header.index = self.index(name)?;
         message.attributes = vec![
-            AddressAttribute::Local(IpAddr::V4(address.addr())),
-            AddressAttribute::Address(IpAddr::V4(address.addr())),
+            AddressAttribute::Local(address.addr()),
+            AddressAttribute::Address(address.addr()),
         ];
         self.request(
             RouteNetlinkMessage::NewAddress(message),
@@ -132,14 +134,14 @@ impl Netlink {
     /// Adds a route: through `gateway`, or without one to everything on the link; `source` is what local processes use.
     pub(super) fn add_route(
         &mut self,
-        destination: Ipv4Net,
+        destination: IpNet,
         name: &str,
-        gateway: Option<Ipv4Addr>,
-        source: Option<Ipv4Addr>,
+        gateway: Option<IpAddr>,
+        source: Option<IpAddr>,
     ) -> anyhow::Result<()> {
         let mut route = RouteMessage::default();
         route.header = RouteHeader {
-            address_family: AddressFamily::Inet,
+            address_family: family(destination.addr()),
             destination_prefix_length: destination.prefix_len(),
             table: RouteHeader::RT_TABLE_MAIN,
             protocol: RouteProtocol::Static,
@@ -155,16 +157,14 @@ impl Netlink {
         if destination.prefix_len() > 0 {
             route
                 .attributes
-                .push(RouteAttribute::Destination(RouteAddress::Inet(
-                    destination.network(),
-                )));
+                .push(RouteAttribute::Destination(route_address(destination.network())));
         }
         route
             .attributes
-            .extend(gateway.map(|a| RouteAttribute::Gateway(RouteAddress::Inet(a))));
+            .extend(gateway.map(|a| RouteAttribute::Gateway(route_address(a))));
         route
             .attributes
-            .extend(source.map(|a| RouteAttribute::PrefSource(RouteAddress::Inet(a))));
+            .extend(source.map(|a| RouteAttribute::PrefSource(route_address(a))));
         self.request(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_REPLACE)
             .with_context(|| format!("cannot add the route to {destination} on {name}"))
     }
@@ -263,6 +263,20 @@ impl Netlink {
                 _ => Ok(None),
             };
         }
+    }
+}
+
+const fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+const fn route_address(address: IpAddr) -> RouteAddress {
+    match address {
+        IpAddr::V4(v4) => RouteAddress::Inet(v4),
+        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
     }
 }
 

@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use nix::sys::signal::Signal;
 use super::ipc::PodStatus;
 use super::launch::own_binary;
 use super::namespace::Namespaces;
+use super::net::Addresses;
 use super::now;
 use super::probe::Check;
 use super::process::{Exit, Reaper, signal};
@@ -42,7 +42,9 @@ pub(super) struct Pod {
     pub(super) set: Option<Key>,
     /// The Deployment of that set.
     pub(super) deployment: Option<String>,
-    pub(super) address: Ipv4Addr,
+    /// The last octet of its address, which nobody else has.
+    pub(super) number: u8,
+    addresses: Addresses,
     pub(super) namespaces: Namespaces,
     template: Template,
     uid: String,
@@ -81,7 +83,7 @@ impl Pod {
         set: Option<Key>,
         deployment: Option<String>,
         template: Template,
-        address: Ipv4Addr,
+        (number, addresses): (u8, Addresses),
         namespaces: Namespaces,
         uid: String,
     ) -> Self {
@@ -92,7 +94,8 @@ impl Pod {
             key,
             set,
             deployment,
-            address,
+            number,
+            addresses,
             namespaces,
             template,
             uid,
@@ -152,7 +155,7 @@ impl Pod {
         }
         command.env("POD_NAME", &self.key.name);
         command.env("POD_NAMESPACE", &self.key.namespace);
-        command.env("POD_IP", self.address.to_string());
+        command.env("POD_IP", self.addresses.v4.to_string());
         let scratch = self.scratch(around.state);
         fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
         command.env("TMPDIR", scratch);
@@ -181,7 +184,7 @@ impl Pod {
                 container: index,
                 ready: false,
             };
-            process.probe = Some(check.start(&self.namespaces, self.address, (around.news)(news))?);
+            process.probe = Some(check.start(&self.namespaces, self.addresses.v4, (around.news)(news))?);
         }
         Ok(())
     }
@@ -322,7 +325,8 @@ impl Pod {
         PodStatus {
             namespace: self.key.namespace.clone(),
             name: self.key.name.clone(),
-            ip: self.address,
+            ip: self.addresses.v4,
+            ips: self.addresses.all().collect(),
             ready: self.is_ready(),
             containers: (
                 self.containers.iter().filter(|process| process.ready).count(),

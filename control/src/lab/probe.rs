@@ -3,7 +3,7 @@
 //! Takes namespaces and an address; gives yes or no, or a pod's name. Every wait is bounded.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
@@ -117,9 +117,9 @@ impl Check {
     }
 
     fn once(&self, address: Ipv4Addr) -> bool {
-        let to = SocketAddrV4::new(address, self.port);
+        let to = SocketAddr::from((address, self.port));
         match &self.path {
-            None => TcpStream::connect_timeout(&SocketAddr::V4(to), self.timeout).is_ok(),
+            None => TcpStream::connect_timeout(&to, self.timeout).is_ok(),
             // The kubelet's rule: from 200 to below 400.
             Some(path) => get(to, path, self.timeout).is_ok_and(|answer| (200..400).contains(&answer.status)),
         }
@@ -139,20 +139,23 @@ fn port_number(container: &Container, port: &IntOrString) -> Option<u16> {
 
 /// Sends one request from the calling thread's network namespace. Gives the name of the pod that answered, if it is one of
 /// the lab's own servers.
-pub(super) fn fetch(to: SocketAddrV4, udp: bool) -> anyhow::Result<Option<String>> {
+pub(super) fn fetch(to: SocketAddr, udp: bool) -> anyhow::Result<Option<String>> {
     if udp {
         return fetch_datagram(to);
     }
     // A server that speaks something else than HTTP has answered all the same: it was reached.
-    let stream = TcpStream::connect_timeout(&SocketAddr::V4(to), FETCH)
-        .with_context(|| format!("cannot connect to {to}"))?;
+    let stream = TcpStream::connect_timeout(&to, FETCH).with_context(|| format!("cannot connect to {to}"))?;
     Ok(exchange(&stream, to, "/", FETCH)
         .ok()
         .and_then(|answer| answer.pod))
 }
 
-fn fetch_datagram(to: SocketAddrV4) -> anyhow::Result<Option<String>> {
-    let socket = UdpSocket::bind("0.0.0.0:0").context("cannot open a datagram socket")?;
+fn fetch_datagram(to: SocketAddr) -> anyhow::Result<Option<String>> {
+    let any = match to {
+        SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).context("cannot open a datagram socket")?;
     socket
         .set_read_timeout(Some(FETCH))
         .context("cannot set a time limit")?;
@@ -179,14 +182,14 @@ struct Response {
     pod: Option<String>,
 }
 
-fn get(to: SocketAddrV4, path: &str, timeout: Duration) -> anyhow::Result<Response> {
-    let stream = TcpStream::connect_timeout(&SocketAddr::V4(to), timeout)?;
+fn get(to: SocketAddr, path: &str, timeout: Duration) -> anyhow::Result<Response> {
+    let stream = TcpStream::connect_timeout(&to, timeout)?;
     exchange(&stream, to, path, timeout)
 }
 
 fn exchange(
     mut stream: &TcpStream,
-    to: SocketAddrV4,
+    to: SocketAddr,
     path: &str,
     timeout: Duration,
 ) -> anyhow::Result<Response> {

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -104,14 +104,14 @@ pub fn run(args: &ServerArgs) -> anyhow::Result<()> {
         ending: AtomicBool::new(false),
     });
     for &port in &args.tcp {
-        let listener =
-            TcpListener::bind(("0.0.0.0", port)).with_context(|| format!("cannot listen on TCP {port}"))?;
+        let listener = TcpListener::bind(every_address(port).as_slice());
+        let listener = listener.with_context(|| format!("cannot listen on TCP {port}"))?;
         let pod = Arc::clone(&pod);
         thread::spawn(move || accept(&listener, &pod));
     }
     for &port in &args.udp {
-        let socket =
-            UdpSocket::bind(("0.0.0.0", port)).with_context(|| format!("cannot listen on UDP {port}"))?;
+        let socket = UdpSocket::bind(every_address(port).as_slice());
+        let socket = socket.with_context(|| format!("cannot listen on UDP {port}"))?;
         let pod = Arc::clone(&pod);
         thread::spawn(move || answer_datagrams(&socket, &pod));
     }
@@ -120,6 +120,19 @@ pub fn run(args: &ServerArgs) -> anyhow::Result<()> {
     pod.end_idle();
     drain(&pod);
     Ok(())
+}
+
+/// Every address of the pod: a socket of IPv6 hears IPv4, too; without IPv6 in the kernel there is IPv4 alone.
+fn every_address(port: u16) -> [SocketAddr; 2] {
+    [
+        (Ipv6Addr::UNSPECIFIED, port).into(),
+        (Ipv4Addr::UNSPECIFIED, port).into(),
+    ]
+}
+
+/// A client as it is, where its socket's family is another (RFC 4291 §2.5.5.2).
+fn as_itself(client: SocketAddr) -> SocketAddr {
+    SocketAddr::new(client.ip().to_canonical(), client.port())
 }
 
 /// Waits for the connections that are left. Nothing else is to do, so a short nap between looks is enough.
@@ -166,7 +179,7 @@ fn accept(listener: &TcpListener, pod: &Arc<Pod>) {
         let (shared, stream) = (Arc::clone(pod), Arc::new(stream));
         let thread = thread::Builder::new().stack_size(STACK).spawn(move || {
             // A client that leaves in the middle is its own affair.
-            let _gone = serve(&stream, client, &shared);
+            let _gone = serve(&stream, as_itself(client), &shared);
             shared.connections.fetch_sub(1, Ordering::Relaxed);
         });
         if thread.is_err() {
@@ -448,7 +461,7 @@ fn write_bytes(out: &mut impl Write, count: u64) -> io::Result<()> {
 fn answer_datagrams(socket: &UdpSocket, pod: &Pod) {
     let mut buffer = vec![0; 65_535];
     loop {
-        let (length, client) = match socket.recv_from(&mut buffer) {
+        let (length, sender) = match socket.recv_from(&mut buffer) {
             Ok(received) => received,
             // An ICMP error about an earlier answer surfaces here (udp(7)); the socket is as good as before.
             Err(error) => {
@@ -456,11 +469,12 @@ fn answer_datagrams(socket: &UdpSocket, pod: &Pod) {
                 continue;
             }
         };
+        let client = as_itself(sender);
         let mut answer = format!("POD {} {client}\n", pod.name).into_bytes();
         answer.extend_from_slice(&buffer[..length]);
         answer.truncate(65_507); // the most an IPv4 datagram carries
         log_line(format_args!("{client} UDP {length} bytes"));
-        if let Err(error) = socket.send_to(&answer, client) {
+        if let Err(error) = socket.send_to(&answer, sender) {
             eprintln!("cannot answer {client}: {error}");
         }
     }

@@ -3,60 +3,107 @@
 //! Both run in the node's namespaces. One that ends is started again, with a log line and back-off.
 
 use std::fs;
+use std::net::Ipv6Addr;
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::Context;
+use k8s_openapi::api::core::v1::ServiceSpec;
 
 use super::Driver;
 use super::launch::own_binary;
 use super::namespace::Namespaces;
-use super::net::{HOST_PEER, HostPort};
+use super::net::{Addresses, HOST_PEER, HostPort, POD_GATEWAY, pod_ranges, service_ranges};
 use super::now;
 use super::process::{Backoff, Exit, Reaper};
 use super::state::{State, write_atomically};
+use crate::manifest::Body;
+use crate::source::Event;
+use crate::source::files::Folders;
+
+/// A list as YAML has it; quoted, for the colons of IPv6.
+fn list(items: impl Iterator<Item = impl ToString>) -> String {
+    let quoted: Vec<_> = items.map(|item| format!("\"{}\"", item.to_string())).collect();
+    format!("[{}]", quoted.join(", "))
+}
 
 /// The dataplane's file: `config.rs` of sluice-dataplane reads it.
-fn dataplane_config(state: &State, driver: Driver, host_port: HostPort) -> anyhow::Result<String> {
+fn dataplane_config(
+    state: &State,
+    driver: Driver,
+    host_port: HostPort,
+    dual: bool,
+) -> anyhow::Result<String> {
     let (driver, socket) = (driver.name(), serde_json::to_string(&state.socket("dataplane"))?);
     let (host_driver, host_interface) = match host_port {
         HostPort::Tap => ("tap", "host0"),
         HostPort::Veth => ("af_packet", HOST_PEER),
     };
+    let (node, gateway) = (Addresses::node(dual), Addresses::pod(POD_GATEWAY, dual));
     Ok(format!(
         "# Written by `sluice lab up`.
-node: {{addresses: [172.18.0.2]}}
+node: {{addresses: {}}}
 ports:
-- {{name: client0, driver: {driver}, interface: client0, addresses: [172.18.0.2/24]}}
-- {{name: pods0, driver: {driver}, interface: pods0, addresses: [10.244.0.1/24]}}
+- {{name: client0, driver: {driver}, interface: client0, addresses: {}}}
+- {{name: pods0, driver: {driver}, interface: pods0, addresses: {}}}
 - {{name: host0, driver: {host_driver}, interface: {host_interface}, role: host}}
 workers: {{count: 1, idle: sleep}}
 flows: {{capacity: 131072}}
 channel: {{socket: {socket}}}
-"
+",
+        list(node.all()),
+        list(node.networks(24, 64)),
+        list(gateway.networks(24, 64)),
     ))
 }
 
 /// Control's file: the `sluice control --config` reads it.
-fn control_config(state: &State) -> anyhow::Result<String> {
+fn control_config(state: &State, dual: bool) -> anyhow::Result<String> {
     let path = |path: std::path::PathBuf| serde_json::to_string(&path);
     Ok(format!(
         "# Written by `sluice lab up`.
-node: {{name: lab, addresses: [172.18.0.2]}}
+node: {{name: lab, addresses: {}}}
 manifests: [{}, {}]
 dataplane: {{socket: {}}}
 state: {}
 api: {{socket: {}}}
-serviceRanges: [10.96.0.0/16]
-podRanges: [10.244.0.0/16]
+serviceRanges: {}
+podRanges: {}
 algorithm: random
 ",
+        list(Addresses::node(dual).all()),
         path(state.manifests())?,
         path(state.pods())?,
         path(state.socket("dataplane"))?,
         path(state.path().join("allocations.json"))?,
         path(state.socket("control"))?,
+        list(service_ranges(dual)),
+        list(pod_ranges(dual)),
     ))
+}
+
+/// The first Service in `folder` that asks for IPv6.
+pub(super) fn asking_for_ipv6(folder: &Path) -> Option<String> {
+    let batch = Folders::new(&[folder.to_owned()]).scan();
+    batch.into_iter().find_map(|event| match event {
+        Event::Apply(object) => match &object.body {
+            Body::Service(service) if asks_for_ipv6(service.spec.as_ref()?) => {
+                Some(format!("{}/{}", object.key.namespace, object.key.name))
+            }
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
+fn asks_for_ipv6(spec: &ServiceSpec) -> bool {
+    let both = ["PreferDualStack", "RequireDualStack"];
+    let policy = spec.ip_family_policy.as_deref();
+    let ips = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
+    policy.is_some_and(|policy| both.contains(&policy))
+        || spec.ip_families.iter().flatten().any(|family| family == "IPv6")
+        || ips.into_iter().any(|ip| ip.parse::<Ipv6Addr>().is_ok())
 }
 
 /// One of the two.
@@ -70,12 +117,15 @@ pub(super) struct Service {
 }
 
 /// Writes the configurations and gives the two: the dataplane to be started at once, control by [`Service::begin`].
-pub(super) fn prepare(state: &State, driver: Driver, host_port: HostPort) -> anyhow::Result<Vec<Service>> {
-    write_atomically(
-        &state.config("dataplane"),
-        dataplane_config(state, driver, host_port)?.as_bytes(),
-    )?;
-    write_atomically(&state.config("control"), control_config(state)?.as_bytes())?;
+pub(super) fn prepare(
+    state: &State,
+    driver: Driver,
+    host_port: HostPort,
+    dual: bool,
+) -> anyhow::Result<Vec<Service>> {
+    let dataplane = dataplane_config(state, driver, host_port, dual)?;
+    write_atomically(&state.config("dataplane"), dataplane.as_bytes())?;
+    write_atomically(&state.config("control"), control_config(state, dual)?.as_bytes())?;
     let program = dataplane_binary()?;
     anyhow::ensure!(
         program.exists(),

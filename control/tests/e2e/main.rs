@@ -38,6 +38,7 @@ mod lab;
 mod requests;
 mod quickstart;
 mod servers;
+mod families;
 mod edits;
 mod pods;
 mod kills;

@@ -1,7 +1,7 @@
 //! The lab's proof of itself: requests through every frontend, and who answered.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use super::print::{Style, paint, table};
 use super::show;
 use crate::api::{self, List};
 use crate::lab::ipc::{PodStatus, Request, Status, ask};
-use crate::lab::net::NODE_ADDRESS;
 use crate::lab::state::State;
+use crate::model::Family;
 
 /// Requests through each frontend: enough that a second pod is all but sure to answer one (2^-9 against).
 const REQUESTS: u32 = 10;
@@ -99,18 +99,27 @@ pub(super) fn prove(state: &State) -> anyhow::Result<Option<String>> {
     );
     let (mut outcomes, mut idle) = (Vec::new(), Vec::new());
     for service in show::services(state)? {
-        if show::ready_endpoints(state, &service)? == 0 {
+        let ready = show::ready_families(state, &service)?;
+        if ready.is_empty() {
             idle.push(service.name);
             continue;
         }
         for port in service.ports.iter().filter(|port| port.protocol != "SCTP") {
-            let cluster_ip = service.cluster_ip.parse::<Ipv4Addr>().ok();
-            let frontends = [
-                cluster_ip.map(|ip| (inside.as_str(), SocketAddrV4::new(ip, port.port))),
-                port.node_port
-                    .map(|port| ("client", SocketAddrV4::new(NODE_ADDRESS, port))),
-            ];
-            for (from, to) in frontends.into_iter().flatten() {
+            let cluster_ips = service.cluster_ips.iter();
+            let cluster_ips = cluster_ips.filter_map(|ip| ip.parse::<IpAddr>().ok());
+            let cluster_ips: Vec<_> = cluster_ips
+                .filter(|ip| ready.contains(&Family::of(*ip)))
+                .collect();
+            let same_family =
+                |node: &&IpAddr| cluster_ips.iter().any(|ip| Family::of(*ip) == Family::of(**node));
+            let from_inside = |ip: &IpAddr| (inside.as_str(), SocketAddr::new(*ip, port.port));
+            let nodes = status.node_addresses.iter().filter(same_family);
+            let from_outside = |ip: &IpAddr| Some(("client", SocketAddr::new(*ip, port.node_port?)));
+            let frontends = cluster_ips
+                .iter()
+                .map(from_inside)
+                .chain(nodes.filter_map(from_outside));
+            for (from, to) in frontends.collect::<Vec<_>>() {
                 let (answers, error) = try_frontend(state, from, to, port.protocol == "UDP");
                 outcomes.push(Outcome {
                     service: service.name.clone(),
@@ -137,7 +146,8 @@ pub(super) fn prove(state: &State) -> anyhow::Result<Option<String>> {
 
 /// A server that knows its pod's address only (nginx's `$server_addr`) has told enough.
 fn by_name(answers: BTreeMap<Option<String>, u32>, pods: &[PodStatus]) -> BTreeMap<Option<String>, u32> {
-    let name = |said: String| match pods.iter().find(|pod| pod.ip.to_string() == said) {
+    let is = |pod: &&PodStatus, said: &str| pod.ips.iter().any(|ip| ip.to_string() == said);
+    let name = |said: String| match pods.iter().find(|pod| is(pod, &said)) {
         Some(pod) => pod.name.clone(),
         None => said,
     };
@@ -210,7 +220,7 @@ fn complain(state: &State, outcomes: &[Outcome]) -> anyhow::Result<()> {
 fn try_frontend(
     state: &State,
     from: &str,
-    to: SocketAddrV4,
+    to: SocketAddr,
     udp: bool,
 ) -> (BTreeMap<Option<String>, u32>, Option<anyhow::Error>) {
     let mut answers = BTreeMap::new();

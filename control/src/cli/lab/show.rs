@@ -1,11 +1,13 @@
 //! What is in a lab, for a person and as JSON.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Endpoints, Service as ServiceObject};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use serde::Serialize;
 use serde_json::json;
 
@@ -15,8 +17,9 @@ use crate::api::{self, List};
 use crate::lab;
 use crate::lab::ipc::{PodStatus, Request, Status, ask};
 use crate::lab::namespace::innermost_pid;
-use crate::lab::net::{CLIENT_ADDRESS, NODE_ADDRESS};
 use crate::lab::state::State;
+use crate::model::Family;
+use crate::table::Rows;
 
 /// A Service as control works with it.
 #[derive(Clone, Debug, Serialize)]
@@ -28,6 +31,8 @@ pub(super) struct Service {
     pub(super) kind: String,
     #[serde(rename = "clusterIP")]
     pub(super) cluster_ip: String,
+    #[serde(rename = "clusterIPs")]
+    pub(super) cluster_ips: Vec<String>,
     pub(super) ports: Vec<Port>,
 }
 
@@ -47,10 +52,16 @@ pub(super) fn status(state: &State, output: Option<LabOutput>) -> anyhow::Result
     let status: Status = ask(&state.socket("keeper"), &Request::Status)?;
     let pid = |name: &str| outer_pid(record.pid, *status.processes.get(name)?);
     if output.is_none() {
+        let both = |addresses: &[IpAddr]| {
+            let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+            texts.join(" and ")
+        };
         say!(
-            "Lab {}, driver {}, node {NODE_ADDRESS}, client {CLIENT_ADDRESS}",
+            "Lab {}, driver {}, node {}, client {}",
             state.name(),
-            record.driver.name()
+            record.driver.name(),
+            both(&status.node_addresses),
+            both(&status.client_addresses)
         );
         say!("Manifests: {}\n", state.manifests().display());
         processes(state, record.pid, &pid);
@@ -62,17 +73,18 @@ pub(super) fn status(state: &State, output: Option<LabOutput>) -> anyhow::Result
             namespace,
             name,
             ip,
+            ips,
             ready,
             labels,
             ..
         } = pod;
-        json!({"namespace": namespace, "name": name, "ip": ip, "ready": ready, "labels": labels})
+        json!({"namespace": namespace, "name": name, "ip": ip, "ips": ips, "ready": ready, "labels": labels})
     });
     let process = |name: &str| Some(json!({"pid": pid(name)?}));
     let whole = json!({
         "name": state.name(),
         "driver": record.driver.name(),
-        "node": {"addresses": [NODE_ADDRESS]},
+        "node": {"addresses": status.node_addresses},
         "pods": pods.collect::<Vec<_>>(),
         "services": services(state)?,
         "processes": {"dataplane": process("dataplane"), "control": process("control")},
@@ -160,29 +172,13 @@ fn service_rows(state: &State) -> anyhow::Result<Vec<[String; 6]>> {
             service.kind,
             service.cluster_ip,
             ports,
-            own.map_or_else(|| "<none>".to_owned(), endpoints_cell),
+            own.map_or_else(
+                || "<none>".to_owned(),
+                |own| own.row(Timestamp::now()).swap_remove(1),
+            ),
         ]
     });
     Ok(rows.collect())
-}
-
-/// Addresses and ports, three of them and how many more there are, as `kubectl get endpoints` has it.
-fn endpoints_cell(endpoints: &Endpoints) -> String {
-    const MOST: usize = 3;
-    let mut all = Vec::new();
-    for subset in endpoints.subsets.iter().flatten() {
-        for port in subset.ports.iter().flatten() {
-            let addresses = subset.addresses.iter().flatten();
-            all.extend(addresses.map(|address| format!("{}:{}", address.ip, port.port)));
-        }
-    }
-    let more = all.len().saturating_sub(MOST);
-    all.truncate(MOST);
-    match (all.is_empty(), more) {
-        (true, _) => "<none>".to_owned(),
-        (_, 0) => all.join(","),
-        _ => format!("{} + {more} more...", all.join(",")),
-    }
 }
 
 /// Commands to go on with; `answered` is a pod that answered requests, if one did.
@@ -199,9 +195,12 @@ pub(super) fn try_these(state: &State, answered: Option<&str>) -> anyhow::Result
         commands.push((format!("{sluice} get services"), "as kubectl prints them"));
     }
     let debug = status.pods.iter().find(|pod| pod.name == "debug");
-    let url = |address: &dyn std::fmt::Display, port: u16| match port {
-        80 => format!("http://{address}/"),
-        port => format!("http://{address}:{port}/"),
+    // Brackets mean something to shells.
+    let url = |address: IpAddr, port: u16| match (address, port) {
+        (IpAddr::V4(address), 80) => format!("http://{address}/"),
+        (IpAddr::V4(address), _) => format!("http://{address}:{port}/"),
+        (IpAddr::V6(address), 80) => format!("'http://[{address}]/'"),
+        (IpAddr::V6(address), _) => format!("'http://[{address}]:{port}/'"),
     };
     let services = if with_services {
         services(state)?
@@ -209,13 +208,11 @@ pub(super) fn try_these(state: &State, answered: Option<&str>) -> anyhow::Result
         Vec::new()
     };
     let ports = services.iter().flat_map(|service| {
-        let with_address = |port| (&service.cluster_ip, port);
+        let with_address = |port| (service.cluster_ip.parse::<IpAddr>().ok(), port);
         service.ports.iter().map(with_address)
     });
-    let tcp: Vec<(&String, &Port)> = ports.filter(|(_, port)| port.protocol == "TCP").collect();
-    let inside = tcp
-        .iter()
-        .find(|(address, _)| address.parse::<Ipv4Addr>().is_ok());
+    let tcp: Vec<(Option<IpAddr>, &Port)> = ports.filter(|(_, port)| port.protocol == "TCP").collect();
+    let inside = tcp.iter().find_map(|(address, port)| Some(((*address)?, port)));
     if let (Some(debug), Some((address, port))) = (debug, inside) {
         let url = url(address, port.port);
         commands.push((
@@ -224,8 +221,10 @@ pub(super) fn try_these(state: &State, answered: Option<&str>) -> anyhow::Result
         ));
     }
     if let Some(port) = tcp.iter().find_map(|(_, port)| port.node_port) {
-        let url = url(&NODE_ADDRESS, port);
-        commands.push((format!("{lab} exec client -- curl -s {url}"), "from outside"));
+        for address in &status.node_addresses {
+            let url = url(*address, port);
+            commands.push((format!("{lab} exec client -- curl -s {url}"), "from outside"));
+        }
     }
     let pods = || status.pods.iter().filter(|pod| pod.owner.is_some());
     let pod = pods()
@@ -312,12 +311,13 @@ fn service(object: ServiceObject) -> Service {
         name: metadata.name.unwrap_or_default(),
         kind: spec.type_.unwrap_or_else(|| "ClusterIP".to_owned()),
         cluster_ip: spec.cluster_ip.unwrap_or_default(),
+        cluster_ips: spec.cluster_ips.unwrap_or_default(),
         ports: ports.collect(),
     }
 }
 
-/// The pods that stand ready behind a Service, by its EndpointSlices. Those of other makers have no names.
-pub(super) fn ready_endpoints(state: &State, service: &Service) -> anyhow::Result<usize> {
+/// The families in which something stands ready behind a Service, by its EndpointSlices.
+pub(super) fn ready_families(state: &State, service: &Service) -> anyhow::Result<BTreeSet<Family>> {
     let slices: Vec<EndpointSlice> = api::ask(&state.socket("control"), List::EndpointSlices)?;
     let of_service = slices.iter().filter(|slice| {
         let label = slice
@@ -327,8 +327,10 @@ pub(super) fn ready_endpoints(state: &State, service: &Service) -> anyhow::Resul
             .and_then(|labels| labels.get("kubernetes.io/service-name"));
         label == Some(&service.name) && slice.metadata.namespace.as_deref() == Some(&service.namespace)
     });
-    let endpoints = of_service.flat_map(|slice| slice.endpoints.iter().flatten());
     // Unknown counts as ready (discovery/v1 EndpointConditions).
-    let ready = endpoints.filter(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true));
-    Ok(ready.count())
+    let is_ready = |e: &Endpoint| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
+    let ready = of_service.filter(|slice| slice.endpoints.iter().flatten().any(is_ready));
+    Ok(ready
+        .filter_map(|slice| Family::named(&slice.address_type))
+        .collect())
 }

@@ -10,7 +10,7 @@ use nix::sys::signal::SigSet;
 use notify::Watcher;
 
 use super::super::ipc;
-use super::super::net::{FIRST_POD, HostPort, Network};
+use super::super::net::{FIRST_POD, HostPort, Network, has_ipv6};
 use super::super::pods::News;
 use super::super::process::Reaper;
 use super::super::state::State;
@@ -27,12 +27,13 @@ pub(super) fn begin(
     end: SigSet,
 ) -> anyhow::Result<(Keeper, notify::RecommendedWatcher)> {
     let host_port = HostPort::possible();
+    let dual = wants_ipv6(&state);
     let services = if with_services {
-        services::prepare(&state, driver, host_port)?
+        services::prepare(&state, driver, host_port, dual)?
     } else {
         Vec::new()
     };
-    let network = Network::create()?;
+    let network = Network::create(dual)?;
     if with_services && host_port == HostPort::Veth {
         network.create_host_pair()?;
     } else if with_services {
@@ -41,7 +42,8 @@ pub(super) fn begin(
     } else {
         network.forward_in_kernel()?;
     }
-    progress("network: client, node, fabric");
+    let families = if dual { ", of IPv4 and IPv6" } else { "" };
+    progress(&format!("network: client, node, fabric{families}"));
     let ended = events.clone();
     let reaper = Reaper::start(move |pid, exit| drop(ended.send(Event::Ended(pid, exit))))?;
     let asked = events.clone();
@@ -68,12 +70,23 @@ pub(super) fn begin(
         wanted,
         scaled: BTreeMap::new(),
         pods: BTreeMap::new(),
-        last_address: FIRST_POD - 1,
+        last_number: FIRST_POD - 1,
         host_port: !with_services || host_port == HostPort::Veth,
         services,
         files_changed: None,
     };
     Ok((keeper, watcher))
+}
+
+/// Whether hosts have IPv6 as well: where a Service of the lab's manifests asks for it.
+fn wants_ipv6(state: &State) -> bool {
+    let asks = services::asking_for_ipv6(&state.manifests());
+    if let Some(service) = asks.as_ref().filter(|_| !has_ipv6()) {
+        progress(&format!(
+            "Service {service} asks for IPv6, but this kernel has none: the lab is one of IPv4"
+        ));
+    }
+    asks.is_some() && has_ipv6()
 }
 
 /// Built-in servers send a datagram when they listen.

@@ -2,12 +2,10 @@
 //!
 //! Adds pods and marks those that are to go; starting and stopping their processes is the pods' own.
 
-use std::net::Ipv4Addr;
-
 use anyhow::bail;
 use serde_json::Value;
 
-use super::super::net::{FIRST_POD, LAST_POD};
+use super::super::net::{Addresses, FIRST_POD, LAST_POD};
 use super::super::pods::Pod;
 use super::super::workloads::{Key, Set, Template, name_part};
 use super::super::{random, uid};
@@ -51,7 +49,7 @@ impl Keeper {
             pod.kill_orphans();
             pod.remove_report(&self.state);
             pod.remove_scratch(&self.state);
-            if let Err(error) = self.network.remove_pod(pod.address) {
+            if let Err(error) = self.network.remove_pod(pod.number) {
                 log::error!("pod {key}: {error:#}");
             }
             log::info!("pod {key} is gone");
@@ -178,15 +176,16 @@ impl Keeper {
         deployment: Option<String>,
         template: Template,
     ) -> anyhow::Result<()> {
-        let address = self.next_address()?;
-        let namespaces = self.network.create_pod(address)?;
-        log::info!("pod {key} has {address}");
+        let number = self.next_number()?;
+        let namespaces = self.network.create_pod(number)?;
+        let addresses = Addresses::pod(number, self.network.dual);
+        log::info!("pod {key} has {}", addresses.v4);
         let pod = Pod::new(
             key.clone(),
             set,
             deployment,
             template,
-            address,
+            (number, addresses),
             namespaces,
             uid(random()),
         );
@@ -194,17 +193,16 @@ impl Keeper {
         Ok(())
     }
 
-    /// The next free address in a circle, so that one just freed is used last.
-    fn next_address(&mut self) -> anyhow::Result<Ipv4Addr> {
+    /// The next free number in a circle, so that an address just freed is used last.
+    fn next_number(&mut self) -> anyhow::Result<u8> {
         for _ in FIRST_POD..=LAST_POD {
-            self.last_address = if self.last_address >= LAST_POD {
+            self.last_number = if self.last_number >= LAST_POD {
                 FIRST_POD
             } else {
-                self.last_address + 1
+                self.last_number + 1
             };
-            let address = Ipv4Addr::new(10, 244, 0, self.last_address);
-            if self.pods.values().all(|pod| pod.address != address) {
-                return Ok(address);
+            if self.pods.values().all(|pod| pod.number != self.last_number) {
+                return Ok(self.last_number);
             }
         }
         bail!("all {} pod addresses are taken", LAST_POD - FIRST_POD + 1)

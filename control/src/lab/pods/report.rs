@@ -6,7 +6,7 @@ use std::fs;
 use k8s_openapi::api::core::v1::{Pod as PodObject, PodCondition, PodIP, PodStatus as PodObjectStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 
-use super::super::net::NODE_ADDRESS;
+use super::super::net::Addresses;
 use super::super::process::Exit;
 use super::super::state::{State, write_atomically};
 use super::super::uid;
@@ -86,7 +86,7 @@ impl Pod {
             uid: uid(set),
         });
         let map = |map: &BTreeMap<String, String>| (!map.is_empty()).then(|| map.clone());
-        let address = self.address.to_string();
+        let ips = self.addresses.all().map(|ip| PodIP { ip: ip.to_string() });
         // A terminating pod stays ready for those it serves; that it takes nothing new is its deletionTimestamp's word.
         let ready = if self.containers_ready() { "True" } else { "False" };
         let condition = |kind: &str, status: &str| PodCondition {
@@ -111,9 +111,9 @@ impl Pod {
             spec: Some(spec),
             status: Some(PodObjectStatus {
                 phase: Some(self.phase().to_owned()),
-                host_ip: Some(NODE_ADDRESS.to_string()),
-                pod_ip: Some(address.clone()),
-                pod_ips: Some(vec![PodIP { ip: address }]),
+                host_ip: Some(Addresses::node(false).v4.to_string()),
+                pod_ip: Some(self.addresses.v4.to_string()),
+                pod_ips: Some(ips.collect()),
                 start_time: Some(Time(self.created)),
                 conditions: Some(vec![
                     condition("PodScheduled", "True"),

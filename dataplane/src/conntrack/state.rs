@@ -53,6 +53,8 @@ pub enum State {
     ShutdownAckSent,
     /// SCTP: found midway (CT-15), usually by a HEARTBEAT.
     HeartbeatSent,
+    /// TCP: RST seen in an established connection, and nothing but RST since. Linux has no name for it.
+    Reset,
 }
 
 /// What a packet does to its flow, or to none (`State::Free`).
@@ -79,7 +81,7 @@ pub enum Dispensable {
 
 impl State {
     /// Every state, in storage order.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Free,
         Self::SynSent,
         Self::SynSent2,
@@ -101,6 +103,7 @@ impl State {
         Self::ShutdownRecd,
         Self::ShutdownAckSent,
         Self::HeartbeatSent,
+        Self::Reset,
     ];
 
     /// State of a flow that a packet of `protocol` opens; `None` for a packet that cannot. `signals` is what `parse` found:
@@ -155,6 +158,7 @@ impl State {
             | Self::LastAck
             | Self::TimeWait
             | Self::Close
+            | Self::Reset
             | Self::Midstream => matches!(protocol, Protocol::TCP),
             Self::SctpClosed
             | Self::CookieWait
@@ -171,7 +175,7 @@ impl State {
     /// Why a flow in this state may be evicted, if it may.
     pub const fn dispensable(self) -> Option<Dispensable> {
         match self {
-            Self::TimeWait | Self::Close | Self::SctpClosed => Some(Dispensable::Finished),
+            Self::TimeWait | Self::Close | Self::Reset | Self::SctpClosed => Some(Dispensable::Finished),
             Self::SynSent
             | Self::SynSent2
             | Self::SynRecv

@@ -2,7 +2,9 @@
 //!
 //! State follows the flags alone (CT-14): windows and sequence numbers are not tracked, so loss, reordering and paths
 //! that pass us by cannot make a known flow's packet "invalid". Flags that mean nothing in a state leave it as it is.
-//! The transitions are those of Linux (nf_conntrack_proto_tcp), where an ignored or invalid packet stays where it was.
+//! The transitions are those of Linux (nf_conntrack_proto_tcp), where an ignored or invalid packet stays where it was. Linux
+//! believes a reset of an established connection by its sequence number alone; here it is doubted until it proves right: the
+//! connection is as good as closed (`Reset`), and established again with the next packet that is no reset.
 
 use super::flow::Direction;
 use super::state::{Advance, State};
@@ -34,7 +36,7 @@ pub(super) const fn is_bulk(flags: u8) -> bool {
 pub const fn advance(state: State, direction: Direction, flags: u8) -> Advance {
     use Direction::{Original, Reply};
     use State::{
-        Close, CloseWait, Established, FinWait, Free, LastAck, Midstream, SynRecv, SynSent, SynSent2,
+        Close, CloseWait, Established, FinWait, Free, LastAck, Midstream, Reset, SynRecv, SynSent, SynSent2,
         TimeWait,
     };
 
@@ -46,7 +48,7 @@ pub const fn advance(state: State, direction: Direction, flags: u8) -> Advance {
         (ACK, Free, Original) => Midstream,
         (_, Free, _) => return Advance::Invalid,
 
-        (SYN, TimeWait | Close, Original) => return Advance::Reopen,
+        (SYN, TimeWait | Close | Reset, Original) => return Advance::Reopen,
         (SYN, SynSent, Reply) => SynSent2,
 
         (SYN_ACK, SynSent, Reply) => SynRecv,
@@ -59,9 +61,12 @@ pub const fn advance(state: State, direction: Direction, flags: u8) -> Advance {
         (ACK, FinWait, _) => CloseWait,
         (ACK, LastAck, _) => TimeWait,
 
-        (FIN_ACK, SynRecv | Established, _) => FinWait,
+        // Whoever goes on has not believed the reset: it was forged, since a socket that was reset answers with resets alone.
+        (ACK, Reset, _) => Established,
+        (FIN_ACK, SynRecv | Established | Reset, _) => FinWait,
         (FIN_ACK, FinWait | CloseWait, _) => LastAck,
 
+        (RST | RST_ACK, Established | Reset, _) => Reset,
         (RST | RST_ACK, _, _) => Close,
 
         (_, unchanged, _) => unchanged,
@@ -74,7 +79,7 @@ mod tests {
     use super::*;
 
     /// Columns of the table, in the order of the semantics.
-    const STATES: [(&str, State); 10] = [
+    const STATES: [(&str, State); 11] = [
         ("SS", State::SynSent),
         ("S2", State::SynSent2),
         ("SR", State::SynRecv),
@@ -85,22 +90,23 @@ mod tests {
         ("TW", State::TimeWait),
         ("CL", State::Close),
         ("MS", State::Midstream),
+        ("RS", State::Reset),
     ];
 
     /// One row per direction and kind of packet; `--` is "replace the flow".
     const TABLE: &str = "
-        original syn    : SS S2 SR ES FW CW LA -- -- MS
-        original synack : SS SR SR ES FW CW LA TW CL MS
-        original fin    : SS S2 FW FW LA LA LA TW CL MS
-        original ack    : SS S2 ES ES CW CW TW TW CL MS
-        original rst    : CL CL CL CL CL CL CL CL CL CL
-        original none   : SS S2 SR ES FW CW LA TW CL MS
-        reply    syn    : S2 S2 SR ES FW CW LA TW CL MS
-        reply    synack : SR SR SR ES FW CW LA TW CL ES
-        reply    fin    : SS S2 FW FW LA LA LA TW CL FW
-        reply    ack    : SS S2 SR ES CW CW TW TW CL ES
-        reply    rst    : CL CL CL CL CL CL CL CL CL CL
-        reply    none   : SS S2 SR ES FW CW LA TW CL MS
+        original syn    : SS S2 SR ES FW CW LA -- -- MS --
+        original synack : SS SR SR ES FW CW LA TW CL MS RS
+        original fin    : SS S2 FW FW LA LA LA TW CL MS FW
+        original ack    : SS S2 ES ES CW CW TW TW CL MS ES
+        original rst    : CL CL CL RS CL CL CL CL CL CL RS
+        original none   : SS S2 SR ES FW CW LA TW CL MS RS
+        reply    syn    : S2 S2 SR ES FW CW LA TW CL MS RS
+        reply    synack : SR SR SR ES FW CW LA TW CL ES RS
+        reply    fin    : SS S2 FW FW LA LA LA TW CL FW FW
+        reply    ack    : SS S2 SR ES CW CW TW TW CL ES ES
+        reply    rst    : CL CL CL RS CL CL CL CL CL CL RS
+        reply    none   : SS S2 SR ES FW CW LA TW CL MS RS
     ";
 
     /// Kind of packet, from the flags byte's letters; everything not listed is nonsense: `none`.
@@ -201,6 +207,7 @@ mod tests {
                                 State::FinWait | State::CloseWait => seen.replied && seen.fins > 0,
                                 State::LastAck | State::TimeWait => seen.replied && seen.fins > 1,
                                 State::Close => seen.reset,
+                                State::Reset => seen.reset && seen.replied,
                                 _ => true,
                             };
                             assert!(promised, "{next:?} by {direction:?} {flags:#04x} in {state:?}");
@@ -209,7 +216,7 @@ mod tests {
                         Advance::Reopen => {
                             // CT-16: only a SYN from the client, only once the connection has ended.
                             assert_eq!((direction, flags), (Direction::Original, SYN));
-                            assert!(matches!(state, State::TimeWait | State::Close));
+                            assert!(matches!(state, State::TimeWait | State::Close | State::Reset));
                         }
                         Advance::Invalid => assert_eq!(state, State::Free),
                     }

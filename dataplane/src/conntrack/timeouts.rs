@@ -102,7 +102,7 @@ impl Timeouts {
             State::CloseWait => self.tcp_close_wait,
             State::LastAck => self.tcp_last_ack,
             State::TimeWait => self.tcp_time_wait,
-            State::Close => self.tcp_close,
+            State::Close | State::Reset => self.tcp_close,
             State::SctpClosed => self.sctp_closed,
             State::CookieWait => self.sctp_cookie_wait,
             State::CookieEchoed => self.sctp_cookie_echoed,

@@ -4,7 +4,8 @@
 use super::bytes::{ACK, FIN, RST, SYN};
 
 /// Columns: SYN_SENT, SYN_SENT2, SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT, LAST_ACK, TIME_WAIT, CLOSE,
-/// and found midway and not answered yet (CT-15), which only the endpoint ends: clients can be forged.
+/// found midway and not answered yet (CT-15), which only the endpoint ends: clients can be forged; and reset when it was
+/// established, which it is again if anybody goes on.
 pub type State = usize;
 
 pub const SYN_SENT: State = 0;
@@ -12,25 +13,25 @@ pub const TIME_WAIT: State = 7;
 pub const MIDWAY: State = 9;
 
 /// Seconds a connection may be idle (semantics §4).
-const TIMEOUTS: [u64; 10] = [120, 120, 60, 86_400, 120, 3600, 30, 120, 10, 300];
+const TIMEOUTS: [u64; 11] = [120, 120, 60, 86_400, 120, 3600, 30, 120, 10, 300, 10];
 
 /// `99`: a new connection (CT-16).
 const NEW: State = 99;
-const ORIGINAL: [(u8, [State; 10]); 6] = [
-    (SYN, [0, 1, 2, 3, 4, 5, 6, NEW, NEW, 9]),
-    (SYN | ACK, [0, 2, 2, 3, 4, 5, 6, 7, 8, 9]),
-    (FIN | ACK, [0, 1, 4, 4, 6, 6, 6, 7, 8, 9]),
-    (ACK, [0, 1, 3, 3, 5, 5, 7, 7, 8, 9]),
-    (RST, [8; 10]),
-    (RST | ACK, [8; 10]),
+const ORIGINAL: [(u8, [State; 11]); 6] = [
+    (SYN, [0, 1, 2, 3, 4, 5, 6, NEW, NEW, 9, NEW]),
+    (SYN | ACK, [0, 2, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+    (FIN | ACK, [0, 1, 4, 4, 6, 6, 6, 7, 8, 9, 4]),
+    (ACK, [0, 1, 3, 3, 5, 5, 7, 7, 8, 9, 3]),
+    (RST, [8, 8, 8, 10, 8, 8, 8, 8, 8, 8, 10]),
+    (RST | ACK, [8, 8, 8, 10, 8, 8, 8, 8, 8, 8, 10]),
 ];
-const REPLY: [(u8, [State; 10]); 6] = [
-    (SYN, [1, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
-    (SYN | ACK, [2, 2, 2, 3, 4, 5, 6, 7, 8, 3]),
-    (FIN | ACK, [0, 1, 4, 4, 6, 6, 6, 7, 8, 4]),
-    (ACK, [0, 1, 2, 3, 5, 5, 7, 7, 8, 3]),
-    (RST, [8; 10]),
-    (RST | ACK, [8; 10]),
+const REPLY: [(u8, [State; 11]); 6] = [
+    (SYN, [1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+    (SYN | ACK, [2, 2, 2, 3, 4, 5, 6, 7, 8, 3, 10]),
+    (FIN | ACK, [0, 1, 4, 4, 6, 6, 6, 7, 8, 4, 4]),
+    (ACK, [0, 1, 2, 3, 5, 5, 7, 7, 8, 3, 3]),
+    (RST, [8, 8, 8, 10, 8, 8, 8, 8, 8, 8, 10]),
+    (RST | ACK, [8, 8, 8, 10, 8, 8, 8, 8, 8, 8, 10]),
 ];
 
 /// What the first packet of a connection makes of it (CT-15); none if it cannot be one.

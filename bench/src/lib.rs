@@ -3,7 +3,7 @@
 //! In reading order: `treadmill` (a driver that gives prepared frames), `gateway` (a worker with Services on it), `nat`
 //! (what one packet costs), `pktgen` (clients and pods around any gateway),
 //! `services` (what a world has, as table records), `machine`
-//! (what it ran on).
+//! (what it ran on), `compare` (gateways side by side).
 
 /// A driver of prepared frames.
 pub mod treadmill;
@@ -17,3 +17,5 @@ pub mod pktgen;
 pub mod services;
 /// What it was measured on.
 pub mod machine;
+/// Gateways side by side.
+pub mod compare;

@@ -7,6 +7,8 @@ use clap::{Parser, Subcommand};
 mod verbs {
     pub(crate) mod nat;
     pub(crate) mod pktgen;
+    pub(crate) mod compare;
+    pub(crate) mod forward;
 }
 
 /// Measures Sluice's dataplane.
@@ -21,12 +23,17 @@ struct Arguments {
 enum Verb {
     Nat(verbs::nat::Arguments),
     Pktgen(verbs::pktgen::Arguments),
+    Compare(verbs::compare::Arguments),
+    #[command(hide = true)]
+    Forward(verbs::forward::Arguments),
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::Nat(arguments) => verbs::nat::run(arguments),
         Verb::Pktgen(arguments) => verbs::pktgen::run(arguments),
+        Verb::Compare(arguments) => verbs::compare::run(arguments),
+        Verb::Forward(arguments) => verbs::forward::run(arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,4 +1,4 @@
-//! The Services of a generator's world as the dataplane's table records: each with UDP and TCP on one port.
+//! The Services of a generator's world as the dataplane's table records.
 
 use ipnet::Ipv4Net;
 use sluice_dataplane::addr::Protocol;
@@ -8,15 +8,15 @@ use sluice_dataplane::channel::record::{
 };
 use sluice_dataplane::index::ServicePortIndex;
 
-use crate::pktgen::world::World;
+use crate::pktgen::world::{Socket, World};
 
-/// Protocols of each Service, in the order of their service ports.
-const PROTOCOLS: [(Protocol, &str); 2] = [(Protocol::UDP, "udp"), (Protocol::TCP, "tcp")];
+/// Both that a generator speaks, in the order of a Service's ports.
+pub const UDP_AND_TCP: &[Protocol] = &[Protocol::UDP, Protocol::TCP];
 
-/// All records. Clients in `pods` keep their address.
-pub fn records(world: &World, pods: Ipv4Net) -> Vec<Record> {
+/// All records, each Service with these protocols on one port. Clients in `pods` keep their address.
+pub fn records(world: &World, pods: Ipv4Net, protocols: &[Protocol]) -> Vec<Record> {
     let mut records: Vec<Record> = (0..world.services.count)
-        .flat_map(|service| service_records(world, service))
+        .flat_map(|service| service_records(world, service, protocols))
         .collect();
     records.push(Record::Network(NetworkRecord {
         kind: NetworkKind::PodRange,
@@ -25,16 +25,16 @@ pub fn records(world: &World, pods: Ipv4Net) -> Vec<Record> {
     records
 }
 
-fn service_records(world: &World, service: u32) -> Vec<Record> {
+fn service_records(world: &World, service: u32, protocols: &[Protocol]) -> Vec<Record> {
     let mut records = Vec::new();
-    for (nth, (protocol, name)) in PROTOCOLS.into_iter().enumerate() {
-        let service_port = ServicePortIndex(service * PROTOCOLS.len() as u32 + nth as u32);
+    for (nth, &protocol) in protocols.iter().enumerate() {
+        let service_port = ServicePortIndex(service * protocols.len() as u32 + nth as u32);
         let (address, port) = world.frontend(service);
         records.push(Record::ServicePort(ServicePortRecord {
             index: service_port,
             namespace: "bench".into(),
             name: format!("s{service:05}"),
-            port_name: name.into(),
+            port_name: protocol.to_string(),
             protocol,
             // kube-proxy's.
             algorithm: Algorithm::Random,
@@ -49,16 +49,17 @@ fn service_records(world: &World, service: u32) -> Vec<Record> {
             kind: FrontendKind::ClusterIp,
             service_port,
         }));
-        records.extend((0..world.endpoints.per_service).map(|j| backend(world, service, nth as u32, j)));
+        records.extend(
+            (0..world.endpoints.per_service).map(|j| backend(service_port, world.endpoint(service, j))),
+        );
     }
     records
 }
 
-/// An endpoint of a Service's `nth` protocol.
-pub fn backend(world: &World, service: u32, nth: u32, j: u32) -> Record {
-    let (address, port) = world.endpoint(service, j);
+/// An endpoint of a service port.
+pub fn backend(service_port: ServicePortIndex, (address, port): Socket) -> Record {
     Record::Backend(BackendRecord {
-        service_port: ServicePortIndex(service * PROTOCOLS.len() as u32 + nth),
+        service_port,
         address: address.into(),
         port,
         in_cluster_set: true,

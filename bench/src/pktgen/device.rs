@@ -17,7 +17,7 @@ use sluice_dataplane::worker::Shared;
 use super::ports::Ports;
 use super::world::World;
 use crate::gateway::{Gateway, Setup};
-use crate::services::records;
+use crate::services::{UDP_AND_TCP, records};
 
 /// Its worker, running.
 pub struct Device {
@@ -59,8 +59,11 @@ impl Device {
         } else {
             Ipv4Net::from(world.endpoint(0, 0).0)
         };
-        let tables =
-            TablesBuilder::new(TableLimits::default()).apply(Generation(1), &[], &records(world, pods))?;
+        let tables = TablesBuilder::new(TableLimits::default()).apply(
+            Generation(1),
+            &[],
+            &records(world, pods, UDP_AND_TCP),
+        )?;
         shared.slots[0].publish(tables);
         let shared = Arc::new(shared);
         let worker = {

@@ -449,6 +449,17 @@ impl Plan {
 }
 
 impl Port {
+    /// An interface with everything else as usual.
+    pub fn on(driver: Driver, interface: &str) -> Self {
+        Self {
+            driver,
+            interface: interface.to_owned(),
+            queue: 0,
+            ring_size: DEFAULT_RING_SIZE,
+            gateway: None,
+        }
+    }
+
     /// As the dataplane's drivers want it; `None` for `memory`.
     pub fn spec(&self, name: &str) -> Option<PortSpec> {
         let driver = match self.driver {

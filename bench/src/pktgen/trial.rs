@@ -42,6 +42,21 @@ pub struct Tcp {
     pub patience: u64,
 }
 
+impl Tcp {
+    /// For traffic without connections; any template.
+    pub fn none(template: Template) -> Self {
+        Self {
+            script: Script {
+                requests: 0,
+                bytes: 0,
+            },
+            empty: template.clone(),
+            request: template,
+            patience: 0,
+        }
+    }
+}
+
 /// What is sent.
 #[derive(Clone, Debug)]
 pub struct Traffic {

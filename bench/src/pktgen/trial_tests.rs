@@ -17,7 +17,7 @@ use super::super::template::MIN_TCP_FRAME;
 use super::super::world::tests::world;
 use super::*;
 use crate::gateway::{CLIENT_SIDE, Gateway, NODE, Setup};
-use crate::services::records;
+use crate::services::{UDP_AND_TCP, records};
 
 const SECOND: u64 = 1_000_000_000;
 const US: Mac = Mac([2, 0, 0, 0, 0, 9]);
@@ -136,7 +136,11 @@ fn whole_tcp_lives_and_datagrams_mixed_come_to_their_end() {
     let mut bench = Bench::new(true);
     let mut traffic = traffic(vec![Kind::Life, udp(64)]);
     let tables = TablesBuilder::new(TableLimits::default())
-        .apply(Generation(1), &[], &records(&traffic.world, Ipv4Net::default()))
+        .apply(
+            Generation(1),
+            &[],
+            &records(&traffic.world, Ipv4Net::default(), UDP_AND_TCP),
+        )
         .unwrap();
     bench.shared.slots[0].publish(tables);
     let tally = bench.run(&mut traffic, Schedule::even(Some(1e5), 0, SECOND / 50), no_stall);

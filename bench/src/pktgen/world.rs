@@ -27,6 +27,9 @@ pub struct World {
     /// and port.
     #[serde(default)]
     pub snat: Vec<Ipv4Addr>,
+    /// Clients address an endpoint of their service itself: for what a forwarder costs that translates nothing.
+    #[serde(default)]
+    pub direct: bool,
 }
 
 /// Service `i` has the cluster IP `first + i`.
@@ -108,6 +111,9 @@ impl World {
     /// What a flow's client addresses.
     #[inline]
     pub fn frontend(&self, flow: u32) -> Socket {
+        if self.direct {
+            return self.endpoint(self.service(flow), 0);
+        }
         let address = u32::from(self.services.first).wrapping_add(self.service(flow));
         (address.into(), self.services.port)
     }
@@ -155,6 +161,7 @@ pub(crate) mod tests {
                 port: 80,
             },
             snat: Vec::new(),
+            direct: false,
         }
     }
 

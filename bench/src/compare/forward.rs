@@ -1,0 +1,78 @@
+//! The least that a gateway on AF_XDP sockets does: takes a packet from one port, counts the hop, gives it to the other.
+//! No table, no flow: the driver's own ceiling.
+
+use sluice_dataplane::nic::open::{self, Attach, DriverSpec, PortSpec, ZeroCopy};
+use sluice_dataplane::nic::{Burst, FrameMemory};
+
+use crate::pktgen::template::{at, fold};
+
+/// Empty turns before it waits, as a sleeping worker does.
+const TURNS_BEFORE_SLEEP: u32 = 32;
+
+/// Forwards between two interfaces until the process ends.
+pub fn run(interfaces: [&str; 2]) -> Result<(), Box<dyn std::error::Error>> {
+    let mut memory = FrameMemory::new(16_384, 2_048)?;
+    let mut umem = None;
+    let driver = DriverSpec::AfXdp {
+        attach: Attach::Auto,
+        zero_copy: ZeroCopy::Auto,
+    };
+    let mut ports = interfaces.map(|interface| {
+        open::open(
+            &PortSpec::new(interface, interface, driver.clone()),
+            &mut memory,
+            &mut umem,
+        )
+    });
+    let [Ok(a), Ok(b)] = &mut ports else {
+        let errors = ports
+            .into_iter()
+            .filter_map(Result::err)
+            .map(|error| error.to_string());
+        return Err(errors.collect::<Vec<_>>().join("; ").into());
+    };
+    let mut idle = 0;
+    loop {
+        let mut packets = 0;
+        for way in 0..2 {
+            let (from, to) = if way == 0 {
+                (&mut *a, &mut *b)
+            } else {
+                (&mut *b, &mut *a)
+            };
+            let mut frames = Burst::new_const();
+            from.rx_burst(&mut memory, &mut frames);
+            packets += frames.len();
+            for frame in &mut frames {
+                count_hop(memory.bytes_mut(frame));
+            }
+            if !frames.is_empty() {
+                to.tx_burst(&mut memory, &mut frames);
+            }
+            frames.drain(..).for_each(|frame| memory.free(frame));
+        }
+        idle = if packets > 0 { 0 } else { idle + 1 };
+        if idle > TURNS_BEFORE_SLEEP {
+            let fds: Vec<_> = [&*a, &*b].into_iter().filter_map(|port| port.wait_fd()).collect();
+            let mut fds: Vec<_> = fds
+                .iter()
+                .map(|fd| rustix::event::PollFd::new(fd, rustix::event::PollFlags::IN))
+                .collect();
+            let longest = rustix::event::Timespec {
+                tv_sec: 0,
+                tv_nsec: 100_000_000,
+            };
+            rustix::event::poll(&mut fds, Some(&longest))?;
+        }
+    }
+}
+
+/// RFC 1624's short way for an IPv4 packet.
+fn count_hop(frame: &mut [u8]) {
+    if frame.len() < at::L4 || frame[12..14] != [8, 0] {
+        return;
+    }
+    frame[at::IP + 8] = frame[at::IP + 8].saturating_sub(1);
+    let sum = u16::from_be_bytes([frame[at::IP_CHECKSUM], frame[at::IP_CHECKSUM + 1]]);
+    frame[at::IP_CHECKSUM..at::IP_CHECKSUM + 2].copy_from_slice(&fold(u64::from(sum) + 0x100).to_be_bytes());
+}

@@ -1,0 +1,128 @@
+//! One gateway's row: how many packets at most, what each cost the gateway's core, and how long packets took below that.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::gateway::{Cores, Gateway};
+use crate::pktgen::picks::{Picks, Weighted};
+use crate::pktgen::plan::Driver;
+use crate::pktgen::rate::MIN_FRAME;
+use crate::pktgen::run::{self, Generator};
+use crate::pktgen::schedule::Schedule;
+use crate::pktgen::template::Template;
+use crate::pktgen::trial::{Kind, Tcp, Traffic};
+
+/// What is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Flows.
+    pub flows: u32,
+    /// Frame size with FCS.
+    pub size: usize,
+    /// A trial's length.
+    pub length: Duration,
+    /// Packets a second at which latency is taken.
+    pub rate: f64,
+    /// The generator's driver.
+    pub driver: Driver,
+    /// Who is where.
+    pub cores: Cores,
+}
+
+/// A flood of one direction, and a trial of both at a rate.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Row {
+    /// Which gateway.
+    pub gateway: String,
+    /// Which turn.
+    pub repeat: usize,
+    /// Flows that were known when it began.
+    pub opened: u64,
+    /// Millions of packets a second that came out in the flood.
+    pub mpps: f64,
+    /// Nanoseconds of the gateway's threads per packet that came out.
+    pub gateway_ns_per_packet: f64,
+    /// Millions of packets per second of the gateway's threads: the figure that is fair to compare.
+    pub mpps_per_gateway_core: f64,
+    /// Share of the flood's time that they ran.
+    pub gateway_busy: f64,
+    /// The flood.
+    pub flood: run::Row,
+    /// The trial at a rate, with answers.
+    pub paced: run::Row,
+    /// Nanoseconds of the gateway's threads per packet of that, both directions counted.
+    pub paced_gateway_ns_per_packet: f64,
+    /// What our gateway dropped in this turn, by its reasons.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// One turn.
+pub fn measure(gateway: &Gateway, settings: &Settings, repeat: usize) -> io::Result<Row> {
+    let (ports, threads) = gateway.connect(settings.driver, settings.cores)?;
+    let dropped = gateway.drops();
+    let from = ports.clients.driver.info().mac;
+    let template = Template::udp(from, gateway.mac(), settings.size.max(MIN_FRAME));
+    let traffic = Traffic {
+        world: gateway.world.clone(),
+        flows: settings.flows,
+        picks: Picks::Uniform,
+        mix: (Weighted::new(&[1.0]), vec![Kind::Udp(template.clone())]),
+        tcp: Tcp::none(template),
+        answer: true,
+        seed: repeat as u64,
+    };
+    let mut generator = Generator::new(ports, traffic);
+    // Slow enough for every gateway; answered, so that each knows its flows as established.
+    let opened = generator.open_flows(50_000.0).back.received;
+    let length = settings.length;
+    let nanos = length.as_nanos() as u64;
+    let before = threads.ran();
+    let (tally, paced) = generator.trial(
+        length,
+        |start| Schedule::even(Some(settings.rate), start, nanos),
+        |_, _| {},
+    );
+    let paced_ran = threads.ran() - before;
+    say(gateway, &tally);
+    generator.traffic().answer = false;
+    let before = threads.ran();
+    let (tally, flood) = generator.trial(length, |start| Schedule::even(None, start, nanos), |_, _| {});
+    let ran = threads.ran() - before;
+    say(gateway, &tally);
+    let per = |ns: u64, packets: u64| ns as f64 / packets.max(1) as f64;
+    let cost = per(ran, flood.forward.received);
+    Ok(Row {
+        gateway: gateway.kind.name(),
+        repeat,
+        opened,
+        mpps: flood.received_pps / 1e6,
+        gateway_ns_per_packet: cost,
+        mpps_per_gateway_core: 1e3 / cost,
+        gateway_busy: ran as f64 / 1e9 / flood.seconds,
+        paced_gateway_ns_per_packet: per(paced_ran, paced.forward.received + paced.back.received),
+        flood,
+        paced,
+        drops: gateway
+            .drops()
+            .into_iter()
+            .map(|(reason, count)| {
+                let before = dropped.get(&reason).copied().unwrap_or(0);
+                (reason, count - before)
+            })
+            .filter(|(_, count)| *count > 0)
+            .collect(),
+    })
+}
+
+fn say(gateway: &Gateway, tally: &crate::pktgen::tally::Tally) {
+    if let Some((side, wrong, bytes)) = &tally.sample {
+        let hex: String = bytes.iter().take(64).map(|byte| format!("{byte:02x}")).collect();
+        eprintln!(
+            "{}: wrong at the {side}' side ({wrong}): {hex}",
+            gateway.kind.name()
+        );
+    }
+}

@@ -1,0 +1,42 @@
+//! Gateways compared: the dataplane, and the kernel with kube-proxy's rules, on the same cables, with the same Services,
+//! under the same generator, in turns of one run.
+//!
+//! In reading order: `sandbox` (namespaces), `rules` (kube-proxy's), `gateway` (one to compare), `forward` (a gateway
+//! that only forwards), `cpu` (what it took), `measure` (rows).
+
+use std::net::Ipv4Addr;
+
+use crate::pktgen::world::{Endpoints, Services, World};
+
+/// Namespaces.
+pub mod sandbox;
+/// kube-proxy's rules.
+pub mod rules;
+/// A gateway.
+pub mod gateway;
+/// Forwarding without translation.
+pub mod forward;
+/// Processor time.
+pub mod cpu;
+/// Rows.
+pub mod measure;
+
+/// So many Services with four endpoints each, and clients in the pod network, whose address is kept.
+pub fn world(services: u32, direct: bool) -> World {
+    World {
+        clients: Ipv4Addr::new(10, 244, 128, 1),
+        services: Services {
+            first: Ipv4Addr::new(10, 96, 0, 1),
+            count: services,
+            port: 80,
+        },
+        endpoints: Endpoints {
+            first: Ipv4Addr::new(10, 244, 0, 0),
+            addresses: 32_767,
+            per_service: 4,
+            port: 8_080,
+        },
+        snat: Vec::new(),
+        direct,
+    }
+}

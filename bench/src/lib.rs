@@ -1,9 +1,8 @@
 //! Sluice measured: the true pipeline over NIC ports that are only memory.
 //!
 //! In reading order: `treadmill` (a driver that gives prepared frames), `gateway` (a worker with Services on it), `nat`
-//! (what one packet costs), `pktgen` (clients and pods around any gateway),
-//! `services` (what a world has, as table records), `machine`
-//! (what it ran on), `compare` (gateways side by side).
+//! (what one packet costs); `pktgen` (clients and pods around any gateway), `services` (what a world has, as table
+//! records), `machine` (what it ran on), `compare` (gateways side by side), `report` (rows to a page).
 
 /// A driver of prepared frames.
 pub mod treadmill;
@@ -19,3 +18,5 @@ pub mod services;
 pub mod machine;
 /// Gateways side by side.
 pub mod compare;
+/// Rows to a page.
+pub mod report;

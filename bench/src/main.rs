@@ -9,6 +9,7 @@ mod verbs {
     pub(crate) mod pktgen;
     pub(crate) mod compare;
     pub(crate) mod forward;
+    pub(crate) mod report;
 }
 
 /// Measures Sluice's dataplane.
@@ -24,6 +25,7 @@ enum Verb {
     Nat(verbs::nat::Arguments),
     Pktgen(verbs::pktgen::Arguments),
     Compare(verbs::compare::Arguments),
+    Report(verbs::report::Arguments),
     #[command(hide = true)]
     Forward(verbs::forward::Arguments),
 }
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Verb::Nat(arguments) => verbs::nat::run(arguments),
         Verb::Pktgen(arguments) => verbs::pktgen::run(arguments),
         Verb::Compare(arguments) => verbs::compare::run(arguments),
+        Verb::Report(arguments) => verbs::report::run(arguments),
         Verb::Forward(arguments) => verbs::forward::run(arguments),
     };
     match done {

@@ -1,0 +1,155 @@
+//! What we promise, and whether the rows keep it. A claim without rows is neither: it was not measured.
+
+use serde_json::Value;
+
+use super::rows::{Rows, Spread};
+
+/// Most nanoseconds per packet of each row of `nat`, and fewest million lives a second: the median must be as good.
+const NAT: [(&str, f64); 9] = [
+    ("established-1k", 25.0),
+    ("established-100k", 32.0),
+    ("established-1M", 45.0),
+    ("established-10M", 70.0),
+    ("established-1M-10k-services", 50.0),
+    ("reply-full-1M", 45.0),
+    ("new-udp-dnat", 150.0),
+    ("new-udp-full", 220.0),
+    ("established-v6-1M", 60.0),
+];
+/// TCP lives: at least so many million a second.
+const LIVES: (&str, f64) = ("tcp-lives-1M", 1.0);
+/// An established packet costs at most so many times the least that any NAT must do with it.
+const FLOOR: f64 = 1.8;
+/// Packets per gateway core on AF_XDP, as a multiple of the kernel's nftables path.
+const KERNEL: f64 = 1.5;
+
+/// A promise and what became of it.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// What is promised.
+    pub what: String,
+    /// What was measured; `None` if nothing was.
+    pub measured: Option<String>,
+    /// Whether that is good enough.
+    pub kept: bool,
+}
+
+impl Claim {
+    fn new(what: String, measured: Option<(String, bool)>) -> Self {
+        let kept = measured.as_ref().is_some_and(|(_, kept)| *kept);
+        Self {
+            what,
+            measured: measured.map(|(text, _)| text),
+            kept,
+        }
+    }
+}
+
+/// All claims, judged.
+pub fn claims(rows: &Rows) -> Vec<Claim> {
+    let nat = |name: &str| rows.nat().filter(|row| row["workload"] == name).last();
+    let number = |row: &Value, pointer: &str| row.pointer(pointer).and_then(Value::as_f64);
+    let mut claims = Vec::new();
+    for (name, most) in NAT {
+        let row = nat(name);
+        let measured = row.and_then(|row| number(row, "/ns_per_packet/p50"));
+        claims.push(Claim::new(
+            format!("nat {name}: at most {most} ns a packet"),
+            measured.map(|ns| (format!("{ns:.1} ns"), ns <= most)),
+        ));
+        if !name.starts_with("established") {
+            continue;
+        }
+        let ratio = row.and_then(|row| number(row, "/ratio_to_floor"));
+        claims.push(Claim::new(
+            format!("nat {name}: at most {FLOOR} times its floor"),
+            ratio.map(|ratio| (format!("{ratio:.2} times"), ratio <= FLOOR)),
+        ));
+    }
+    // A life's row gives packets; its own figure where it has one.
+    let lives = nat(LIVES.0).and_then(|row| {
+        number(row, "/lives_per_second")
+            .map(|lives| lives / 1e6)
+            .or_else(|| number(row, "/mlives"))
+    });
+    claims.push(Claim::new(
+        format!("nat {}: at least {} M lives a second", LIVES.0, LIVES.1),
+        lives.map(|lives| (format!("{lives:.2} M"), lives >= LIVES.1)),
+    ));
+    claims.push(Claim::new(
+        format!("compare, most services: af-xdp at least {KERNEL} times nftables in Mpps per gateway core"),
+        against_the_kernel(rows).map(|ratio| (format!("{ratio:.2} times"), ratio >= KERNEL)),
+    ));
+    claims
+}
+
+/// With the most services that both were measured with.
+fn against_the_kernel(rows: &Rows) -> Option<f64> {
+    let mut counts: Vec<u64> = rows
+        .values("compare", "/services")
+        .iter()
+        .filter_map(Value::as_u64)
+        .collect();
+    counts.sort_unstable();
+    let median = |services: u64, gateway: &str| {
+        let these = rows
+            .of_kind("compare")
+            .filter(|row| row["services"] == services && row["row"]["gateway"] == gateway);
+        Spread::of(Rows::numbers(these, "/row/mpps_per_gateway_core")).map(|spread| spread.median)
+    };
+    counts
+        .iter()
+        .rev()
+        .find_map(|services| Some(median(*services, "af-xdp")? / median(*services, "nftables")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(lines: &str) -> Vec<Claim> {
+        let mut rows = Rows::default();
+        rows.take("test", lines).unwrap();
+        claims(&rows)
+    }
+
+    #[test]
+    fn a_claim_is_kept_missed_or_not_measured() {
+        let claims = judged(
+            r#"{"workload":"established-1k","ns_per_packet":{"min":20,"p50":24.9,"max":30},"ratio_to_floor":2.0}
+               {"workload":"established-100k","ns_per_packet":{"min":20,"p50":40,"max":50}}"#,
+        );
+        let of = |what: &str| claims.iter().find(|claim| claim.what.contains(what)).unwrap();
+        assert!(of("established-1k: at most 25 ns").kept);
+        assert!(!of("established-1k: at most 1.8 times").kept);
+        let missed = of("established-100k: at most 32");
+        assert_eq!(
+            (missed.kept, missed.measured.as_deref()),
+            (false, Some("40.0 ns"))
+        );
+        assert_eq!(of("established-10M: at most 70").measured, None);
+    }
+
+    #[test]
+    fn the_kernel_is_compared_with_at_the_most_services_and_by_medians() {
+        let row = |services: u32, gateway: &str, per_core: f64| {
+            format!(
+                r#"{{"kind":"compare","services":{services},"row":{{"gateway":"{gateway}","mpps_per_gateway_core":{per_core}}}}}"#
+            )
+        };
+        let lines = [
+            row(1, "af-xdp", 9.0),
+            row(1, "nftables", 1.0),
+            row(10_000, "nftables", 0.5),
+            row(10_000, "af-xdp", 0.7),
+            row(10_000, "af-xdp", 0.8),
+            row(10_000, "af-xdp", 5.0),
+        ];
+        let claims = judged(&lines.join("\n"));
+        let claim = claims.last().unwrap();
+        assert_eq!(
+            (claim.measured.as_deref(), claim.kept),
+            (Some("1.60 times"), true)
+        );
+    }
+}

@@ -3,7 +3,7 @@
 //! and counters know it by that number.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -84,6 +84,8 @@ pub struct Settings {
     pub algorithm: Algorithm,
     /// spec.externalIPs counts (SVC-12).
     pub external_ips: bool,
+    /// Source ranges of one family close the load-balancer IPs of the other (LBR-4), which they leave open in Kubernetes.
+    pub strict_source_ranges: bool,
     /// For the dataplane.
     pub switches: SettingsRecord,
 }
@@ -98,6 +100,7 @@ impl Default for Settings {
             service_ranges: Vec::new(),
             algorithm: Algorithm::default(),
             external_ips: true,
+            strict_source_ranges: false,
             switches: SettingsRecord::default(),
         }
     }
@@ -311,6 +314,14 @@ impl Family<'_> {
         }
     }
 
+    /// A source range that no packet comes from: the unspecified address never sends (RFC 1122 §3.2.1.3, RFC 4291 §2.5.2).
+    const fn nobody(&self) -> IpNet {
+        match self.cluster_ip {
+            IpAddr::V4(_) => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 32)),
+            IpAddr::V6(_) => IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128)),
+        }
+    }
+
     /// LBR-3 to LBR-5: none where the family is unrestricted. LBR-8: the annotation is not read.
     fn source_ranges(&self, settings: &Settings) -> Vec<IpNet> {
         let balanced = self.service.load_balancer_ips.iter();
@@ -323,6 +334,10 @@ impl Family<'_> {
         let mut ranges: Vec<IpNet> = ranges.copied().collect();
         if balanced.is_empty() || ranges.iter().any(|range| range.prefix_len() == 0) {
             return Vec::new();
+        }
+        if ranges.is_empty() {
+            let closed = settings.strict_source_ranges && !self.service.source_ranges.is_empty();
+            return closed.then(|| self.nobody()).into_iter().collect();
         }
         // The node talks to an address that is its own, too: from it.
         let node_is_in = |range: &IpNet| settings.node_addresses.iter().any(|node| range.contains(node));

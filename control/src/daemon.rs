@@ -72,6 +72,7 @@ fn settings(config: &Config) -> Settings {
         service_ranges: config.ranges().networks().collect(),
         algorithm: config.algorithm.into(),
         external_ips: config.external_ips,
+        strict_source_ranges: config.strict_source_ranges,
         switches: SettingsRecord {
             masquerade_all: config.masquerade_all,
             ping_replies: config.ping_replies,

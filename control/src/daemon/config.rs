@@ -41,6 +41,8 @@ pub struct Config {
     pub masquerade_all: bool,
     /// SVC-12.
     pub external_ips: bool,
+    /// LBR-4.
+    pub strict_source_ranges: bool,
     /// PING-1.
     pub ping_replies: bool,
     /// VD-6.
@@ -76,6 +78,8 @@ struct Written {
     masquerade_all: bool,
     #[serde(default = "yes", rename = "externalIPs")]
     external_ips: bool,
+    #[serde(default)]
+    strict_source_ranges: bool,
     #[serde(default)]
     ping_replies: bool,
     #[serde(default)]
@@ -315,6 +319,7 @@ impl Config {
             algorithm: written.algorithm,
             masquerade_all: written.masquerade_all,
             external_ips: written.external_ips,
+            strict_source_ranges: written.strict_source_ranges,
             ping_replies: written.ping_replies,
             undefined_ports: written.undefined_ports,
         })

@@ -145,6 +145,28 @@ fn an_address_of_two_kinds_is_the_load_balancers_and_no_conflict() {
 }
 
 #[test]
+fn lbr_4_source_ranges_of_one_family_close_the_other_where_so_switched() {
+    let from = |ranges: Value| {
+        let service = balanced(&json!({"loadBalancerSourceRanges": ranges}));
+        let settings = Settings {
+            strict_source_ranges: true,
+            ..here("")
+        };
+        let found = addresses(&compiled(&service, &[], &settings));
+        let ranges = found.lines().filter_map(|line| line.strip_prefix("from "));
+        ranges.map(str::to_owned).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(from(json!(["10.0.0.0/8"])), "10.0.0.0/8 ::/128");
+    assert_eq!(from(json!(["2001:db8::/32"])), "0.0.0.0/32 2001:db8::/32");
+    assert_eq!(
+        from(json!(["0.0.0.0/0", "2001:db8::/32"])),
+        "2001:db8::/32",
+        "LBR-5"
+    );
+    assert_eq!(from(json!([])), "", "no ranges restrict nobody");
+}
+
+#[test]
 fn lbr_1_to_lbr_8_source_ranges_are_what_must_be_asked_of_a_client() {
     let from = |ranges: Value, nodes: &[&str]| {
         let service = balanced(&json!({"loadBalancerSourceRanges": ranges}));

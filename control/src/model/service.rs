@@ -79,7 +79,9 @@ pub struct Service {
     pub headless: bool,
     /// type: ExternalName.
     pub external_name: bool,
-    /// Left to another proxy (SVC-4).
+    /// Left to another proxy (SVC-4): nothing of it is served. Its cluster IP is then one that the Service range has no Service
+    /// for, and is dropped (VD-5), as by kube-proxy: passed on by the default route, it would come back from whoever has the
+    /// range by way of this gateway. Its addresses outside of the range are passed on.
     pub others: bool,
     /// As a Kubernetes object: defaulted, with what it was given.
     pub object: Arc<core::Service>,

@@ -16,11 +16,11 @@ use rustix::time::Timespec;
 
 use crate::channel::record::{FrontendKind, Record};
 use crate::channel::server::{Event, Server, Transaction};
-use crate::counters::{CounterId, WorkerCounters};
-use crate::index::{Generation, NicPortIndex};
+use crate::counters::{CounterId, CounterPages, WorkerCounters};
+use crate::index::{Generation, NicPortIndex, WorkerIndex};
 use crate::mailbox::Purpose;
 use crate::neighbours::{Neighbours, Outbox, Pace};
-use crate::tables::{Tables, TablesBuilder};
+use crate::tables::{Tables, TablesBuilder, WithoutLocal};
 use crate::tick::{TICKS_PER_SECOND, Tick};
 use crate::verdict::DropReason;
 use crate::worker::Shared;
@@ -34,6 +34,20 @@ const WAKE: Timespec = Timespec {
 /// Between two looks at which neighbours are still wanted, as far as something was deleted: a look goes over all records.
 const WANT: u32 = 60 * TICKS_PER_SECOND;
 
+/// Percent of a worker's source ports toward one endpoint from which on it is said that they run out: time to act.
+const ALARM_PERCENT: u64 = 80;
+
+/// Workers whose source ports toward some endpoint have been that few.
+fn crowded(pages: &CounterPages) -> impl Iterator<Item = WorkerIndex> + '_ {
+    let workers = (0..pages.workers()).map(|page| WorkerIndex(page as u8));
+    workers.filter(|&worker| {
+        let [most, limit] =
+            [CounterId::SNAT_PORTS_HIGH_WATER, CounterId::SNAT_PORTS_LIMIT].map(|id| pages.get(worker, id));
+        // The steward's own page has no limit.
+        limit > 0 && most * 100 >= limit * ALARM_PERCENT
+    })
+}
+
 /// The steward's own.
 pub struct Steward {
     server: Server,
@@ -43,6 +57,9 @@ pub struct Steward {
     counters: WorkerCounters,
     /// When it was last said which neighbours are wanted, and whether something was deleted since.
     wanted: (Tick, bool),
+    /// Everybody's counters, and the workers, a bit each, whose source ports were said to run out.
+    pages: CounterPages,
+    alarmed: u64,
     /// Published, but not yet taken by every worker.
     unacknowledged: Option<Generation>,
 }
@@ -52,6 +69,8 @@ impl Steward {
     /// at this pace.
     pub fn new(server: Server, builder: TablesBuilder, counters: WorkerCounters, pace: Pace) -> Self {
         Self {
+            pages: server.counter_pages(),
+            alarmed: 0,
             server,
             builder,
             neighbours: Neighbours::new(pace),
@@ -108,7 +127,23 @@ impl Steward {
             );
             self.counters.set(CounterId::NEIGHBOURS_USED, used as u64);
             self.counters.set(CounterId::NEIGHBOURS_LIMIT, limit as u64);
+            self.alarm();
             self.want_afresh(shared);
+        }
+    }
+
+    /// Says once of each worker that its source ports toward some endpoint run out, before they have.
+    fn alarm(&mut self) {
+        for worker in crowded(&self.pages) {
+            let bit = 1 << worker.0;
+            if self.alarmed & bit == 0 {
+                self.alarmed |= bit;
+                log::warn!(
+                    "worker {}: {ALARM_PERCENT} % of its source ports toward one endpoint are in use or at rest; without any, new \
+                     connections to it are refused: add endpoints, or workers' ports (snat.ports)",
+                    worker.0
+                );
+            }
         }
     }
 
@@ -152,6 +187,15 @@ impl Steward {
         }
     }
 
+    fn count_without_local(&mut self, WithoutLocal { internal, external }: WithoutLocal) {
+        for (id, count) in [
+            (CounterId::INTERNAL_WITHOUT_LOCAL, internal),
+            (CounterId::EXTERNAL_WITHOUT_LOCAL, external),
+        ] {
+            self.counters.set(id, u64::try_from(count).unwrap_or_default());
+        }
+    }
+
     fn letters(&mut self, shared: &Shared) {
         let now = Tick::now();
         let mut post = Post { shared };
@@ -183,6 +227,7 @@ impl Steward {
                         deletes.len()
                     );
                     warn_of_shared_ports(shared, &puts);
+                    self.count_without_local(tables.without_local());
                     self.publish(shared, &tables);
                     self.wanted.1 |= !deletes.is_empty();
                     self.pre_resolve(shared, &puts);
@@ -278,5 +323,25 @@ impl Outbox for Post<'_> {
     fn release(&mut self, received: NicPortIndex, frame: &[u8]) {
         // A full box loses the packet; its sender sends it again.
         let _ = self.post(Purpose::Receive, received, frame);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_said_to_run_out_at_four_fifths_of_a_workers_own() {
+        let mut page = WorkerCounters::private();
+        let pages = page.reader();
+        let mut crowded_at = |most, limit| {
+            page.set(CounterId::SNAT_PORTS_HIGH_WATER, most);
+            page.set(CounterId::SNAT_PORTS_LIMIT, limit);
+            crowded(&pages).count() == 1
+        };
+        assert!(!crowded_at(799, 1000));
+        assert!(crowded_at(800, 1000));
+        assert!(crowded_at(1000, 1000));
+        assert!(!crowded_at(0, 0), "the steward's own page");
     }
 }

@@ -357,6 +357,13 @@ impl Worker {
             .add(CounterId::FLOWS_EXPIRED, expired_v4.flows + expired_v6.flows);
         let ports = v4.tracked.snat_ports.taken() + v6.tracked.snat_ports.taken();
         self.counters.set(CounterId::SNAT_PORTS_USED, ports as u64);
+        let fullest = v4
+            .tracked
+            .snat_ports
+            .fullest()
+            .max(v6.tracked.snat_ports.fullest());
+        self.counters
+            .set(CounterId::SNAT_PORTS_HIGH_WATER, fullest as u64);
         let flows = v4.tracked.flows.usage().used + v6.tracked.flows.usage().used;
         self.counters.set(CounterId::FLOWS_USED, flows as u64);
         self.count_drops(

@@ -63,6 +63,7 @@ pub struct PortPool<A: Address = V4> {
     now: Tick,
     hash_key: HashKey,
     taken: usize,
+    fullest: usize,
     reused_early: u64,
 }
 
@@ -99,6 +100,7 @@ impl<A: Address> PortPool<A> {
             now: Tick::default(),
             hash_key,
             taken: 0,
+            fullest: 0,
             reused_early: 0,
         })
     }
@@ -204,6 +206,12 @@ impl<A: Address> PortPool<A> {
             usize::from(self.blocks[at as usize].used) - resting as usize
         };
         blocks.map(in_use).sum()
+    }
+
+    /// Most ports ever in use or at rest toward one destination, in whole blocks: what is near `ports_per_destination` was
+    /// near its end.
+    pub fn fullest(&self) -> usize {
+        self.fullest.min(self.slice.len())
     }
 
     /// Ports there are for each destination.
@@ -369,6 +377,8 @@ impl<A: Address> PortPool<A> {
         let entry = &mut self.destinations[destination as usize];
         set(&mut entry.present, number);
         set(&mut entry.open, number);
+        let blocks: u32 = entry.present.iter().map(|word| word.count_ones()).sum();
+        self.fullest = self.fullest.max(blocks as usize * BLOCK_PORTS);
         Ok(at)
     }
 

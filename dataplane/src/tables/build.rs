@@ -285,6 +285,11 @@ impl TablesBuilder {
         for index in &touched.service_ports {
             let row = self.rows.service_ports.get(index);
             let built = row.map(|row| Arc::new(self.service_port(row, next)));
+            for (service_port, sign) in [(self.tables.service_port(*index), -1), (built.as_deref(), 1)] {
+                if let Some(service_port) = service_port {
+                    service_port.count(&mut next.without_local, sign);
+                }
+            }
             next.service_ports.set(index.get(), built);
         }
     }

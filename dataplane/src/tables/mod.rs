@@ -50,7 +50,7 @@ pub use limits::TableLimits;
 pub use networks::Ranges;
 pub use refusal::Refusal;
 pub use rows::TablesUsed;
-pub use service_port::{EndpointSet, EndpointSetKind, Endpoints, Family, ServicePort};
+pub use service_port::{EndpointSet, EndpointSetKind, Endpoints, Family, ServicePort, WithoutLocal};
 pub use side::{Keyed, Side};
 
 use addresses::Addresses;
@@ -88,6 +88,7 @@ pub struct Tables {
     // chunks are smaller since copying one touches the reference count of every service port in it.
     service_ports: Chunked<Option<Arc<ServicePort>>, 64>,
     states: Chunked<SlotState, 4096>,
+    without_local: WithoutLocal,
 }
 
 impl Tables {
@@ -102,6 +103,7 @@ impl Tables {
             v6: Side::new(),
             service_ports: Chunked::new(),
             states: Chunked::new(),
+            without_local: WithoutLocal::default(),
         }
     }
 
@@ -160,6 +162,11 @@ impl Tables {
     /// Switches for all Services.
     pub const fn settings(&self) -> &SettingsRecord {
         &self.settings
+    }
+
+    /// Service ports that have endpoints, but none here.
+    pub const fn without_local(&self) -> WithoutLocal {
+        self.without_local
     }
 
     /// The service port with this index.

@@ -17,6 +17,16 @@ pub struct ServicePort {
     pub(super) v6: Family<V6>,
 }
 
+/// Service ports with endpoints, but none here, by the policy that wants them here; one counts in each of its families. What
+/// is sent there is dropped (VD-2, VD-3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WithoutLocal {
+    /// internalTrafficPolicy: Local.
+    pub internal: i32,
+    /// externalTrafficPolicy: Local.
+    pub external: i32,
+}
+
 /// What a service port has once per family (SVC-2).
 #[derive(Clone, Debug)]
 pub struct Family<A> {
@@ -37,6 +47,17 @@ impl ServicePort {
     pub fn source_allowed<A: Keyed>(&self, src: A) -> bool {
         let sources = &A::family(self).sources;
         sources.is_empty() || sources.contains(src)
+    }
+
+    /// Adds what it counts for, or takes it away.
+    pub(super) fn count(&self, without: &mut WithoutLocal, sign: i32) {
+        for endpoints in [&self.v4.endpoints, &self.v6.endpoints] {
+            if endpoints.has_any && endpoints.local.backends().is_empty() {
+                let count = |policy: bool| sign * i32::from(policy);
+                without.internal += count(self.record.internal_local);
+                without.external += count(self.record.external_local);
+            }
+        }
     }
 
     /// Memory held beyond the struct itself.

@@ -95,6 +95,26 @@ fn running_out_of_blocks_leaves_nothing_behind_and_recovers() {
 }
 
 #[test]
+fn how_full_a_destination_was_is_known_by_blocks_and_never_more_than_there_are_ports() {
+    let mut pool = pool(&[1..=1000], 3, 9);
+    assert_eq!(pool.fullest(), 0);
+    let ports: Vec<_> = randoms(1)
+        .take(500)
+        .map(|random| pool.take(destination(0), random).unwrap())
+        .collect();
+    assert_eq!(pool.fullest(), 896, "448 are not enough for 500");
+    ports
+        .iter()
+        .for_each(|&port| assert!(pool.cancel(destination(0), port)));
+    pool.take(destination(1), 0).unwrap();
+    assert_eq!(pool.fullest(), 896, "ever");
+    for random in randoms(2).take(1000) {
+        pool.take(destination(2), random).unwrap();
+    }
+    assert_eq!(pool.fullest(), 1000);
+}
+
+#[test]
 fn ports_spread_over_the_whole_slice() {
     let mut pool = pool(&[1024..=65_535], 1, 1);
     let mut thirds = [0; 3];

@@ -44,14 +44,23 @@ fn pod_address(host: u8) -> IpAddr {
 fn record() -> impl Strategy<Value = Record> {
     let index = || (0..SERVICE_PORTS).prop_map(ServicePortIndex);
     let protocol = || prop::sample::select(&PROTOCOLS[..]);
-    let service_ports = (index(), protocol(), prop::sample::select(&ALGORITHMS[..])).prop_map(
-        |(index, protocol, algorithm)| {
+    let service_ports = (
+        index(),
+        protocol(),
+        prop::sample::select(&ALGORITHMS[..]),
+        any::<[bool; 2]>(),
+    )
+        .prop_map(|(index, protocol, algorithm, [internal_local, external_local])| {
             let Record::ServicePort(record) = service_port(index.0, algorithm) else {
                 unreachable!()
             };
-            Record::ServicePort(ServicePortRecord { protocol, ..record })
-        },
-    );
+            Record::ServicePort(ServicePortRecord {
+                protocol,
+                internal_local,
+                external_local,
+                ..record
+            })
+        });
     let frontends = (
         index(),
         protocol(),
@@ -150,6 +159,31 @@ fn model_after(model: &Model, deletes: &[Key], puts: &[Record]) -> Option<Model>
         _ => true,
     });
     sound.then_some(after)
+}
+
+/// Service ports with endpoints, but none here, by policy; each counts in each of its families (D33).
+fn without_local(model: &Model) -> WithoutLocal {
+    let mut without = WithoutLocal::default();
+    for record in model.values() {
+        let Record::ServicePort(row) = record else {
+            continue;
+        };
+        for ipv6 in [false, true] {
+            let backends = || {
+                model.values().filter_map(|record| match record {
+                    Record::Backend(b) if b.service_port == row.index && b.address.is_ipv6() == ipv6 => {
+                        Some(b)
+                    }
+                    _ => None,
+                })
+            };
+            if backends().any(|b| b.usable) && !backends().any(|b| b.in_local_set) {
+                without.internal += i32::from(row.internal_local);
+                without.external += i32::from(row.external_local);
+            }
+        }
+    }
+    without
 }
 
 fn frontends(model: &Model) -> impl Iterator<Item = &FrontendRecord> {
@@ -354,6 +388,7 @@ proptest! {
             }
             once.extend(frontends(&model).map(|f| f.address));
             expect_equal(builder.tables(), &model, &once);
+            prop_assert_eq!(builder.tables().without_local(), without_local(&model));
             let records: Model = builder.records().map(|record| (record.key(), record)).collect();
             prop_assert_eq!(&records, &model);
             for (slot, generation, key) in occupants(&builder, &model) {

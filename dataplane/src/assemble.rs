@@ -25,13 +25,16 @@ use crate::neighbours::Pace;
 use crate::network::{Interface, Network, Route};
 use crate::nic::open::{self, Attach, DriverSpec, PortSpec, ZeroCopy};
 use crate::nic::xdp_socket::Umem;
-use crate::nic::{Driver, DriverInfo, FrameMemory, OpenError, vlan};
+use crate::nic::{Driver, DriverInfo, FrameMemory, OpenError, oversize, vlan};
 use crate::steering::Steering;
 use crate::steward::Steward;
 use crate::table_slot::TableSlot;
 use crate::tables::{Picker, TableLimits, TablesBuilder};
 use crate::tick::Tick;
 use crate::worker::{FlowFiles, Shared, SideConfig, Sides, Worker, WorkerParts};
+
+/// A tap's MTU where there is no other port whose packets it must take: Ethernet's.
+const TAP_MTU: usize = 1_500;
 
 /// Letters a worker or the steward can have waiting: a few bursts; each place costs 9 KiB.
 const MAILBOX: usize = 256;
@@ -184,7 +187,11 @@ fn open_ports(config: &Config, worker: WorkerIndex) -> Result<Queues, StartError
         FrameMemory::new(config.frames.count, config.frames.size).map_err(resources("frame memory"))?;
     let mut umem: Option<Umem> = None;
     let mut drivers: Vec<Option<Box<dyn Driver>>> = config.ports.iter().map(|_| None).collect();
-    for (i, port) in config.ports.iter().enumerate() {
+    // Taps last: what comes by any other port must fit into them.
+    let (taps, others): (Vec<_>, Vec<_>) =
+        (config.ports.iter().enumerate()).partition(|(_, port)| port.driver == DriverKind::Tap);
+    let mut mtu = 0;
+    for (i, port) in others.into_iter().chain(taps) {
         let same = |(_, p): &(usize, &config::NicPort)| p.interface == port.interface;
         let sharing: Vec<_> = config.ports.iter().enumerate().filter(same).collect();
         // A tap has one queue: worker 0's. An interface with VLANs is opened with its first port.
@@ -192,17 +199,24 @@ fn open_ports(config: &Config, worker: WorkerIndex) -> Result<Queues, StartError
         if elsewhere || sharing.first().is_some_and(|(first, _)| *first < i) {
             continue;
         }
-        let driver = open::open(&spec(config, port, worker), &mut memory, &mut umem)?;
+        let driver = open::open(&spec(config, port, worker, mtu), &mut memory, &mut umem)?;
+        mtu = mtu.max(driver.info().mtu);
+        if port.driver == DriverKind::AfPacket
+            && worker.0 == 0
+            && let Some(doubt) = oversize::doubt(&port.interface)
+        {
+            log::warn!("NIC port {}: {doubt}", port.name);
+        }
         let DriverInfo {
             driver: kind,
             interface,
             mode,
             mac,
-            mtu,
+            mtu: its_mtu,
             ..
         } = driver.info();
         log::info!(
-            "NIC port {}: {kind} {interface} queue {}: {mode}, {mac}, MTU {mtu}",
+            "NIC port {}: {kind} {interface} queue {}: {mode}, {mac}, MTU {its_mtu}",
             port.name,
             worker.0
         );
@@ -220,7 +234,8 @@ fn open_ports(config: &Config, worker: WorkerIndex) -> Result<Queues, StartError
     Ok((memory, drivers))
 }
 
-fn spec(config: &Config, port: &config::NicPort, worker: WorkerIndex) -> PortSpec {
+/// `mtu`: the largest of the ports opened before it.
+fn spec(config: &Config, port: &config::NicPort, worker: WorkerIndex, mtu: usize) -> PortSpec {
     let driver = match port.driver {
         DriverKind::AfXdp => DriverSpec::AfXdp {
             attach: match port.attach {
@@ -233,7 +248,9 @@ fn spec(config: &Config, port: &config::NicPort, worker: WorkerIndex) -> PortSpe
         DriverKind::AfPacket => DriverSpec::AfPacket {
             fanout: (config.workers.count > 1).then(|| fanout_group(config, port)),
         },
-        DriverKind::Tap => DriverSpec::Tap { mtu: 1_500 },
+        DriverKind::Tap => DriverSpec::Tap {
+            mtu: if mtu == 0 { TAP_MTU } else { mtu },
+        },
     };
     PortSpec {
         queue: u32::from(worker.0),
@@ -388,10 +405,12 @@ workers: {count: 2}
 channel: {socket: /run/sluice/dataplane.sock}
 ";
         let config = Config::parse(text, std::path::Path::new("gateway.yaml")).unwrap();
-        let group = |port: usize, worker| match spec(&config, &config.ports[port], WorkerIndex(worker)).driver
-        {
-            DriverSpec::AfPacket { fanout } => fanout.unwrap(),
-            other => panic!("{other:?}"),
+        let group = |port: usize, worker| {
+            let spec = spec(&config, &config.ports[port], WorkerIndex(worker), 0);
+            match spec.driver {
+                DriverSpec::AfPacket { fanout } => fanout.unwrap(),
+                other => panic!("{other:?}"),
+            }
         };
         assert_eq!(group(0, 0), group(0, 1));
         assert_ne!(group(0, 0), group(1, 0));

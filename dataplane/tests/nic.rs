@@ -13,13 +13,18 @@ mod forwarding;
 mod namespace;
 
 use std::net::UdpSocket;
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use conformance::{FRAMES, Pair, Port, conformance, receive};
-use namespace::{User, address_with_neighbour, delete, in_namespace, skipped, veth};
+use namespace::{
+    User, address_with_neighbour, delete, enter_new_namespace, hand_over_segments, in_namespace, move_to,
+    skipped, veth,
+};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use sluice_dataplane::nic::open::{Attach, DriverSpec, PortSpec, ZeroCopy, open};
 use sluice_dataplane::nic::xdp_socket::Umem;
-use sluice_dataplane::nic::{Burst, FrameMemory, Link, OpenError, memory, vlan};
+use sluice_dataplane::nic::{Burst, FrameMemory, Link, OpenError, memory, oversize, vlan};
 
 const AF_PACKET: DriverSpec = DriverSpec::AfPacket { fanout: None };
 const TAP: DriverSpec = DriverSpec::Tap { mtu: 1500 };
@@ -239,6 +244,35 @@ fn checksums_that_the_kernel_left_to_hardware_are_completed() {
                 assert!(udp_checksum_completed("vb", driver));
                 delete("va");
             }
+        },
+    );
+}
+
+#[test]
+fn a_peer_that_may_hand_over_unsegmented_packets_is_told_with_the_command_that_stops_it() {
+    in_namespace(
+        "a_peer_that_may_hand_over_unsegmented_packets_is_told_with_the_command_that_stops_it",
+        User::Same,
+        || {
+            veth("va", "vb");
+            assert_eq!(oversize::doubt("va"), None);
+            hand_over_segments("vb", 64);
+            let told = oversize::doubt("va").expect("its peer may send 64 segments in one packet");
+            assert!(told.contains("ip link set vb gso_max_segs 1"), "{told}");
+            assert_eq!(
+                oversize::doubt("vb"),
+                None,
+                "the other way there is nothing to fear"
+            );
+            // A container's end of the pair is in the container.
+            let (mine, other) = (
+                std::fs::File::open("/proc/thread-self/ns/net").unwrap(),
+                enter_new_namespace(),
+            );
+            move_into_link_name_space(mine.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            move_to("vb", other.as_fd());
+            assert_eq!(oversize::doubt("va"), Some(told));
+            assert_eq!(oversize::doubt("no-such-if0"), None);
         },
     );
 }

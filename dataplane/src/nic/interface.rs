@@ -14,10 +14,12 @@ use crate::addr::Mac;
 pub(crate) const FRAME_OVERHEAD: usize = 14 + 4;
 
 /// linux/ethtool.h.
+const ETHTOOL_GGRO: u32 = 0x2b;
 const ETHTOOL_SGRO: u32 = 0x2c;
 const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETHTOOL_SFLAGS: u32 = 0x26;
 const ETH_FLAG_RXVLAN: u32 = 1 << 8;
+const ETH_FLAG_LRO: u32 = 1 << 15;
 
 /// One interface of the network namespace this was made in.
 #[derive(Debug)]
@@ -80,9 +82,25 @@ impl Interface {
         sys::interface_ioctl(self.control.as_fd(), Request::SetFlags, &mut request)
     }
 
-    /// Stops the kernel from merging received packets into ones longer than the MTU. It stays so after close.
+    /// Its name when it was found.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Stops the kernel and the NIC from merging received packets into ones longer than the MTU. It stays so after close.
     pub(crate) fn disable_merging(&self) -> io::Result<()> {
-        sys::ethtool(self.control.as_fd(), &self.name, ETHTOOL_SGRO, 0).map(drop)
+        let fd = self.control.as_fd();
+        let flags = sys::ethtool(fd, &self.name, ETHTOOL_GFLAGS, 0)?;
+        if flags & ETH_FLAG_LRO != 0 {
+            sys::ethtool(fd, &self.name, ETHTOOL_SFLAGS, flags & !ETH_FLAG_LRO)?;
+        }
+        sys::ethtool(fd, &self.name, ETHTOOL_SGRO, 0).map(drop)
+    }
+
+    /// Whether they are merged; `false` where the kernel does not tell.
+    pub(crate) fn merges(&self) -> bool {
+        let ask = |command| sys::ethtool(self.control.as_fd(), &self.name, command, 0).unwrap_or(0);
+        ask(ETHTOOL_GGRO) != 0 || ask(ETHTOOL_GFLAGS) & ETH_FLAG_LRO != 0
     }
 
     /// Has VLAN tags stay in received frames, where the NIC would take them out: a frame without its tag would seem to

@@ -26,6 +26,9 @@ pub mod vlan;
 /// Opening a port by its description.
 #[cfg(feature = "nic")]
 pub mod open;
+/// Packets longer than the MTU.
+#[cfg(feature = "nic")]
+pub mod oversize;
 /// AF_XDP sockets.
 #[cfg(feature = "nic")]
 pub mod af_xdp;

@@ -122,6 +122,16 @@ pub(crate) fn veth(a: &str, b: &str) {
     up(a);
 }
 
+/// How many segments of TCP an interface may hand over in one packet.
+pub(crate) fn hand_over_segments(name: &str, segments: u32) {
+    // IFLA_GSO_MAX_SEGS in RTM_SETLINK.
+    route(
+        19,
+        0,
+        &[by_index(name), attribute(40, &segments.to_ne_bytes())].concat(),
+    );
+}
+
 /// Moves an interface to the network namespace behind `namespace`, where it is down and without address.
 pub(crate) fn move_to(name: &str, namespace: BorrowedFd<'_>) {
     let fd = namespace.as_raw_fd() as u32;

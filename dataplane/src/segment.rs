@@ -184,6 +184,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn memory_is_had_where_there_are_no_huge_pages() {
+        // As on a machine without: for this process, and so for the tests beside this one, too, which do not mind.
+        rustix::thread::disable_transparent_huge_pages(true).unwrap();
+        let mut slab = Slab::<u64>::zeroed(1 << 20).unwrap();
+        assert!(slab.iter().all(|&word| word == 0));
+        slab.iter_mut().for_each(|word| *word = 7);
+        let huge: usize = std::fs::read_to_string("/proc/self/smaps_rollup")
+            .unwrap()
+            .lines()
+            .filter(|line| line.contains("Hugetlb:"))
+            .map(|line| line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap())
+            .sum();
+        assert_eq!(huge, 0, "and none is asked for");
+        assert!(slab.iter().all(|&word| word == 7));
+    }
+
+    #[test]
     fn a_slab_is_zeroed_and_keeps_what_is_written() {
         let mut slab = Slab::<u64>::zeroed(100_000).unwrap();
         assert!(slab.iter().all(|&x| x == 0));

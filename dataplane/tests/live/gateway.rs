@@ -1,10 +1,12 @@
 //! The program under test, as its users start it, and a control process that is the test.
 
 use std::fs::{self, File};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use sluice_dataplane::channel::client::Connection;
 use sluice_dataplane::counters::CounterId;
 use sluice_dataplane::index::{Generation, WorkerIndex};
@@ -16,8 +18,9 @@ use crate::sandbox::wait_until;
 /// Capacities far below a cluster's, so that a start is quick; and flows that are over are forgotten soon, so that this can
 /// be waited for. Those that are not over, established or half closed, have their usual time.
 const SMALL: &str = "
-workers: {count: 1, idle: sleep}
+workers: {count: WORKERS, idle: sleep}
 flows:
+  FOLDER
   capacity: 65536
   timeouts: {tcpSynSent: 10s, tcpSynRecv: 10s, tcpMidstream: 10s, tcpFinWait: 10s, tcpLastAck: 10s, tcpTimeWait: 10s, tcpClose: 5s, udp: 10s, udpStream: 10s}
 frames: {count: 8192, size: 2048}
@@ -27,6 +30,7 @@ snat: {destinations: 256}
 ";
 
 pub(crate) struct Gateway {
+    host: Host,
     process: Child,
     control: Connection,
     records: Records,
@@ -38,27 +42,60 @@ impl Gateway {
     /// Starts it on a host with what `config` says about node, ports and routes; its af_packet is another driver where
     /// `SLUICE_LIVE_DRIVER` says so.
     pub(crate) fn start(host: Host, config: &str) -> Self {
+        Self::start_with(host, config, 1, None)
+    }
+
+    /// The same with so many workers, and flows that outlive it in a folder.
+    pub(crate) fn start_with(host: Host, config: &str, workers: u8, folder: Option<&str>) -> Self {
         let driver = std::env::var("SLUICE_LIVE_DRIVER").unwrap_or_else(|_| "af_packet".to_owned());
         let config = config.replace("driver: af_packet", &format!("driver: {driver}"));
-        let path = |ending| format!("/run/{}.{ending}", host.0);
-        let (file, log, socket) = (path("yaml"), path("log"), path("sock"));
-        fs::write(&file, format!("{config}{SMALL}channel: {{socket: {socket}}}\n")).unwrap();
-        let mut command = host.command(env!("CARGO_BIN_EXE_sluice-dataplane"), &["--config", &file]);
-        command.stdin(Stdio::null()).stderr(File::create(&log).unwrap());
-        let mut process = command.spawn().unwrap();
-        let (control, _) = wait_until("the dataplane listens", Duration::from_secs(20), || {
-            if let Some(status) = process.try_wait().unwrap() {
-                panic!("{status}: {}{config}", fs::read_to_string(&log).unwrap());
-            }
-            Connection::connect(&socket).ok()
-        });
+        let small = SMALL.replace("WORKERS", &workers.to_string()).replace(
+            "FOLDER",
+            &folder.map_or_else(String::new, |folder| format!("folder: {folder}")),
+        );
+        let socket = path(host, "sock");
+        fs::write(
+            path(host, "yaml"),
+            format!("{config}{small}channel: {{socket: {socket}}}\n"),
+        )
+        .unwrap();
+        let log = path(host, "log");
+        let (process, control) = run(host, &log);
         Self {
+            host,
             process,
             control,
             records: Records::default(),
             generation: Generation(0),
             log,
         }
+    }
+
+    /// Another process takes its place, once it has ended by this signal: control has not spoken to it yet.
+    pub(crate) fn replace(&mut self, signal: Signal) {
+        let pid = Pid::from_child(&self.process);
+        kill_process(pid, signal).unwrap();
+        self.process.wait().unwrap();
+        (self.process, self.control) = run(self.host, &self.log);
+    }
+
+    /// What the present process has said.
+    pub(crate) fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Nanoseconds that each of its threads has run, by the thread's name.
+    pub(crate) fn busy(&self) -> Vec<(String, u64)> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
+        let read = |task: &Path, file| fs::read_to_string(task.join(file)).unwrap();
+        tasks
+            .map(|task| task.unwrap().path())
+            .map(|task| {
+                let ran = read(&task, "schedstat");
+                let ran = ran.split_whitespace().next().unwrap().parse().unwrap();
+                (read(&task, "comm").trim().to_owned(), ran)
+            })
+            .collect()
     }
 
     /// One transaction: lines of `put RECORD` and `delete RECORD`. It is in force when this returns.
@@ -100,6 +137,26 @@ impl Gateway {
             .trim_end_matches(", ")
             .to_owned()
     }
+}
+
+fn path(host: Host, ending: &str) -> String {
+    format!("/run/{}.{ending}", host.0)
+}
+
+/// The process with the config that lies there, and a connection to it.
+fn run(host: Host, log: &str) -> (Child, Connection) {
+    let config = path(host, "yaml");
+    let mut command = host.command(env!("CARGO_BIN_EXE_sluice-dataplane"), &["--config", &config]);
+    command.stdin(Stdio::null()).stderr(File::create(log).unwrap());
+    let mut process = command.spawn().unwrap();
+    let (control, _) = wait_until("the dataplane listens", Duration::from_secs(20), || {
+        if let Some(status) = process.try_wait().unwrap() {
+            let [log, config] = [log, &config].map(|file| fs::read_to_string(file).unwrap());
+            panic!("{status}: {log}{config}");
+        }
+        Connection::connect(path(host, "sock")).ok()
+    });
+    (process, control)
 }
 
 impl Drop for Gateway {

@@ -21,6 +21,8 @@ mod relay;
 mod exchange;
 mod load;
 mod soak;
+mod restart;
+mod idle;
 mod heal;
 mod cluster;
 mod probe;

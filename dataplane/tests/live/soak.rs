@@ -57,73 +57,118 @@ fn every_connection_ends_well_and_no_backend_is_ever_seen_while_links_lose_swap_
     sandboxed(name, limit, || soak(Duration::from_secs(seconds)));
 }
 
-fn soak(duration: Duration) {
-    let (client, gateway_host, pods) = (Host::new("client"), Host::silent("gateway"), Host::new("pods"));
-    let wires = Wires::new();
-    wires.plug("client-wire", (client, "eth0"));
-    wires.plug("up-wire", (gateway_host, "up0"));
-    wires.plug("pods-wire", (pods, "eth0"));
-    wires.plug("down-wire", (gateway_host, "pods0"));
-    client.ip("addr add 198.51.100.10/24 dev eth0
-         addr add 2001:db8:c::10/64 dev eth0
-         route add default via 198.51.100.1
-         route add default via 2001:db8:c::1");
-    pods.ip("route add default via 10.244.0.1 dev eth0 onlink
-         route add default via fd00:244::1 dev eth0 onlink");
-    // A wire of copper has no checksums that somebody else is to finish.
-    for host in [client, pods] {
-        host.run("ethtool", &["-K", "eth0", "tx", "off"]);
-        patient(host);
-    }
-    // Ports come again while their last connections are still remembered, and ended on one side only.
-    client.set("ipv4/ip_local_port_range", "40000 40199");
-    client.set("ipv4/tcp_tw_reuse", "1");
-    for pod in 0..PODS {
-        for address in pod_addresses(pod) {
-            let length = if address.is_ipv4() { 24 } else { 64 };
-            pods.ip(&format!("addr add {address}/{length} dev eth0"));
-            serve(pods, pod, address);
-        }
-    }
-    let relays = [
-        Relay::start(
-            "client link",
-            ["client-wire", "up-wire"],
-            FAULTS,
-            SEED,
-            toward_client,
-        ),
-        Relay::start("pod link", ["down-wire", "pods-wire"], FAULTS, !SEED, toward_pods),
-    ];
-    let mut gateway = Gateway::start(gateway_host, CONFIG);
-    gateway.publish(&tables());
+/// Hosts, and the cables between them that are looked at.
+pub(crate) struct Place {
+    pub(crate) client: Host,
+    pub(crate) gateway: Host,
+    pub(crate) relays: [Relay; 2],
+}
 
-    let load = Arc::new(Load::default());
-    let (done, finished) = mpsc::channel();
-    let mut clients = 0;
-    for (at, seen_as) in FRONTENDS {
-        let frontend = Frontend {
-            at: at.parse().unwrap(),
-            seen_as: seen_as.parse().unwrap(),
-        };
-        for way in Way::ALL.into_iter().chain([Way::Short; 12]) {
-            clients += 1;
-            let (load, done) = (Arc::clone(&load), done.clone());
-            client.spawn(move || {
-                load.run(way, frontend, SEED ^ clients);
-                done.send(()).unwrap();
-            });
+impl Place {
+    /// A client, pods that answer, and a host for the gateway between them.
+    pub(crate) fn new(faults: Faults) -> Self {
+        let (client, gateway, pods) = (Host::new("client"), Host::silent("gateway"), Host::new("pods"));
+        let wires = Wires::new();
+        wires.plug("client-wire", (client, "eth0"));
+        wires.plug("up-wire", (gateway, "up0"));
+        wires.plug("pods-wire", (pods, "eth0"));
+        wires.plug("down-wire", (gateway, "pods0"));
+        client.ip("addr add 198.51.100.10/24 dev eth0
+             addr add 2001:db8:c::10/64 dev eth0
+             route add default via 198.51.100.1
+             route add default via 2001:db8:c::1");
+        pods.ip("route add default via 10.244.0.1 dev eth0 onlink
+             route add default via fd00:244::1 dev eth0 onlink");
+        // A wire of copper has no checksums that somebody else is to finish.
+        for host in [client, pods] {
+            host.run("ethtool", &["-K", "eth0", "tx", "off"]);
+            patient(host);
+        }
+        // Ports come again while their last connections are still remembered, and ended on one side only.
+        client.set("ipv4/ip_local_port_range", "40000 40199");
+        client.set("ipv4/tcp_tw_reuse", "1");
+        for pod in 0..PODS {
+            for address in pod_addresses(pod) {
+                let length = if address.is_ipv4() { 24 } else { 64 };
+                pods.ip(&format!("addr add {address}/{length} dev eth0"));
+                serve(pods, pod, address);
+            }
+        }
+        let ends = |a, b| [a, b];
+        let relays = [
+            Relay::start(
+                "client link",
+                ends("client-wire", "up-wire"),
+                faults,
+                SEED,
+                toward_client,
+            ),
+            Relay::start(
+                "pod link",
+                ends("down-wire", "pods-wire"),
+                faults,
+                !SEED,
+                toward_pods,
+            ),
+        ];
+        Self {
+            client,
+            gateway,
+            relays,
         }
     }
+
+    /// Clients of every frontend in every way, and `more` in short connections; each says when it has come to its end.
+    pub(crate) fn clients(&self, load: &Arc<Load>, more: usize) -> (usize, mpsc::Receiver<()>) {
+        let (done, finished) = mpsc::channel();
+        let mut clients = 0;
+        for (at, seen_as) in FRONTENDS {
+            let frontend = Frontend {
+                at: at.parse().unwrap(),
+                seen_as: seen_as.parse().unwrap(),
+            };
+            for way in Way::ALL.into_iter().chain(vec![Way::Short; more]) {
+                clients += 1;
+                let (load, done, seed) = (Arc::clone(load), done.clone(), SEED ^ clients as u64);
+                self.client.spawn(move || {
+                    load.run(way, frontend, seed);
+                    done.send(()).unwrap();
+                });
+            }
+        }
+        (clients, finished)
+    }
+
+    /// Ends the load: every client must come to its end, all that it did must have gone well, and nothing may have been on a
+    /// cable that must never be.
+    pub(crate) fn end(&self, load: &Load, (clients, finished): (usize, mpsc::Receiver<()>)) {
+        load.stop.store(true, Relaxed);
+        let ended = (0..clients)
+            .filter(|_| finished.recv_timeout(3 * STUCK).is_ok())
+            .count();
+        let mut complaints = load.failures();
+        complaints.extend(self.relays.iter().flat_map(Relay::complaints));
+        assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+        assert_eq!(ended, clients, "clients that came to an end");
+        for (way, count) in load.done() {
+            assert!(count > 0, "no {way:?} ever ended well");
+        }
+    }
+}
+
+fn soak(duration: Duration) {
+    let place = Place::new(FAULTS);
+    let mut gateway = Gateway::start(place.gateway, CONFIG);
+    gateway.publish(&tables());
+    let load = Arc::new(Load::default());
+    let clients = place.clients(&load, 12);
     let updates = churn(&mut gateway, &load, duration);
-    load.stop.store(true, Relaxed);
-    let ended = (0..clients)
-        .filter(|_| finished.recv_timeout(3 * STUCK).is_ok())
-        .count();
+    place.end(&load, clients);
 
     let open = gateway.counter("flows-used");
     eprintln!("soak: {duration:?}, seed {SEED}: {load}; {updates} table updates");
-    relays
+    place
+        .relays
         .iter()
         .for_each(|relay| eprintln!("soak: {}", relay.report()));
     eprintln!(
@@ -131,13 +176,6 @@ fn soak(duration: Duration) {
         gateway.counter("flows-opened"),
         gateway.drops()
     );
-    let mut complaints = load.failures();
-    complaints.extend(relays.iter().flat_map(Relay::complaints));
-    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
-    assert_eq!(ended as u64, clients, "clients that came to an end");
-    for (way, count) in load.done() {
-        assert!(count > 0, "no {way:?} ever ended well");
-    }
     wait_until("every flow has expired", DRAINED, || {
         (gateway.counter("flows-used") == 0).then_some(())
     });
@@ -167,7 +205,8 @@ fn churn(gateway: &mut Gateway, load: &Load, duration: Duration) -> usize {
     updates
 }
 
-fn tables() -> String {
+/// Both Services with all their frontends and pods.
+pub(crate) fn tables() -> String {
     let mut lines = "put network services 10.96.0.0/16\nput network services fd00:10:96::/112\n".to_owned();
     for protocol in ["tcp", "udp"] {
         lines += &format!(
@@ -202,11 +241,13 @@ fn pod_addresses(pod: u8) -> [IpAddr; 2] {
     ]
 }
 
+const CLIENT_V4: [u8; 4] = [198, 51, 100, 10];
+const CLIENT_V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0xc, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10];
 /// Where the pods' addresses begin.
 const POD_V4: [u8; 3] = [10, 244, 0];
 const POD_V6: [u8; 4] = [0xfd, 0x00, 0x02, 0x44];
 
-/// No packet toward the client has a pod's address, nor has one that an error quotes.
+/// Nothing that comes to the client is for anybody else; no packet toward the client has a pod's address, nor has one that an error quotes.
 fn toward_client(end: usize, frame: &[u8]) -> Option<String> {
     let at = |place: usize, begin: &[u8]| frame.get(place..place + begin.len()) == Some(begin);
     let (v4, v6) = (|place| at(place, &POD_V4), |place| at(place, &POD_V6));
@@ -216,7 +257,13 @@ fn toward_client(end: usize, frame: &[u8]) -> Option<String> {
         6 => v6(22) || (at(20, &[58]) && frame.get(54).is_some_and(|kind| *kind < 128) && (v6(70) || v6(86))),
         _ => false,
     };
-    (end == 1 && seen).then(|| format!("toward the client: {:02x?}", &frame[..frame.len().min(118)]))
+    let for_another = match family(frame) {
+        4 => frame[30..34] != CLIENT_V4,
+        6 => frame[38..54] != CLIENT_V6 && frame[38] != 0xff && frame[38] != 0xfe,
+        _ => false,
+    };
+    (end == 1 && (seen || for_another))
+        .then(|| format!("toward the client: {:02x?}", &frame[..frame.len().min(118)]))
 }
 
 /// No packet toward pods is for anybody but pods; multicast is for all.

@@ -260,7 +260,7 @@ impl Life {
 
     /// Everything ends: all flows expire, all their ports come back, all frames are free.
     fn end(&mut self) {
-        self.world.wait(86_401);
+        self.world.leap(86_401);
         self.check();
         assert_eq!(self.world.count(CounterId::FLOWS_USED), 0, "every flow has ended");
         assert_eq!(

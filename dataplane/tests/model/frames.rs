@@ -90,7 +90,7 @@ impl Chance {
     pub fn packet(&mut self, port: Port, protocol: u8, ends: Ends, least: usize) -> Vec<u8> {
         let len = least
             + if self.one_in(20) {
-                self.below(1300 - least)
+                self.below(1200 - least)
             } else {
                 self.below(20)
             };
@@ -250,7 +250,9 @@ impl Chance {
             4 | 5 => header + 8 + self.below(16),
             _ => quote.len(),
         };
-        let quote = &quote[..len.min(quote.len())];
+        // As much as anybody quotes.
+        let most = if is_ipv6 { 1232 } else { 548 };
+        let quote = &quote[..len.min(quote.len()).min(most)];
         let kind = if is_ipv6 {
             self.of(&[1, 2, 3, 4])
         } else {

@@ -3,21 +3,8 @@
 use serde_json::Value;
 
 use super::rows::{Rows, Spread};
+use crate::nat::rows::{TARGETS, Target};
 
-/// Most nanoseconds per packet of each row of `nat`, and fewest million lives a second: the median must be as good.
-const NAT: [(&str, f64); 9] = [
-    ("established-1k", 25.0),
-    ("established-100k", 32.0),
-    ("established-1M", 45.0),
-    ("established-10M", 70.0),
-    ("established-1M-10k-services", 50.0),
-    ("reply-full-1M", 45.0),
-    ("new-udp-dnat", 150.0),
-    ("new-udp-full", 220.0),
-    ("established-v6-1M", 60.0),
-];
-/// TCP lives: at least so many million a second.
-const LIVES: (&str, f64) = ("tcp-lives-1M", 1.0);
 /// An established packet costs at most so many times the least that any NAT must do with it.
 const FLOOR: f64 = 1.8;
 /// Packets per gateway core on AF_XDP, as a multiple of the kernel's nftables path.
@@ -50,12 +37,12 @@ pub fn claims(rows: &Rows) -> Vec<Claim> {
     let nat = |name: &str| rows.nat().filter(|row| row["workload"] == name).last();
     let number = |row: &Value, pointer: &str| row.pointer(pointer).and_then(Value::as_f64);
     let mut claims = Vec::new();
-    for (name, most) in NAT {
+    for Target { name, target, .. } in TARGETS {
         let row = nat(name);
         let measured = row.and_then(|row| number(row, "/ns_per_packet/p50"));
         claims.push(Claim::new(
-            format!("nat {name}: at most {most} ns a packet"),
-            measured.map(|ns| (format!("{ns:.1} ns"), ns <= most)),
+            format!("nat {name}: at most {target:.0} ns a packet"),
+            measured.map(|ns| (format!("{ns:.1} ns"), ns <= target)),
         ));
         if !name.starts_with("established") {
             continue;
@@ -66,16 +53,6 @@ pub fn claims(rows: &Rows) -> Vec<Claim> {
             ratio.map(|ratio| (format!("{ratio:.2} times"), ratio <= FLOOR)),
         ));
     }
-    // A life's row gives packets; its own figure where it has one.
-    let lives = nat(LIVES.0).and_then(|row| {
-        number(row, "/lives_per_second")
-            .map(|lives| lives / 1e6)
-            .or_else(|| number(row, "/mlives"))
-    });
-    claims.push(Claim::new(
-        format!("nat {}: at least {} M lives a second", LIVES.0, LIVES.1),
-        lives.map(|lives| (format!("{lives:.2} M"), lives >= LIVES.1)),
-    ));
     claims.push(Claim::new(
         format!("compare, most services: af-xdp at least {KERNEL} times nftables in Mpps per gateway core"),
         against_the_kernel(rows).map(|ratio| (format!("{ratio:.2} times"), ratio >= KERNEL)),

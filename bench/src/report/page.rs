@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::claims::{Claim, claims};
 use super::plot::{Bar, Curve, bars, curves, short};
 use super::rows::{Rows, Spread};
+use crate::nat::rows::TARGETS;
 
 const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#222}
 h1{font-size:1.6em}h2{font-size:1.2em;margin-top:2em}table{border-collapse:collapse;margin:1em 0}
@@ -112,12 +113,11 @@ fn machines(html: &mut String, rows: &Rows) {
 }
 
 fn nat(html: &mut String, rows: &Rows) -> Result<(), Box<dyn std::error::Error>> {
-    let target = |name: &str| match name {
-        "established-1k" => Some(25.0),
-        "established-100k" => Some(32.0),
-        "established-1M" | "reply-full-1M" => Some(45.0),
-        "established-10M" => Some(70.0),
-        _ => None,
+    let target = |name: &str| {
+        TARGETS
+            .iter()
+            .find(|target| target.name == name)
+            .map(|target| target.target)
     };
     let number = |row: &Value, pointer: &str| row.pointer(pointer).and_then(Value::as_f64).unwrap_or(0.0);
     let mut drawn = Vec::new();
@@ -135,7 +135,7 @@ fn nat(html: &mut String, rows: &Rows) -> Result<(), Box<dyn std::error::Error>>
             escape(name),
             cells(spread),
             number(row, "/mpps"),
-            number(row, "/floor_ns_per_packet"),
+            number(row, "/floor_ns_per_packet/p50"),
             number(row, "/ratio_to_floor")
         );
         drawn.push(Bar {

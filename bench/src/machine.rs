@@ -49,7 +49,8 @@ impl Machine {
                 field("cpu family").unwrap_or_default(),
                 field("model\t").unwrap_or_default()
             ),
-            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            // Not what this thread may run on: it may be pinned.
+            cores: info.lines().filter(|line| line.starts_with("processor")).count(),
             kernel: read("/proc/sys/kernel/osrelease"),
             huge_pages: format!("transparent: {chosen}, reserved: {reserved}"),
             governor: if governor.is_empty() {

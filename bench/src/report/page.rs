@@ -9,9 +9,9 @@ use super::plot::{Bar, Curve, bars, curves, short};
 use super::rows::{Rows, Spread};
 use crate::nat::rows::TARGETS;
 
-const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#222}
+const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;color:#222}
 h1{font-size:1.6em}h2{font-size:1.2em;margin-top:2em}table{border-collapse:collapse;margin:1em 0}
-td,th{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}
+td,th{padding:.25em .5em;border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}
 .missed{color:#a40000;font-weight:bold}.kept{color:#176117}.none{color:#777}svg{max-width:100%;height:auto}";
 
 const PERCENTILES: [&str; 6] = ["p50", "p90", "p99", "p99.9", "p99.99", "max"];

@@ -44,6 +44,7 @@ pub fn bars(title: &str, unit: &str, bars: &[Bar]) -> Drawn {
         .iter()
         .flat_map(|bar| [bar.spread.max, bar.target.unwrap_or(0.0)])
         .fold(0.0, f64::max);
+    let last = bars.len().checked_sub(1).ok_or("no bar to draw")?;
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
@@ -53,10 +54,7 @@ pub fn bars(title: &str, unit: &str, bars: &[Bar]) -> Drawn {
             .margin(12)
             .x_label_area_size(32)
             .y_label_area_size(64)
-            .build_cartesian_2d(
-                (0..bars.len()).into_segmented(),
-                0.0..top * 1.15 + f64::MIN_POSITIVE,
-            )?;
+            .build_cartesian_2d((0..last).into_segmented(), 0.0..top * 1.15 + f64::MIN_POSITIVE)?;
         chart
             .configure_mesh()
             .disable_x_mesh()
@@ -77,7 +75,8 @@ pub fn bars(title: &str, unit: &str, bars: &[Bar]) -> Drawn {
                 [(left, 0.0), (right, bar.spread.median)],
                 colour.mix(0.75).filled(),
             );
-            let gap = (300 / bars.len().max(1)) as u32;
+            // A quarter of its place on either side.
+            let gap = SIZE.0 / bars.len().max(1) as u32 / 5;
             body.set_margin(0, 0, gap, gap);
             chart.draw_series([body])?;
             let middle = || SegmentValue::CenterOf(n);
@@ -128,7 +127,7 @@ pub fn curves(title: &str, unit: &str, places: &[&str], curves: &[Curve]) -> Dra
             .x_label_area_size(32)
             .y_label_area_size(74)
             .build_cartesian_2d(
-                (0..places.len()).into_segmented(),
+                (0..places.len().saturating_sub(1)).into_segmented(),
                 (low / 1.5..high * 1.5).log_scale(),
             )?;
         chart

@@ -1,6 +1,6 @@
 //! The workers and the model side by side: one step for both, and how they differ.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write};
 
 use sluice_dataplane::counters::CounterId;
@@ -80,12 +80,16 @@ pub struct Pair {
 
 impl Pair {
     pub fn new(surroundings: &Surroundings, seed: u64) -> Self {
-        let world = World::new(&surroundings.setup(), surroundings.workers as u8, seed);
+        let mut world = World::new(&surroundings.setup(), surroundings.workers as u8, seed);
+        let mut records = Records::default();
+        // Control has spoken, however little it says.
+        let spoken = records.transaction("put settings").unwrap();
+        world.apply(&spoken).unwrap();
         let in_order = surroundings.workers == 1;
         Self {
             gateway: Gateway::new(surroundings.clone()),
             world,
-            records: Records::default(),
+            records,
             in_order,
         }
     }
@@ -161,6 +165,7 @@ impl Pair {
         let mut told = Vec::new();
         let (mut leaving, mut dropping) = (Vec::new(), Vec::new());
         let mut unexplained = dropped.clone();
+        let mut flows = BTreeMap::new();
         let mut arriving: VecDeque<&Vec<u8>> = frames.iter().collect();
         loop {
             // What waited for a fragment goes on once all of the burst has.
@@ -191,11 +196,15 @@ impl Pair {
                 Ok(Fate::Waits) => continue,
                 Err(wrong) => return Err(format!("{wrong}\n{}", tell("the workers", &left, &dropped))),
             };
+            if let (Some(number), Some(ends)) = (numbered(&frame), ends(&frame)) {
+                flows.insert(number, ends);
+            }
             told.push((Kind::of(&frame, port, self.gateway.surroundings.workers), fate));
         }
-        // Between two ends in the order of arrival, where one worker does it all.
-        leaving.sort_by_key(ends);
-        left.sort_by_key(ends);
+        // Of one flow in the order of arrival, where one worker does it all.
+        let flow = |(port, frame): &Seen| (*port, numbered(frame).and_then(|number| flows.get(&number)));
+        leaving.sort_by_key(flow);
+        left.sort_by_key(flow);
         if !self.in_order {
             leaving.sort();
             left.sort();
@@ -249,12 +258,19 @@ fn tell(who: &str, left: &[Seen], dropped: &[&'static str]) -> String {
     text
 }
 
-/// Whose packet a frame that left is: packets that open a flow may be overtaken by other flows', never by their own.
-fn ends((port, frame): &(Port, Vec<u8>)) -> (Port, Option<(Ends, u8)>) {
-    let packet = read_ip(frame, false).ok().map(|mut packet| {
-        // A fragment without ports has none.
-        let _ = packet.read_transport();
-        (packet.ends, packet.protocol)
-    });
-    (*port, packet)
+/// The ends that a frame arrived with: packets that open a flow may be overtaken by other flows', never by their own.
+fn ends(frame: &[u8]) -> Option<(Ends, u8)> {
+    frame.get(LINK..)?;
+    let mut packet = read_ip(frame, false).ok()?;
+    // A fragment without ports has none.
+    let _ = packet.read_transport();
+    Some((packet.ends, packet.protocol))
+}
+
+/// The number that a frame arrived with; of our answers, which have none, that of what they quote.
+fn numbered(frame: &[u8]) -> Option<(u16, u16)> {
+    match number(frame.get(LINK..)?)? {
+        (0, _) => number(frame.get(read_ip(frame, false).ok()?.l4 + 8..)?),
+        number => Some(number),
+    }
 }

@@ -202,8 +202,7 @@ impl Worker {
             self.counters.add(CounterId::RX_PACKETS, frames.len() as u64);
             self.counters.add(CounterId::RX_BYTES, bytes as u64);
             handled += frames.len();
-            self.burst(shared, NicPortIndex(port as u8), &mut frames, None, tick);
-            self.release(shared, tick);
+            self.receive(shared, NicPortIndex(port as u8), &mut frames, None, tick);
         }
         self.flush();
         self.expire(
@@ -302,10 +301,11 @@ impl Worker {
         }
     }
 
-    /// Packets that other threads sent us.
+    /// Packets that other threads sent us: those received for us as the bursts they would have been.
     fn letters(&mut self, shared: &Shared, tick: Tick) -> usize {
         let mailbox = &shared.workers[self.index.get()];
         let mut opened = 0;
+        let (mut received_on, mut frames) = (NicPortIndex(0), Burst::new_const());
         while opened < LETTERS_PER_TURN {
             let Some((purpose, port, frame)) =
                 mailbox.open(|letter| (letter.purpose, letter.port, self.memory.copy_in(letter.packet())))
@@ -317,21 +317,38 @@ impl Worker {
                 self.count_drops(DropReason::NoFrame, 1);
                 continue;
             };
+            if purpose != Purpose::Receive || port != received_on {
+                self.receive(shared, received_on, &mut frames, None, tick);
+            }
             match purpose {
                 Purpose::Send => self.enqueue(shared, port, frame),
-                purpose => {
-                    let gathered = match purpose {
-                        Purpose::Fragment(transport) => Some(transport),
-                        _ => None,
-                    };
-                    let mut frames = Burst::new_const();
+                Purpose::Fragment(transport) => {
                     frames.push(frame);
-                    self.burst(shared, port, &mut frames, gathered, tick);
-                    self.release(shared, tick);
+                    self.receive(shared, port, &mut frames, Some(transport), tick);
+                }
+                _ => {
+                    received_on = port;
+                    frames.push(frame);
                 }
             }
         }
+        self.receive(shared, received_on, &mut frames, None, tick);
         opened
+    }
+
+    /// A burst, and the fragments that waited for something in it.
+    fn receive(
+        &mut self,
+        shared: &Shared,
+        port: NicPortIndex,
+        frames: &mut Burst,
+        gathered: Option<Transport>,
+        tick: Tick,
+    ) {
+        if !frames.is_empty() {
+            self.burst(shared, port, frames, gathered, tick);
+            self.release(shared, tick);
+        }
     }
 
     fn flush(&mut self) {

@@ -1,9 +1,9 @@
 //! Takes  a burst of frames from one NIC port.     Gives  each packet's decision, carried out.
 //! Never  reorders packets of one family; never waits for a cache line that it could have asked for earlier.
 //!
-//! Three waves over the burst, so that what one packet waits for comes in while others are worked on: prove the packets
-//! and ask for their buckets; ask for the entries that those name; follow the flows. A plain packet of a known flow (nearly
-//! every one) goes through all three without a function call; `consider` judges the others one by one.
+//! Waves over the burst, so that what one packet waits for comes in while others are worked on: ask for the headers; prove
+//! the packets and ask for their buckets; ask for the entries that those name; follow the flows. A plain packet of a known flow (nearly
+//! every one) goes through all of them without a function call; `consider` judges the others one by one.
 
 use std::ops::Range;
 
@@ -63,25 +63,32 @@ impl Worker {
         let all = frames.len();
         // The waves follow each other a part of the burst apart: long enough for what they asked for to come in, and few
         // enough lines under way for the core to keep count of.
-        for front in (0..all + 2 * PART).step_by(PART) {
+        for front in (0..all + 3 * PART).step_by(PART) {
             let part = |behind: usize| {
                 let start = front.checked_sub(behind * PART)?;
                 (start < all).then(|| start..(start + PART).min(all))
             };
+            let gone = all - frames.len();
             if let Some(part) = part(0) {
-                let coming = &frames.as_slice()[part.start + frames.len() - all..];
+                // Headers were written by a device or another core.
+                for frame in &frames.as_slice()[part.start - gone..part.end - gone] {
+                    self.memory.prefetch(frame);
+                }
+            }
+            if let Some(part) = part(1) {
+                let coming = &frames.as_slice()[part.start - gone..part.end - gone];
                 let fragments = self.ask(shared, port, coming, &mut waves, part.clone());
-                if front == 0 {
+                if part.start == 0 {
                     self.doubt(shared, port, coming, &waves.parsed, tick);
                 }
                 if fragments {
                     self.gather(shared, port, coming, &mut waves.parsed[part], gathered, tick);
                 }
             }
-            if let Some(part) = part(1) {
+            if let Some(part) = part(2) {
                 self.guess(&mut waves, part);
             }
-            if let Some(part) = part(2) {
+            if let Some(part) = part(3) {
                 self.follow_all(shared, port, &mut frames, &waves, part, tick);
             }
         }

@@ -140,12 +140,26 @@ impl Setup {
     }
 }
 
+/// Ports of one worker: toward clients, toward pods.
+type Pair = (Box<dyn Driver>, Box<dyn Driver>);
+
+/// Several workers, and what they share.
+pub struct Workers {
+    /// Each.
+    pub workers: Vec<Worker>,
+    /// What they share.
+    pub shared: Shared,
+    /// Their counters.
+    pub counters: Vec<CounterPages>,
+}
+
 impl Gateway {
     /// Builds it. Errors: no memory, or a setup the tables refuse (a Service of more than 65,000 endpoints).
     pub fn new(setup: Setup) -> Result<Self, Box<dyn std::error::Error>> {
         let (client_port, client) = Treadmill::new("client", CLIENT_SIDE);
         let (pod_port, pods) = Treadmill::new("pods", POD_SIDE);
-        let (worker, shared, counters, bytes) = Self::make(setup, Box::new(client_port), Box::new(pod_port))?;
+        let bytes = bytes(&setup)?;
+        let (worker, shared, counters) = Self::between(setup, Box::new(client_port), Box::new(pod_port))?;
         Ok(Self {
             worker,
             shared,
@@ -162,48 +176,14 @@ impl Gateway {
         client_port: Box<dyn Driver>,
         pod_port: Box<dyn Driver>,
     ) -> Result<(Worker, Shared, CounterPages), Box<dyn std::error::Error>> {
-        let (worker, shared, counters, _) = Self::make(setup, client_port, pod_port)?;
+        let Workers {
+            mut workers,
+            shared,
+            mut counters,
+        } = Workers::new(&setup, vec![(client_port, pod_port)])?;
+        let one = workers.pop().zip(counters.pop());
+        let (worker, counters) = one.ok_or("a worker for one pair of ports")?;
         Ok((worker, shared, counters))
-    }
-
-    fn make(
-        setup: Setup,
-        client_port: Box<dyn Driver>,
-        pod_port: Box<dyn Driver>,
-    ) -> Result<(Worker, Shared, CounterPages, usize), Box<dyn std::error::Error>> {
-        let ranges = vec![1_024..=29_999, 32_768..=u16::MAX];
-        let steering = Steering::new(1, ranges.clone());
-        let network = network(&setup)?;
-        let limits = TableLimits::default();
-        let mut builder = TablesBuilder::new(limits);
-        let tables = builder.apply(Generation(1), &[], &records(&setup))?;
-        let sides = sides(&setup, ranges)?;
-        let bytes = bytes(&setup, &sides);
-        let counters = WorkerCounters::private();
-        let reader = counters.reader();
-        let worker = Worker::new(WorkerParts {
-            index: WorkerIndex(0),
-            memory: FrameMemory::new(FRAMES, 2_048)?,
-            drivers: vec![Some(client_port), Some(pod_port)],
-            sides,
-            picker: Picker::new(1, &limits),
-            counters,
-            tables: Arc::clone(&tables),
-        });
-        let shared = Shared {
-            network,
-            steering,
-            workers: vec![Mailbox::new(1)?],
-            slots: vec![TableSlot::new()],
-            steward: Mailbox::new(1)?,
-            stop: AtomicBool::new(false),
-            affinity: Affinity::new(1)?,
-            options: LookupOptions {
-                midstream_pickup: true,
-            },
-            sleep: false,
-        };
-        Ok((worker, shared, reader, bytes))
     }
 
     /// One turn at `tick`; how many packets.
@@ -212,10 +192,59 @@ impl Gateway {
     }
 }
 
-fn sides(setup: &Setup, ranges: Vec<std::ops::RangeInclusive<u16>>) -> std::io::Result<Sides> {
+impl Workers {
+    /// A worker for each pair of ports, all of one gateway. Errors: as `Gateway::new`.
+    pub fn new(setup: &Setup, ports: Vec<Pair>) -> Result<Self, Box<dyn std::error::Error>> {
+        let steering = Steering::new(ports.len() as u8, RANGES.to_vec());
+        let limits = TableLimits::default();
+        let tables = TablesBuilder::new(limits).apply(Generation(1), &[], &records(setup))?;
+        let mailboxes = || (0..ports.len()).map(|_| Mailbox::new(if ports.len() == 1 { 1 } else { LETTERS }));
+        let shared = Shared {
+            network: network(setup)?,
+            workers: mailboxes().collect::<Result<_, _>>()?,
+            slots: ports.iter().map(|_| TableSlot::new()).collect(),
+            steward: Mailbox::new(1)?,
+            stop: AtomicBool::new(false),
+            affinity: Affinity::new(1)?,
+            options: LookupOptions {
+                midstream_pickup: true,
+            },
+            sleep: false,
+            steering,
+        };
+        let (mut workers, mut counters) = (Vec::new(), Vec::new());
+        for (index, (client_port, pod_port)) in ports.into_iter().enumerate() {
+            let index = WorkerIndex(index as u8);
+            let page = WorkerCounters::private();
+            counters.push(page.reader());
+            workers.push(Worker::new(WorkerParts {
+                index,
+                memory: FrameMemory::new(FRAMES, 2_048)?,
+                drivers: vec![Some(client_port), Some(pod_port)],
+                sides: Sides::new(&sides(setup, shared.steering.slice(index))?)?,
+                picker: Picker::new(u64::from(index.0) + 1, &limits),
+                counters: page,
+                tables: Arc::clone(&tables),
+            }));
+        }
+        Ok(Self {
+            workers,
+            shared,
+            counters,
+        })
+    }
+}
+
+/// Source ports: all but those of node ports.
+const RANGES: [std::ops::RangeInclusive<u16>; 2] = [1_024..=29_999, 32_768..=u16::MAX];
+
+/// Packets under way to a worker that has fellows.
+const LETTERS: usize = 1_024;
+
+fn sides(setup: &Setup, ranges: Vec<std::ops::RangeInclusive<u16>>) -> std::io::Result<SideConfig> {
     let hash_key = HashKey::random()?;
     let endpoints = setup.services as usize * usize::from(setup.backends);
-    Sides::new(&SideConfig {
+    Ok(SideConfig {
         flows: FlowConfig {
             capacity: setup.flows,
             timeouts: Timeouts::default(),
@@ -234,14 +263,14 @@ fn sides(setup: &Setup, ranges: Vec<std::ops::RangeInclusive<u16>>) -> std::io::
 }
 
 /// Bytes of what grows with flows, of the Services' family.
-fn bytes(setup: &Setup, sides: &Sides) -> usize {
-    let Sides { v4, v6 } = sides;
+fn bytes(setup: &Setup) -> std::io::Result<usize> {
+    let Sides { v4, v6 } = Sides::new(&sides(setup, RANGES.to_vec())?)?;
     let (flows, ports) = if setup.v6 {
         (v6.tracked.flows.bytes(), v6.tracked.snat_ports.bytes())
     } else {
         (v4.tracked.flows.bytes(), v4.tracked.snat_ports.bytes())
     };
-    flows + if setup.keep_source { 0 } else { ports }
+    Ok(flows + if setup.keep_source { 0 } else { ports })
 }
 
 fn network(setup: &Setup) -> Result<Network, ipnet::AddrParseError> {

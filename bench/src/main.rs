@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod verbs {
+    pub(crate) mod instructions;
     pub(crate) mod nat;
     pub(crate) mod pktgen;
     pub(crate) mod compare;
@@ -22,6 +23,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Instructions(verbs::instructions::Arguments),
     Nat(verbs::nat::Arguments),
     Pktgen(verbs::pktgen::Arguments),
     Compare(verbs::compare::Arguments),
@@ -32,6 +34,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
+        Verb::Instructions(arguments) => verbs::instructions::run(arguments),
         Verb::Nat(arguments) => verbs::nat::run(arguments),
         Verb::Pktgen(arguments) => verbs::pktgen::run(arguments),
         Verb::Compare(arguments) => verbs::compare::run(arguments),

@@ -23,6 +23,8 @@ mod lives;
 mod packets;
 /// The rows of the table.
 pub mod rows;
+/// More workers than one.
+pub mod scaling;
 mod verify;
 
 /// Packets prepared at a time: the equal-work contract's 2,048 frames, so that no frame is still in the first cache.
@@ -107,6 +109,8 @@ pub struct Row {
     pub packets: usize,
     /// Packets whose translation was judged outside the timed region; all were right.
     pub verified: usize,
+    /// Packets that went through `Bench::time` in all, from the first that opened a flow.
+    pub handled: usize,
     /// Of the whole pipeline.
     pub ns_per_packet: Spread,
     /// From the median.
@@ -154,6 +158,7 @@ pub fn run(workload: &Workload) -> Result<Row, Error> {
         services: workload.services,
         packets: workload.packets,
         verified: bench.verified,
+        handled: bench.handled,
         ns_per_packet: ns,
         mpps: round(1_000.0 / ns.p50),
         lives_per_second: (workload.kind == Kind::Lives)
@@ -181,11 +186,12 @@ struct Bench {
     now: Tick,
     endpoints: HashSet<IpAddr>,
     verified: usize,
+    handled: usize,
 }
 
 impl Bench {
-    fn new(workload: &Workload) -> Result<Self, Error> {
-        let setup = Setup {
+    fn setup(workload: &Workload) -> Setup {
+        Setup {
             flows: workload.flows + workload.flows / 3 + 64,
             services: workload.services,
             backends: workload.backends,
@@ -195,7 +201,11 @@ impl Bench {
                 _ => Protocol::UDP,
             },
             v6: workload.v6,
-        };
+        }
+    }
+
+    fn new(workload: &Workload) -> Result<Self, Error> {
+        let setup = Self::setup(workload);
         let pairs = (0..setup.services).flat_map(|s| (0..u32::from(setup.backends)).map(move |b| (s, b)));
         Ok(Self {
             gateway: Gateway::new(setup)?,
@@ -203,6 +213,7 @@ impl Bench {
             now: Tick(8_000),
             endpoints: pairs.map(|(s, b)| setup.endpoint(s, b)).collect(),
             verified: 0,
+            handled: 0,
             setup,
         })
     }
@@ -402,7 +413,7 @@ impl Bench {
         }
     }
 
-    /// Nanoseconds of the turns that handle `packets`, with the time of day for them as in production.
+    /// Nanoseconds of the turns that handle `packets`. Kept a function of its own, whose instructions can be counted.
     #[inline(never)]
     fn time(&mut self, packets: usize) -> u64 {
         let mut handled = 0;
@@ -414,7 +425,9 @@ impl Bench {
             }
             handled += turn;
         }
-        start.elapsed().as_nanos() as u64
+        let spent = start.elapsed().as_nanos() as u64;
+        self.handled += handled;
+        spent
     }
 }
 
@@ -477,6 +490,33 @@ mod tests {
             };
             let row = run(&workload).unwrap();
             assert!(row.verified > 5_000 && row.ratio_to_floor.is_some(), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn no_turn_allocates() {
+        for kind in [Kind::Established, Kind::New] {
+            for (v6, full_nat) in [(false, false), (false, true), (true, true)] {
+                let workload = Workload {
+                    v6,
+                    full_nat,
+                    ..small(kind)
+                };
+                let mut bench = Bench::new(&workload).unwrap();
+                bench.open(0..2_048, false).unwrap();
+                // Of flows that are known, then of new ones.
+                for first in [0, 2_048] {
+                    let tuples = (first..first + ROUND).map(|i| packets::tuple(&bench.setup, i));
+                    let tuples: Vec<_> = tuples.map(|tuple| (tuple, flags::ACK)).collect();
+                    bench.load(false, tuples.into_iter());
+                    let counted = allocation_counter::measure(|| {
+                        bench.time(ROUND);
+                    });
+                    assert_eq!(counted.count_total, 0, "{kind:?} from {first}");
+                }
+                let counted = allocation_counter::measure(|| bench.expire_all());
+                assert_eq!(counted.count_total, 0, "while flows expire");
+            }
         }
     }
 

@@ -26,6 +26,7 @@ use crate::network::{Interface, Network, Route};
 use crate::nic::open::{self, Attach, DriverSpec, PortSpec, ZeroCopy};
 use crate::nic::xdp_socket::Umem;
 use crate::nic::{Driver, DriverInfo, FrameMemory, OpenError, oversize, vlan};
+use crate::segment;
 use crate::steering::Steering;
 use crate::steward::Steward;
 use crate::table_slot::TableSlot;
@@ -349,6 +350,13 @@ fn account(config: &Config, worker: WorkerIndex, memory: &FrameMemory, sides: &S
         worker.0,
         memory.capacity()
     );
+    if worker.0 == 0 && !segment::has_huge_pages() {
+        log::info!(
+            "memory is in small pages, so packets of many flows cost more: this machine gives no transparent huge pages; \
+             to allow them, write \"madvise\" into {}",
+            segment::HUGE_PAGES
+        );
+    }
 }
 
 fn network(config: &Config, infos: &[DriverInfo]) -> Result<Network, StartError> {

@@ -18,6 +18,14 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 /// Files that outlive the process.
 pub mod named;
 
+/// Where the kernel says whether it gives transparent huge pages to those who ask (Documentation/admin-guide/mm/transhuge).
+pub const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+
+/// Whether it does: then anonymous regions are in them as far as memory is not in pieces.
+pub fn has_huge_pages() -> bool {
+    std::fs::read_to_string(HUGE_PAGES).is_ok_and(|modes| !modes.contains("[never]"))
+}
+
 /// A mapping of this process, unmapped on drop.
 #[derive(Debug)]
 pub struct Region {

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use clap::{Args, ValueEnum};
-use sluice_bench::nat::{self, Kind, Row, Workload, rows};
+use sluice_bench::nat::{self, Kind, Row, Workload, rows, scaling};
 
 /// What one packet costs the whole pipeline, in memory, on one worker: the table's rows, one of them, or by hand.
 #[derive(Debug, Args)]
@@ -44,6 +44,9 @@ pub(crate) struct Arguments {
     /// Few flows have most packets.
     #[arg(long)]
     zipf: bool,
+    /// Up to so many workers instead, by powers of two: what hand-over costs, and whether two cores are twice one.
+    #[arg(long, value_name = "N", conflicts_with_all = ["table", "new", "lives", "reply"])]
+    workers: Option<usize>,
     /// Repeats.
     #[arg(long)]
     repeats: Option<usize>,
@@ -84,6 +87,12 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         ],
         None => vec!["by-hand"],
     };
+    if let Some(workers) = arguments.workers {
+        for name in names {
+            scale(&arguments.workload(name), workers, arguments.json)?;
+        }
+        return Ok(());
+    }
     if !arguments.json {
         println!(
             "{:<34} {:>23} {:>7} {:>8} {:>16} {:>6} {:>7}",
@@ -97,6 +106,33 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         } else {
             print(&row);
         }
+    }
+    Ok(())
+}
+
+fn scale(workload: &Workload, workers: usize, json: bool) -> Result<(), Box<dyn Error>> {
+    if !json {
+        println!(
+            "{:<8} {:<8} {:<9} {:>11} {:>23} {:>7} {:>10}",
+            "workers", "queues", "cores", "handed over", "ns/packet min/p50/max", "Mpps", "of linear"
+        );
+    }
+    for row in scaling::run(workload, workers)? {
+        if json {
+            println!("{}", serde_json::to_string(&row)?);
+            continue;
+        }
+        let ns = row.ns_per_packet;
+        println!(
+            "{:<8} {:<8} {:<9} {:>11.3} {:>23} {:>7.1} {:>10.3}",
+            row.workers,
+            row.queues,
+            if row.parallel { "one each" } else { "in turns" },
+            row.handed_over,
+            format!("{:.1}/{:.1}/{:.1}", ns.min, ns.p50, ns.max),
+            row.mpps,
+            row.of_linear
+        );
     }
     Ok(())
 }

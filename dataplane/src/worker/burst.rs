@@ -1,9 +1,10 @@
 //! Takes  a burst of frames from one NIC port.     Gives  each packet's decision, carried out.
-//! Never  reorders packets of one family; never waits for a cache line that it could have asked for earlier.
+//! Never  lets a packet overtake another of its flow; never waits for a cache line that it could have asked for earlier.
 //!
 //! Waves over the burst, so that what one packet waits for comes in while others are worked on: ask for the headers; prove
-//! the packets and ask for their buckets; ask for the entries that those name; follow the flows. A plain packet of a known flow (nearly
-//! every one) goes through all of them without a function call; `consider` judges the others one by one.
+//! the packets and ask for their buckets; ask for the entries that those name; follow the flows. A plain packet of a known
+//! flow, nearly every one, goes through all of them without a function call. Those of no flow are opened together (`open`);
+//! `consider` judges the others one by one.
 
 use std::ops::Range;
 
@@ -160,7 +161,7 @@ impl Worker {
     ) {
         while !part.is_empty() {
             // Runs of one family, whose loop then holds nothing of the other's.
-            part.start += match waves.parsed[part.start] {
+            let done = match waves.parsed[part.start] {
                 Parsed::Ipv4(_) => self.follow::<V4>(shared, port, frames, waves, part.clone(), tick),
                 Parsed::Ipv6(_) => self.follow::<V6>(shared, port, frames, waves, part.clone(), tick),
                 other => {
@@ -176,6 +177,8 @@ impl Worker {
                     1
                 }
             };
+            // Never none: a run begins with a packet of its family.
+            part.start += done.max(1);
         }
     }
 

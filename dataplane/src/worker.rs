@@ -52,6 +52,10 @@ const LETTERS_PER_TURN: usize = BURST;
 /// Longest sleep of a worker with nothing to do: flows still expire, and a driver without a wait descriptor is polled.
 const SLEEP: Duration = Duration::from_millis(100);
 
+/// Longest sleep of a worker that has packets under way which only another turn sends: a retransmission timer is 200 ms, and
+/// an interface that was full has room again after as many packets.
+const OWING: Duration = Duration::from_millis(1);
+
 /// Empty turns before a sleeping worker waits: packets come in trains, and a wake-up costs more than a few polls.
 const TURNS_BEFORE_SLEEP: u32 = 32;
 
@@ -403,8 +407,15 @@ impl Worker {
         }
     }
 
-    /// Waits for a packet, a letter, a newer table, or `SLEEP`.
-    fn wait(&self, shared: &Shared) {
+    /// How long it may sleep.
+    fn patience(&mut self) -> Duration {
+        let owes = self.ports.iter_mut().flatten().any(|nic| nic.driver.owes());
+        if owes { OWING } else { SLEEP }
+    }
+
+    /// Waits for a packet, a letter, a newer table, or as long as it may.
+    fn wait(&mut self, shared: &Shared) {
+        let patience = self.patience();
         let mailbox = &shared.workers[self.index.get()];
         let mut fds: ArrayVec<PollFd<'_>, 257> = ArrayVec::new_const();
         fds.push(PollFd::from_borrowed_fd(mailbox.bell(), PollFlags::IN));
@@ -413,7 +424,7 @@ impl Worker {
         }
         let timeout = rustix::time::Timespec {
             tv_sec: 0,
-            tv_nsec: SLEEP.as_nanos() as i64,
+            tv_nsec: patience.as_nanos() as i64,
         };
         // EINTR is a wake-up like any other.
         let _ = poll(&mut fds, Some(&timeout));
@@ -429,3 +440,7 @@ impl Worker {
         mailbox.quiet();
     }
 }
+
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests;

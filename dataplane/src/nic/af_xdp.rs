@@ -268,6 +268,11 @@ impl Driver for AfXdp {
         Some(self.socket.as_fd())
     }
 
+    /// The interface took less than there was, and only a call makes it take more.
+    fn owes(&mut self) -> bool {
+        self.rings.tx.pending() > 0
+    }
+
     fn info(&self) -> &DriverInfo {
         &self.info
     }

@@ -82,6 +82,12 @@ pub trait Driver: Send {
     /// Readable when packets wait to be received; `None` if the driver can only be polled.
     fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
 
+    /// Packets that were accepted wait for another call to be sent: whoever sleeps must come back soon. Most drivers send in
+    /// `tx_burst` or refuse.
+    fn owes(&mut self) -> bool {
+        false
+    }
+
     /// What was opened, for the start-up line and for the steward's ARP.
     fn info(&self) -> &DriverInfo;
 

@@ -190,6 +190,10 @@ impl Driver for Port {
         self.wait.as_ref().map(AsFd::as_fd)
     }
 
+    fn owes(&mut self) -> bool {
+        !self.sending.is_empty() || self.trunk().driver.as_mut().is_some_and(|driver| driver.owes())
+    }
+
     fn info(&self) -> &DriverInfo {
         &self.info
     }

@@ -1,0 +1,83 @@
+use std::os::fd::BorrowedFd;
+
+use super::*;
+use crate::addr::Mac;
+use crate::conntrack::ports::{PortPoolConfig, Rest};
+use crate::conntrack::{Admission, FlowConfig, HashKey, Timeouts};
+use crate::fragments::FragmentConfig;
+use crate::nic::{DriverInfo, DriverStats, Link};
+use crate::tables::TableLimits;
+
+/// A NIC port that has accepted packets, or not, and sends them when it is called again.
+struct Owing(bool, DriverInfo);
+
+impl Driver for Owing {
+    fn rx_burst(&mut self, _: &mut FrameMemory, _: &mut Burst) {}
+
+    fn tx_burst(&mut self, _: &mut FrameMemory, _: &mut Burst) {}
+
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn owes(&mut self) -> bool {
+        self.0
+    }
+
+    fn info(&self) -> &DriverInfo {
+        &self.1
+    }
+
+    fn stats(&self) -> DriverStats {
+        DriverStats::default()
+    }
+
+    fn link(&self) -> Link {
+        Link::Up
+    }
+}
+
+fn worker(owes: [bool; 2]) -> Worker {
+    let info = DriverInfo {
+        driver: "owing",
+        interface: "a".to_owned(),
+        mode: String::new(),
+        mac: Mac([2, 0, 0, 0, 0, 1]),
+        peer_mac: None,
+        mtu: 1500,
+    };
+    let hash_key = HashKey::from([1, 2, 3, 4]);
+    let sides = SideConfig {
+        flows: FlowConfig {
+            capacity: 1,
+            timeouts: Timeouts::default(),
+            admission: Admission::default(),
+            hash_key,
+        },
+        snat_ports: PortPoolConfig {
+            ranges: vec![1024..=2047],
+            destinations: 1,
+            blocks: 1,
+            rest: Rest::default(),
+            hash_key,
+        },
+        fragments: FragmentConfig::default(),
+    };
+    let port = |owes| Some(Box::new(Owing(owes, info.clone())) as Box<dyn Driver>);
+    Worker::new(WorkerParts {
+        index: WorkerIndex(0),
+        memory: FrameMemory::new(1, 2048).unwrap(),
+        drivers: vec![port(owes[0]), None, port(owes[1])],
+        sides: Sides::new(&sides).unwrap(),
+        picker: Picker::new(1, &TableLimits::default()),
+        counters: WorkerCounters::private(),
+        tables: Arc::new(Tables::empty()),
+    })
+}
+
+#[test]
+fn a_worker_whose_packets_wait_for_another_turn_does_not_sleep_on_them() {
+    assert_eq!(worker([false, false]).patience(), SLEEP);
+    assert_eq!(worker([true, false]).patience(), OWING);
+    assert_eq!(worker([false, true]).patience(), OWING);
+}

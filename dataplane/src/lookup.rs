@@ -176,7 +176,8 @@ pub enum Stop {
     NoNextHop,
 }
 
-/// One packet further along its flow: nearly all that a burst is. What stops it is for `Lookup` to judge.
+/// One packet further along its flow, whatever it does to its state. What stops it is for `Lookup` to judge. A burst asks
+/// this only where the flow is not steady for the packet (`Flow::is_steady`).
 #[inline(always)]
 pub fn step<A: Address>(
     flows: &mut Flows<A>,
@@ -209,7 +210,7 @@ fn serves<A: Address>(flows: &mut Flows<A>, tables: &Tables, index: FlowIndex) -
     serves
 }
 
-/// `step`, of a flow that is as others.
+/// The rest of `step`, of a flow about which nothing more need be asked: also one that is still adopted.
 #[inline(always)]
 fn onward<A: Address>(
     flows: &mut Flows<A>,

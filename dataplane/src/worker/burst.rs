@@ -1,8 +1,8 @@
 //! Takes  a burst of frames from one NIC port.     Gives  each packet's decision, carried out.
 //! Never  lets a packet overtake another of its flow; never waits for a cache line that it could have asked for earlier.
 //!
-//! Waves over the burst, so that what one packet waits for comes in while others are worked on: ask for the headers; prove
-//! the packets and ask for their buckets; ask for the entries that those name; follow the flows. A plain packet of a known
+//! Three waves over the burst, behind one that asks for the headers, so that what one packet waits for comes in while others
+//! are worked on: prove the packets and ask for their buckets; ask for the entries that those name; follow the flows. A plain packet of a known
 //! flow, nearly every one, goes through all of them without a function call. Those of no flow are opened together (`open`);
 //! `consider` judges the others one by one.
 

@@ -5,7 +5,7 @@
     reason = "tests, and their helpers outside of test functions"
 )]
 
-#[path = "nic/conformance.rs"]
+#[path = "nic/conformance/mod.rs"]
 mod conformance;
 #[path = "nic/forwarding.rs"]
 mod forwarding;
@@ -16,7 +16,7 @@ use std::net::UdpSocket;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use conformance::{FRAMES, Pair, Port, conformance, receive};
+use conformance::{FRAMES, Port, receive};
 use namespace::{
     User, address_with_neighbour, delete, enter_new_namespace, hand_over_segments, in_namespace, move_to,
     skipped, veth,
@@ -24,7 +24,7 @@ use namespace::{
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use sluice_dataplane::nic::open::{Attach, DriverSpec, PortSpec, ZeroCopy, open};
 use sluice_dataplane::nic::xdp_socket::Umem;
-use sluice_dataplane::nic::{Burst, FrameMemory, Link, OpenError, memory, oversize, vlan};
+use sluice_dataplane::nic::{Burst, FrameMemory, Link, OpenError, oversize, vlan};
 
 const AF_PACKET: DriverSpec = DriverSpec::AfPacket { fanout: None };
 const TAP: DriverSpec = DriverSpec::Tap { mtu: 1500 };
@@ -59,95 +59,30 @@ fn failure(memory: &mut FrameMemory, spec: &PortSpec) -> OpenError {
     error
 }
 
-/// Whether this process may load XDP programs, or make taps; says so if not.
-fn may_use(driver: &DriverSpec, what: &str) -> bool {
+/// Why this process may not load XDP programs, or make taps; `None` if it may, or if something else is wrong.
+fn unavailable(driver: &DriverSpec) -> Option<String> {
     let mut memory = FrameMemory::new(FRAMES, 2048).unwrap();
     if *driver != TAP {
         veth("probe0", "probe1");
     }
     let result = open(&spec("probe0", driver.clone()), &mut memory, &mut None);
+    let refusals = [libc::EPERM, libc::EACCES, libc::ENOENT].map(Some);
+    let refused =
+        |error: &OpenError| refusals.contains(&error.source.as_ref().and_then(|e| e.raw_os_error()));
+    let why = result.err().filter(refused).map(|error| error.to_string());
     if *driver != TAP {
         delete("probe0");
     }
-    let refusals = [libc::EPERM, libc::EACCES, libc::ENOENT].map(Some);
-    match result {
-        Err(error) if refusals.contains(&error.source.as_ref().and_then(|e| e.raw_os_error())) => {
-            skipped(what, &error.to_string());
-            false
-        }
-        _ => true,
+    why
+}
+
+/// Whether this process may use the driver; says so if not.
+fn may_use(driver: &DriverSpec, what: &str) -> bool {
+    let why = unavailable(driver);
+    if let Some(why) = &why {
+        skipped(what, why);
     }
-}
-
-#[test]
-fn memory_ports_conform() {
-    let mut pair = |_: &mut FrameMemory, _: &mut Option<Umem>| -> (Port, Port) {
-        let (a, b) = memory::port_pair("test", 64);
-        (Box::new(a), Box::new(b))
-    };
-    conformance(&mut pair, 256, |pair: &mut Pair| {
-        let (alone, other) = memory::port_pair("test", 64);
-        drop(other);
-        pair.b = Box::new(alone);
-    });
-}
-
-#[test]
-fn af_packet_conforms() {
-    in_namespace("af_packet_conforms", User::Same, af_packet);
-}
-
-#[test]
-fn af_packet_conforms_without_privileges() {
-    in_namespace(
-        "af_packet_conforms_without_privileges",
-        User::Namespaced,
-        af_packet,
-    );
-}
-
-fn af_packet() {
-    veth("va", "vb");
-    let mut pair = |m: &mut FrameMemory, u: &mut Option<Umem>| {
-        (port(m, u, "va", AF_PACKET), port(m, u, "vb", AF_PACKET))
-    };
-    conformance(&mut pair, 256, |_| delete("va"));
-}
-
-#[test]
-fn a_tap_conforms() {
-    in_namespace("a_tap_conforms", User::Same, || {
-        if !may_use(&TAP, "tap conformance") {
-            return;
-        }
-        // The kernel's end of the tap, played by a packet socket; the tap's own queue holds 1000 frames.
-        let mut pair = |m: &mut FrameMemory, u: &mut Option<Umem>| {
-            let tap = port(m, u, "tap0", TAP);
-            (tap, port(m, u, "tap0", AF_PACKET))
-        };
-        conformance(&mut pair, 2500, |_| delete("tap0"));
-    });
-}
-
-#[test]
-fn af_xdp_conforms_native() {
-    in_namespace("af_xdp_conforms_native", User::Same, || af_xdp(NATIVE));
-}
-
-#[test]
-fn af_xdp_conforms_generic() {
-    in_namespace("af_xdp_conforms_generic", User::Same, || af_xdp(GENERIC));
-}
-
-fn af_xdp(driver: DriverSpec) {
-    if !may_use(&driver, "AF_XDP conformance") {
-        return;
-    }
-    veth("va", "vb");
-    let mut pair = |m: &mut FrameMemory, u: &mut Option<Umem>| {
-        (port(m, u, "va", driver.clone()), port(m, u, "vb", driver.clone()))
-    };
-    conformance(&mut pair, 256, |_| delete("va"));
+    why.is_none()
 }
 
 #[test]

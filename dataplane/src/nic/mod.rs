@@ -1,13 +1,22 @@
 //! NIC ports: the driver contract, one file per driver.
 //!
-//! A driver gives one queue of one NIC port to one worker. What every driver must do:
-//! * `rx_burst` and `tx_burst` never block and never allocate; a worker with nothing to do waits on `wait_fd`.
+//! A driver gives one queue of one NIC port to one worker: bursts received and sent, what was found at open (`DriverInfo`),
+//! counters (`DriverStats`) and the state of the other side (`Link`). What every driver must do, and
+//! `tests/nic/conformance` holds every driver to:
+//! * `rx_burst` and `tx_burst` never block and never allocate; a worker with nothing to do waits on `wait_fd`, which wakes it
+//!   for the next packet.
+//! * Order is kept in both directions, across every wrap of a ring; a frame arrives whole, tag and all, or not at all.
 //! * A frame handed to `tx_burst` and accepted is the driver's until its memory is free again; the driver then frees
 //!   it into the worker's `FrameMemory` itself (at the next call). What is not accepted stays in `frames`, in order.
+//! * Nothing is lost uncounted: what was accepted is in `tx_packets` or `tx_errors`, what came and could not be taken, for
+//!   want of room or of free frames, in `rx_missed`, what is too long for a frame in `rx_errors`.
 //! * Nothing a peer or the kernel writes into a ring may cause a panic or an access outside the frame memory: what
 //!   does not fit is counted as an error and forgotten.
 //! * When the other side vanishes (interface deleted, peer closed) `rx_burst` gives nothing, `tx_burst` takes nothing
-//!   or counts, and `link()` says `Gone`; nothing panics.
+//!   or counts, and `link()` says `Gone`; nothing panics. Where the other side can come back to an open port, traffic
+//!   flows again by itself, as it does after the link was down or the MTU another.
+//! * `close` gives all frames back, whatever happened before; a port closed and opened anew works, and a thousand times
+//!   that leaks neither descriptors nor memory.
 //! * The transport checksums of what `rx_burst` gives are complete: a driver that can receive packets whose checksum
 //!   its sender left to hardware (veth, tap) completes them, and counts them.
 

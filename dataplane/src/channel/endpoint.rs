@@ -1,6 +1,6 @@
-//! The socket file that the dataplane listens at.
+//! A socket file that the dataplane listens at.
 //!
-//! Takes  a path.     Gives  a listener there, after clearing away what a dead process left; removes it when dropped.
+//! Takes  a path and a type of socket.     Gives  a listener there, after clearing away what a dead process left; removes it when dropped.
 //! Never  takes a path away from a living process, never removes a file that is not a socket.
 
 use std::fmt;
@@ -20,7 +20,7 @@ use super::peer::Peer;
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Another dataplane listens there.
-    #[error("{path} is in use: {holder} listens there; stop it, or give this dataplane another channel path")]
+    #[error("{path} is in use: {holder} listens there; stop it, or give this dataplane another socket path")]
     Busy {
         /// The socket's path.
         path: PathBuf,
@@ -28,7 +28,7 @@ pub enum BindError {
         holder: String,
     },
     /// Something else is there.
-    #[error("{0} exists and is not a socket; remove it, or give this dataplane another channel path")]
+    #[error("{0} exists and is not a socket; remove it, or give this dataplane another socket path")]
     NotASocket(PathBuf),
     /// The system refused.
     #[error("cannot listen at {path}: {error}")]
@@ -46,9 +46,14 @@ pub enum BindError {
     Options(String),
 }
 
+const NEW: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
+
+/// Peers that wait to be let in: more than ever come at once, and each is let in at once.
+const BACKLOG: i32 = 128;
+
 /// A listener and its file.
 #[derive(Debug)]
-pub(super) struct Endpoint {
+pub(crate) struct Endpoint {
     listener: UnixListener,
     path: PathBuf,
     /// Device and inode of our file: someone else's file at the path is not ours to remove.
@@ -56,8 +61,8 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn bind(path: &Path) -> Result<Self, BindError> {
-        Self::bind_locked(path).map_err(|refused| match refused {
+    pub(crate) fn bind(path: &Path, kind: SocketType) -> Result<Self, BindError> {
+        Self::bind_locked(path, kind).map_err(|refused| match refused {
             Refused::Because(error) => error,
             Refused::Io(error) => BindError::Io {
                 path: path.to_owned(),
@@ -66,7 +71,7 @@ impl Endpoint {
         })
     }
 
-    fn bind_locked(path: &Path) -> Result<Self, Refused> {
+    fn bind_locked(path: &Path, kind: SocketType) -> Result<Self, Refused> {
         // Two dataplanes that start at once and both find a dead socket must not remove each other's live one: they
         // take turns by the folder's lock, which the kernel drops with the descriptor.
         let folder = path
@@ -82,7 +87,7 @@ impl Endpoint {
             Ok(file) if !file.file_type().is_socket() => {
                 return Err(Refused::Because(BindError::NotASocket(path.to_owned())));
             }
-            Ok(_) => match holder(path)? {
+            Ok(_) => match holder(path, kind)? {
                 Some(holder) => {
                     return Err(Refused::Because(BindError::Busy {
                         path: path.to_owned(),
@@ -98,19 +103,20 @@ impl Endpoint {
                 }
             },
         }
-        let listener = UnixListener::bind(path)?;
-        listener.set_nonblocking(true)?;
+        let listener = socket_with(AddressFamily::UNIX, kind, NEW, None)?;
+        rustix::net::bind(&listener, &SocketAddrUnix::new(path)?)?;
+        rustix::net::listen(&listener, BACKLOG)?;
         // For the file system's rules; who connects is checked by the kernel's word anyway.
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         let file = fs::symlink_metadata(path)?;
         Ok(Self {
-            listener,
+            listener: listener.into(),
             path: path.to_owned(),
             file: (file.dev(), file.ino()),
         })
     }
 
-    pub(super) const fn listener(&self) -> &UnixListener {
+    pub(crate) const fn listener(&self) -> &UnixListener {
         &self.listener
     }
 }
@@ -128,9 +134,8 @@ impl<E: Into<io::Error>> From<E> for Refused {
 }
 
 /// Who listens at a socket file; `None` if nobody does.
-fn holder(path: &Path) -> io::Result<Option<String>> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+fn holder(path: &Path, kind: SocketType) -> io::Result<Option<String>> {
+    let probe = socket_with(AddressFamily::UNIX, kind, NEW, None)?;
     match connect(&probe, &SocketAddrUnix::new(path)?) {
         Ok(()) => Ok(Some(match Peer::of(&probe) {
             Ok(peer) => match fs::read_to_string(format!("/proc/{}/comm", peer.pid)) {
@@ -142,6 +147,7 @@ fn holder(path: &Path) -> io::Result<Option<String>> {
         // It listens, but its queue is full.
         Err(Errno::AGAIN) => Ok(Some("a process that does not accept connections now".into())),
         Err(Errno::CONNREFUSED) => Ok(None),
+        Err(Errno::PROTOTYPE) => Ok(Some("a process that talks another way".into())),
         Err(error) => Err(error.into()),
     }
 }
@@ -170,10 +176,10 @@ mod tests {
         let path = folder.path().join("channel.sock");
         drop(UnixListener::bind(&path).unwrap()); // std leaves the file
         assert!(path.exists());
-        let first = Endpoint::bind(&path).unwrap();
+        let first = Endpoint::bind(&path, SocketType::STREAM).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 
-        let error = Endpoint::bind(&path).unwrap_err().to_string();
+        let error = Endpoint::bind(&path, SocketType::STREAM).unwrap_err().to_string();
         assert!(
             error.contains(&format!("process {}", std::process::id())),
             "{error}"
@@ -183,7 +189,10 @@ mod tests {
         drop(first);
         assert!(!path.exists());
         fs::write(&path, "notes").unwrap();
-        assert!(matches!(Endpoint::bind(&path), Err(BindError::NotASocket(_))));
+        assert!(matches!(
+            Endpoint::bind(&path, SocketType::STREAM),
+            Err(BindError::NotASocket(_))
+        ));
         assert_eq!(fs::read_to_string(&path).unwrap(), "notes");
     }
 
@@ -191,7 +200,7 @@ mod tests {
     fn a_file_that_replaced_ours_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("channel.sock");
-        let ours = Endpoint::bind(&path).unwrap();
+        let ours = Endpoint::bind(&path, SocketType::STREAM).unwrap();
         fs::remove_file(&path).unwrap();
         fs::write(&path, "theirs").unwrap();
         drop(ours);

@@ -62,7 +62,7 @@ mod intake;
 pub(crate) mod layout;
 mod peer;
 mod socket;
-mod endpoint;
+pub(crate) mod endpoint;
 mod ring;
 mod outbox;
 pub mod server;

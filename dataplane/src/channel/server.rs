@@ -11,6 +11,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use rustix::net::SocketType;
+
 use crate::counters::{CounterPages, WorkerCounters};
 use crate::index::{Generation, WorkerIndex};
 
@@ -116,7 +118,7 @@ impl Server {
         let counters = (0..options.workers)
             .filter_map(|w| pages.writer(WorkerIndex(w as u8)))
             .collect();
-        let endpoint = Endpoint::bind(path.as_ref())?;
+        let endpoint = Endpoint::bind(path.as_ref(), SocketType::STREAM)?;
         Ok(Self {
             endpoint,
             segment,

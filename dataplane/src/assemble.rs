@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::affinity::Affinity;
 use crate::channel::BindError;
 use crate::channel::server::{Server, ServerOptions};
-use crate::config::{self, Config, DriverKind, Idle, Role};
+use crate::config::{self, Config, DriverKind, Idle, MemifMode, MemifRole, Role};
 use crate::conntrack::persist::{Adopted, BootId};
 use crate::conntrack::ports::{PortPoolConfig, Rest};
 use crate::conntrack::{Admission, FlowConfig, HashKey};
@@ -23,6 +23,7 @@ use crate::lookup::LookupOptions;
 use crate::mailbox::Mailbox;
 use crate::neighbours::Pace;
 use crate::network::{Interface, Network, Route};
+use crate::nic::memif::{self, MemifSpec};
 use crate::nic::open::{self, Attach, DriverSpec, PortSpec, ZeroCopy};
 use crate::nic::xdp_socket::Umem;
 use crate::nic::{Driver, DriverInfo, FrameMemory, OpenError, oversize, vlan};
@@ -249,6 +250,7 @@ fn spec(config: &Config, port: &config::NicPort, worker: WorkerIndex, mtu: usize
         DriverKind::AfPacket => DriverSpec::AfPacket {
             fanout: (config.workers.count > 1).then(|| fanout_group(config, port)),
         },
+        DriverKind::Memif => DriverSpec::Memif(memif_spec(config, port)),
         DriverKind::Tap => DriverSpec::Tap {
             mtu: if mtu == 0 { TAP_MTU } else { mtu },
         },
@@ -258,6 +260,25 @@ fn spec(config: &Config, port: &config::NicPort, worker: WorkerIndex, mtu: usize
         ring_size: port.ring_size,
         complete_checksums: port.complete_checksums,
         ..PortSpec::new(&port.name, &port.interface, driver)
+    }
+}
+
+fn memif_spec(config: &Config, port: &config::NicPort) -> MemifSpec {
+    // The config has been checked: a memif port has these.
+    let memif = port.memif.clone().unwrap_or_default();
+    MemifSpec {
+        socket: memif.socket,
+        role: match memif.role {
+            MemifRole::Server => memif::Role::Server,
+            MemifRole::Client => memif::Role::Client,
+        },
+        id: memif.id,
+        secret: memif.secret,
+        queues: u16::from(config.workers.count),
+        buffer_size: memif.buffer_size,
+        interrupts: memif.mode == MemifMode::Interrupt,
+        mtu: memif.mtu,
+        peer_mac: memif.peer_mac.map(|station| station.0),
     }
 }
 

@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::addr::Mac;
 use crate::affinity;
 use crate::conntrack::ports::Rest;
 use crate::conntrack::{Admission, Timeouts};
 use crate::fragments::FragmentConfig;
+use crate::nic::memif;
 use crate::tick::Period;
 
 mod check;
@@ -73,8 +75,11 @@ pub struct NicPort {
     pub name: String,
     /// Which driver opens it.
     pub driver: DriverKind,
-    /// The interface it opens; the name of the tap it makes.
+    /// The interface it opens; the name of the tap it makes; the name a memif peer is told.
     pub interface: String,
+    /// memif: whom it meets, and where.
+    #[serde(default)]
+    pub memif: Option<Memif>,
     /// Its VLAN (802.1Q): several NIC ports may have one interface, each its own VLAN, and one none.
     #[serde(default)]
     pub vlan: Option<u16>,
@@ -104,8 +109,83 @@ pub enum DriverKind {
     AfXdp,
     /// AF_PACKET rings.
     AfPacket,
+    /// Shared memory with another process.
+    Memif,
     /// A tap interface: the host port.
     Tap,
+}
+
+/// A memif port's options. It has a queue pair for each worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Memif {
+    /// The socket's path; or `@` and a name in the abstract namespace, which whoever shares the network namespace can use.
+    pub socket: String,
+    /// Which end of it we are.
+    pub role: MemifRole,
+    /// Number of the interface at that socket: that of the peer's.
+    #[serde(default)]
+    pub id: u32,
+    /// What a client must know, at most 23 bytes; none: whoever may use the socket is let in.
+    #[serde(default)]
+    pub secret: String,
+    /// Client: bytes of a buffer, a multiple of 64 from 256 to 65,536; longer packets take several. 2,048, the default of
+    /// VPP and DPDK, holds a packet of Ethernet's MTU.
+    #[serde(default = "buffer_size")]
+    pub buffer_size: u32,
+    /// Whether a sleeping worker is woken.
+    #[serde(default)]
+    pub mode: MemifMode,
+    /// Largest IP packet, in bytes: the protocol has no word for it.
+    #[serde(default = "ethernet_mtu")]
+    pub mtu: usize,
+    /// The one station at the other side, if it answers neither ARP nor neighbour discovery, as packet generators do not.
+    #[serde(default)]
+    pub peer_mac: Option<Station>,
+}
+
+/// A station's address as text: six bytes in hexadecimal with colons between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Station(pub Mac);
+
+impl TryFrom<String> for Station {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let bytes = text.split(':').map(|byte| u8::from_str_radix(byte, 16));
+        let bytes: Result<Vec<u8>, _> = bytes.collect();
+        match bytes.ok().and_then(|bytes| bytes.try_into().ok()).map(Mac) {
+            Some(mac) if !mac.is_group() => Ok(Self(mac)),
+            _ => Err(format!(
+                "\"{text}\" is no station's address; write for example \"02:00:00:00:00:01\""
+            )),
+        }
+    }
+}
+
+/// Which end of a memif socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemifRole {
+    /// Listens, and uses the client's memory.
+    #[serde(alias = "master")]
+    Server,
+    /// Connects, and brings the memory.
+    #[default]
+    #[serde(alias = "slave")]
+    Client,
+}
+
+/// How a memif port learns of packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemifMode {
+    /// The peer wakes a worker that sleeps; one that works is not interrupted.
+    #[default]
+    Interrupt,
+    /// The worker looks when it is awake: with `idle: sleep`, ten times a second.
+    Polling,
 }
 
 /// What a NIC port is to the gateway.
@@ -366,6 +446,14 @@ pub struct Channel {
 
 const fn ring_size() -> u32 {
     1_024
+}
+
+const fn buffer_size() -> u32 {
+    memif::BUFFER_SIZE
+}
+
+const fn ethernet_mtu() -> usize {
+    1_500
 }
 
 const fn yes() -> bool {

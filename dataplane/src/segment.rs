@@ -77,6 +77,20 @@ impl Region {
         Self::map(memfd, page_align(len)?, 0)
     }
 
+    /// Maps the first `len` bytes (at least one) of what another process handed over. Refused (InvalidData) as by `adopt`,
+    /// but the file may be longer.
+    pub fn adopt_front(memfd: OwnedFd, len: usize) -> io::Result<Self> {
+        let seals = rustix::fs::fcntl_get_seals(&memfd)?;
+        let size = u64::try_from(rustix::fs::fstat(&memfd)?.st_size).unwrap_or(0);
+        if !seals.contains(SealFlags::SHRINK) || len == 0 || size < len as u64 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "shared region is unsealed or too short",
+            ));
+        }
+        Self::map(memfd, page_align(len)?, 0)
+    }
+
     fn map(memfd: OwnedFd, len: usize, offset: u64) -> io::Result<Self> {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address the kernel chooses; the file cannot shrink below `len`: it is sealed, or a

@@ -176,14 +176,16 @@ impl Worker {
                 continue;
             };
             log::info!(
-                "worker {}: {}: {} in ({} missed, {} errors), {} out ({} errors)",
+                "worker {}: {}: {} in ({} missed, {} errors, {} of them bad descriptors), {} out ({} errors, {} while nobody was there)",
                 self.index.0,
                 interface.name,
                 stats.rx_packets,
                 stats.rx_missed,
                 stats.rx_errors,
+                stats.rx_bad_descriptors,
                 stats.tx_packets,
-                stats.tx_errors
+                stats.tx_errors,
+                stats.tx_unlinked
             );
         }
     }

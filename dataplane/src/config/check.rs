@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::{Config, DriverKind, NicPort, Role, StaticRoute};
+use super::{Config, DriverKind, Memif, MemifRole, NicPort, Role, StaticRoute};
+use crate::nic::memif::{BUFFER_SIZES, SOCKET_MAX, message};
 
 /// Of either, per worker and family: what a link of 10 Gbit/s brings in 80 ms, longer than packets overtake each other. Held
 /// fragments are 128 MiB then, in frames of 2,048 bytes.
@@ -58,6 +59,9 @@ impl Config {
             }
             if !port.ring_size.is_power_of_two() || !(64..=32_768).contains(&port.ring_size) {
                 return Some((field("ringSize"), "must be a power of two, 64 to 32768".into()));
+            }
+            if let Some((name, problem)) = port.bad_memif(&self.ports[..i]) {
+                return Some((field(name), problem));
             }
             if port.driver == DriverKind::Tap && port.role != Role::Host {
                 return Some((
@@ -124,6 +128,53 @@ impl Config {
 }
 
 impl NicPort {
+    /// What of its memif options contradicts those of the ports before it, or itself.
+    fn bad_memif(&self, before: &[Self]) -> Option<(&'static str, String)> {
+        let of = |port: &Self| port.memif.clone().filter(|_| port.interface != self.interface);
+        let (memif, others) = match (self.driver, &self.memif) {
+            (DriverKind::Memif, Some(memif)) => (memif, before.iter().filter_map(of)),
+            (DriverKind::Memif, None) => {
+                return Some((
+                    "memif",
+                    "say where the peer is: {socket: PATH, role: server or client}".into(),
+                ));
+            }
+            (_, Some(_)) => return Some(("memif", "is for driver memif only".into())),
+            _ => return None,
+        };
+        if memif.socket.is_empty() || memif.socket.len() > SOCKET_MAX {
+            let problem = format!(
+                "\"{}\" is no socket: a path of 1 to {SOCKET_MAX} bytes, or @ and a name",
+                memif.socket
+            );
+            return Some(("memif.socket", problem));
+        }
+        if memif.secret.len() >= message::SECRET || memif.secret.contains('\0') {
+            return Some((
+                "memif.secret",
+                format!(
+                    "must have at most {} bytes, none of them zero",
+                    message::SECRET - 1
+                ),
+            ));
+        }
+        if !BUFFER_SIZES.contains(&memif.buffer_size) || memif.buffer_size % 64 != 0 {
+            let (least, most) = (BUFFER_SIZES.start(), BUFFER_SIZES.end());
+            return Some((
+                "memif.bufferSize",
+                format!("must be a multiple of 64, {least} to {most}"),
+            ));
+        }
+        let same = |other: &Memif| other.socket == memif.socket && other.role == memif.role;
+        let clashes =
+            |other: &Memif| same(other) && (other.id == memif.id || memif.role == MemifRole::Server);
+        if others.into_iter().any(|other| clashes(&other)) {
+            let problem = "two servers cannot listen at one socket, nor two clients be one interface there";
+            return Some(("memif.socket", problem.into()));
+        }
+        None
+    }
+
     /// What of it contradicts the ports before it, or itself.
     fn clash(&self, before: &[Self]) -> Option<(&'static str, String)> {
         if before.iter().any(|p| p.name == self.name) {
@@ -141,15 +192,21 @@ impl NicPort {
             let problem = "ports of one interface must each have a VLAN of their own, one may have none";
             return Some(("vlan", problem.into()));
         }
-        let alike = (self.driver, self.attach, self.ring_size, self.complete_checksums)
-            == (
-                shared.driver,
-                shared.attach,
-                shared.ring_size,
-                shared.complete_checksums,
-            );
+        let alike = (
+            self.driver,
+            &self.memif,
+            self.attach,
+            self.ring_size,
+            self.complete_checksums,
+        ) == (
+            shared.driver,
+            &shared.memif,
+            shared.attach,
+            shared.ring_size,
+            shared.complete_checksums,
+        );
         let problem = format!(
-            "shares {} with {}: driver, attach, ringSize and completeChecksums must be alike",
+            "shares {} with {}: driver, its options, attach, ringSize and completeChecksums must be alike",
             self.interface, shared.name
         );
         (!alike).then_some(("interface", problem))

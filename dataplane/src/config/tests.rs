@@ -99,9 +99,75 @@ fn ports_of_one_interface_each_have_a_vlan_of_their_own() {
         ("vlan: 4095", "vlan: must be 1 to 4094"),
         (
             "vlan: 100, ringSize: 64",
-            "interface: shares client0 with client0: driver, attach, ringSize and completeChecksums must be alike",
+            "interface: shares client0 with client0: driver, its options, attach, ringSize and completeChecksums must be alike",
         ),
     ] {
         assert_eq!(error(&trunk(more)), format!("gateway.yaml: ports[1].{problem}"));
     }
+}
+
+#[test]
+fn a_memif_port_says_whom_it_meets_and_two_never_meet_at_one_place() {
+    let with = |memif: &str| {
+        SMALL.replace(
+            "driver: af_xdp, interface: client0",
+            &format!("driver: memif, interface: client0{memif}"),
+        )
+    };
+    let config = Config::parse(
+        &with(", memif: {socket: /run/a.sock, role: master}"),
+        Path::new("x"),
+    )
+    .unwrap();
+    let memif = config.ports[0].memif.as_ref().unwrap();
+    assert_eq!(
+        (memif.role, memif.mode, memif.buffer_size, memif.mtu),
+        (MemifRole::Server, MemifMode::Interrupt, 2048, 1500)
+    );
+    for (memif, problem) in [
+        (
+            "",
+            "memif: say where the peer is: {socket: PATH, role: server or client}",
+        ),
+        (
+            ", memif: {socket: \"\", role: server}",
+            "memif.socket: \"\" is no socket: a path of 1 to 107 bytes, or @ and a name",
+        ),
+        (
+            ", memif: {socket: /a, role: client, bufferSize: 100}",
+            "memif.bufferSize: must be a multiple of 64, 256 to 65536",
+        ),
+        (
+            ", memif: {socket: /a, role: client, secret: twenty-four-bytes-are-one}",
+            "memif.secret: must have at most 23 bytes, none of them zero",
+        ),
+    ] {
+        assert_eq!(error(&with(memif)), format!("gateway.yaml: ports[0].{problem}"));
+    }
+    assert_eq!(
+        error(&SMALL.replace(
+            "interface: client0",
+            "interface: client0, memif: {socket: /a, role: client}"
+        )),
+        "gateway.yaml: ports[0].memif: is for driver memif only"
+    );
+    for mac in ["2:0:0:0:0", "03:00:00:00:00:01", "02:00:00:00:00:0g"] {
+        let refused = error(&with(&format!(
+            ", memif: {{socket: /a, role: client, peerMac: \"{mac}\"}}"
+        )));
+        assert!(refused.contains("is no station's address"), "{refused}");
+    }
+    let two = |role: &str, id: u8| {
+        let second = format!(
+            "- {{name: b, driver: memif, interface: b, memif: {{socket: /run/a.sock, role: {role}, id: {id}}}}}\n- {{name: host0"
+        );
+        with(", memif: {socket: /run/a.sock, role: client}").replace("- {name: host0", &second)
+    };
+    Config::parse(&two("client", 1), Path::new("x")).unwrap();
+    Config::parse(&two("server", 0), Path::new("x")).unwrap();
+    let problem = "two servers cannot listen at one socket, nor two clients be one interface there";
+    assert_eq!(
+        error(&two("client", 0)),
+        format!("gateway.yaml: ports[1].memif.socket: {problem}")
+    );
 }

@@ -44,6 +44,9 @@ pub mod af_xdp;
 /// AF_PACKET sockets.
 #[cfg(feature = "nic")]
 pub mod af_packet;
+/// Shared memory with another process.
+#[cfg(feature = "nic")]
+pub mod memif;
 /// The host port.
 #[cfg(feature = "nic")]
 pub mod tap;
@@ -117,7 +120,7 @@ pub trait Driver: Send {
 /// What a driver found when it opened its NIC port.
 #[derive(Clone, Debug)]
 pub struct DriverInfo {
-    /// Driver name as in the config: `af_xdp`, `af_packet`, `tap`, `memory`.
+    /// Driver name as in the config: `af_xdp`, `af_packet`, `memif`, `tap`, `memory`.
     pub driver: &'static str,
     /// Interface name, or the driver's own word for the other side.
     pub interface: String,
@@ -143,6 +146,8 @@ pub struct DriverStats {
     pub rx_missed: u64,
     /// Frames refused: descriptor out of bounds, longer than a frame.
     pub rx_errors: u64,
+    /// Those of them whose descriptor led out of the memory it may lead into.
+    pub rx_bad_descriptors: u64,
     /// Frames whose partial checksum was completed.
     pub rx_checksums_completed: u64,
     /// Frames sent.
@@ -151,6 +156,8 @@ pub struct DriverStats {
     pub tx_bytes: u64,
     /// Frames the driver accepted but could not send.
     pub tx_errors: u64,
+    /// Frames that the driver did not accept since nobody was at the other side.
+    pub tx_unlinked: u64,
 }
 
 /// State of the other side.

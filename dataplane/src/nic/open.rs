@@ -7,6 +7,7 @@ use super::af_packet::AfPacket;
 use super::af_xdp::AfXdp;
 use super::frame::HEADROOM;
 use super::interface::{FRAME_OVERHEAD, Interface};
+use super::memif::{Memif, MemifSpec};
 use super::tap::Tap;
 use super::xdp_socket::Umem;
 use super::{Driver, FrameMemory, OpenError};
@@ -48,6 +49,8 @@ pub enum DriverSpec {
         /// Group of the sockets that share the interface's frames by flow hash; `None` if there is only one.
         fanout: Option<u16>,
     },
+    /// Shared memory with another process.
+    Memif(MemifSpec),
     /// A tap: the host port.
     Tap {
         /// Largest IP packet, in bytes.
@@ -91,12 +94,13 @@ pub fn open(
         );
         return Err(spec.refusal(what, format!("leave it out or set {DEFAULT_RING_SIZE}")));
     }
-    Ok(match spec.driver {
+    Ok(match &spec.driver {
         DriverSpec::AfXdp { attach, zero_copy } => {
-            Box::new(AfXdp::open(spec, attach, zero_copy, memory, umem)?)
+            Box::new(AfXdp::open(spec, *attach, *zero_copy, memory, umem)?)
         }
-        DriverSpec::AfPacket { fanout } => Box::new(AfPacket::open(spec, fanout, memory)?),
-        DriverSpec::Tap { mtu } => Box::new(Tap::open(spec, mtu, memory)?),
+        DriverSpec::AfPacket { fanout } => Box::new(AfPacket::open(spec, *fanout, memory)?),
+        DriverSpec::Memif(options) => Box::new(Memif::open(spec, options, memory)?),
+        DriverSpec::Tap { mtu } => Box::new(Tap::open(spec, *mtu, memory)?),
     })
 }
 

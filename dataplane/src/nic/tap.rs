@@ -192,9 +192,9 @@ impl Driver for Tap {
     }
 }
 
-/// Our own station address on the tap: locally administered, and the same for a name after every restart, so that
-/// the node's neighbour entries stay right (FNV-1a of the name).
-fn station_mac(name: &str) -> Mac {
+/// Our own station address where there is no hardware: locally administered, and the same for a name after every restart, so
+/// that neighbours' entries stay right (FNV-1a of the name).
+pub(crate) fn station_mac(name: &str) -> Mac {
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });

@@ -7,12 +7,14 @@
 
 mod cases;
 mod end;
+mod memif;
 mod memory;
 mod tap;
 mod veth;
 
 use std::io::{self, Write as _};
 
+use sluice_dataplane::nic::memif::Role;
 use sluice_dataplane::nic::xdp_socket::Umem;
 use sluice_dataplane::nic::{Driver, FrameMemory, Link};
 
@@ -130,4 +132,6 @@ conforms!(af_packet, User::Same, veth::Veth::AF_PACKET);
 conforms!(af_packet_unprivileged, User::Namespaced, veth::Veth::AF_PACKET);
 conforms!(af_xdp_native, User::Same, veth::Veth::AF_XDP_NATIVE);
 conforms!(af_xdp_generic, User::Same, veth::Veth::AF_XDP_GENERIC);
+conforms!(memif_server, User::Namespaced, memif::Memif::new(Role::Server));
+conforms!(memif_client, User::Namespaced, memif::Memif::new(Role::Client));
 conforms!(tap_device, User::Same, tap::Tap::default());

@@ -1,0 +1,332 @@
+//! FD.io's shared-memory packet interface, version 2.0: a NIC port whose other side is a process, as VPP and DPDK programs
+//! have it (net_memif).
+//!
+//! A Unix socket tells of processes that come and go ([`control`](self), a thread of its own, and [`handshake`]); packets go
+//! through rings in shared memory ([`ring`]). A port without a peer receives nothing, and refuses and counts what it is given to
+//! send. When a peer comes, or comes back, it works again by itself.
+//!
+//! Memory is of the client, which was once called slave. The peer of either role is not trusted with anything but its own
+//! packets: see [`region`](self) for what it may do to shared memory, and [`ring`] for what becomes of it.
+//!
+//! Interrupts: while a worker is busy its rings say that it wants none. One that is about to sleep asks for one, looks once
+//! more, and sleeps. A peer that asks for them is sent them by the thread.
+
+use std::cell::Cell;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::open::PortSpec;
+use super::tap::station_mac;
+use super::{Burst, Driver, DriverInfo, DriverStats, FrameMemory, Link, OpenError};
+use crate::addr::Mac;
+use crate::channel::BindError;
+
+/// Messages on the socket.
+pub mod message;
+/// Agreement on regions and rings.
+pub mod handshake;
+/// Packets out of and into rings.
+pub mod ring;
+/// Shared memory.
+mod region;
+/// The socket and its thread.
+mod control;
+
+use control::{Interface, Pair};
+pub use handshake::Role;
+use handshake::Terms;
+use ring::{Received, Sent};
+
+/// Bytes of a buffer if nothing else is said: a packet of Ethernet's MTU, as both other implementations have it.
+pub const BUFFER_SIZE: u32 = 2048;
+/// Smallest and largest buffer: a packet of 9,216 bytes in 64 of the smallest; the largest packet in one.
+pub const BUFFER_SIZES: std::ops::RangeInclusive<u32> = 256..=65_536;
+
+/// Longest path or name of a socket (unix(7)).
+pub const SOCKET_MAX: usize = 107;
+
+/// A port's options.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemifSpec {
+    /// The socket's path, or a name in the abstract namespace behind an `@`.
+    pub socket: String,
+    /// Which end of it we are.
+    pub role: Role,
+    /// Number of the interface at that socket.
+    pub id: u32,
+    /// What the client must know, at most 24 bytes; empty: nothing.
+    pub secret: String,
+    /// Queue pairs, 1 to 64: one for each worker.
+    pub queues: u16,
+    /// Bytes of a buffer, as client: a multiple of 64, of `BUFFER_SIZES`.
+    pub buffer_size: u32,
+    /// Whether a worker that is about to sleep asks the peer to wake it. If not it sees packets when it wakes by itself.
+    pub interrupts: bool,
+    /// Largest IP packet, in bytes.
+    pub mtu: usize,
+    /// The station at the other side, if it is not to be asked for.
+    pub peer_mac: Option<Mac>,
+}
+
+/// The interfaces of this process: the ports of its queues, in whichever worker, share one.
+static INTERFACES: Mutex<Vec<(Key, Weak<Interface>)>> = Mutex::new(Vec::new());
+
+/// Socket, role and number.
+type Key = (String, Role, u32);
+
+/// One queue of a memif interface.
+#[derive(Debug)]
+pub struct Memif {
+    interface: Arc<Interface>,
+    queue: usize,
+    /// The rings of the link there is.
+    pair: Option<Box<Pair>>,
+    interrupts: bool,
+    /// The peer may wake us: since `wait_fd`, until the next receive.
+    armed: Cell<bool>,
+    info: DriverInfo,
+    stats: DriverStats,
+}
+
+impl Memif {
+    /// Claims the spec's queue of the interface, which the first port of it opens.
+    pub(crate) fn open(
+        spec: &PortSpec,
+        options: &MemifSpec,
+        memory: &FrameMemory,
+    ) -> Result<Self, OpenError> {
+        spec.check_mtu(options.mtu, memory)?;
+        check(spec, options)?;
+        let interface = interface(spec, options)?;
+        let queue = spec.queue as usize;
+        if !interface.claim(queue) {
+            return Err(spec.refusal(
+                format!("queue {queue} of {} is taken", options.queues),
+                "give every worker a queue of its own",
+            ));
+        }
+        let role = match options.role {
+            Role::Server => "server",
+            Role::Client => "client",
+        };
+        let buffers = match options.role {
+            Role::Server => String::new(),
+            Role::Client => format!(
+                "ring {}, buffers of {} bytes, ",
+                spec.ring_size, options.buffer_size
+            ),
+        };
+        let info = DriverInfo {
+            driver: "memif",
+            interface: spec.interface.clone(),
+            mode: format!(
+                "{role} at {}, id {}, {} queues, {buffers}copy, {}",
+                options.socket,
+                options.id,
+                options.queues,
+                if options.interrupts {
+                    "interrupts"
+                } else {
+                    "polling"
+                }
+            ),
+            // The two ends of one name must differ.
+            mac: station_mac(&format!("{} {role}", spec.interface)),
+            peer_mac: options.peer_mac,
+            mtu: options.mtu,
+        };
+        Ok(Self {
+            interface,
+            queue,
+            pair: None,
+            interrupts: options.interrupts,
+            armed: Cell::new(false),
+            info,
+            stats: DriverStats::default(),
+        })
+    }
+
+    /// The rings of the newest link, if there is one.
+    #[inline(always)]
+    fn refresh(&mut self) {
+        let slot = &self.interface.shared.slots[self.queue];
+        if slot.is_newer() && slot.take(&mut self.pair) {
+            self.interface.shared.kick();
+        }
+    }
+
+    /// Gives up on the link: its peer does not keep to the protocol.
+    #[cold]
+    fn give_up(&mut self, link: u32) {
+        self.interface.shared.broken(self.queue, link);
+        if let Some(pair) = &mut self.pair {
+            pair.rx = None;
+            pair.tx = None;
+        }
+    }
+}
+
+impl Driver for Memif {
+    fn rx_burst(&mut self, memory: &mut FrameMemory, frames: &mut Burst) {
+        self.refresh();
+        if self.armed.take() {
+            self.interface.shared.slots[self.queue].quiet();
+            if let Some(rx) = self.pair.as_ref().and_then(|pair| pair.rx.as_ref()) {
+                rx.want_interrupt(false);
+            }
+        }
+        let Some(pair) = &mut self.pair else { return };
+        let Some(rx) = &mut pair.rx else { return };
+        let mut received = Received::default();
+        let result = rx.receive(memory, frames, &mut received);
+        self.stats.rx_packets += received.packets;
+        self.stats.rx_bytes += received.bytes;
+        self.stats.rx_errors += received.bad_descriptors + received.bad_lengths;
+        self.stats.rx_bad_descriptors += received.bad_descriptors;
+        if result.is_err() {
+            let link = pair.link;
+            self.give_up(link);
+        }
+    }
+
+    fn tx_burst(&mut self, memory: &mut FrameMemory, frames: &mut Burst) {
+        self.refresh();
+        if let Some(pair) = &mut self.pair
+            && let Some(tx) = &mut pair.tx
+        {
+            let mut sent = Sent::default();
+            let result = tx.send(memory, frames, &mut sent);
+            self.stats.tx_packets += sent.packets;
+            self.stats.tx_bytes += sent.bytes;
+            if sent.interrupt {
+                self.interface.shared.interrupt(self.queue);
+            }
+            if result.is_ok() {
+                return;
+            }
+            let link = pair.link;
+            self.give_up(link);
+        }
+        self.stats.tx_unlinked += frames.len() as u64;
+    }
+
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        let slot = &self.interface.shared.slots[self.queue];
+        if self.interrupts
+            && let Some(rx) = self.pair.as_ref().and_then(|pair| pair.rx.as_ref())
+        {
+            rx.want_interrupt(true);
+            // What came before the wish was seen comes without an interrupt.
+            if rx.ready() != Ok(0) {
+                slot.wake();
+            }
+        }
+        self.armed.set(true);
+        Some(slot.events())
+    }
+
+    fn info(&self) -> &DriverInfo {
+        &self.info
+    }
+
+    fn stats(&self) -> DriverStats {
+        self.stats
+    }
+
+    fn link(&self) -> Link {
+        if self.interface.shared.slots[self.queue].is_up() {
+            Link::Up
+        } else {
+            Link::Gone
+        }
+    }
+}
+
+impl Drop for Memif {
+    fn drop(&mut self) {
+        self.pair = None;
+        self.interface.give_up(self.queue);
+    }
+}
+
+fn check(spec: &PortSpec, options: &MemifSpec) -> Result<(), OpenError> {
+    if !(1..=64).contains(&options.queues) || spec.queue >= u32::from(options.queues) {
+        let what = format!("queue {} of {}", spec.queue, options.queues);
+        return Err(spec.refusal(what, "use 1 to 64 queues"));
+    }
+    if options.socket.is_empty() {
+        return Err(spec.refusal("no socket is named", "give a path, or @ and a name"));
+    }
+    if spec.ring_size > 1 << region::MAX_LOG2_RING {
+        let most = 1 << region::MAX_LOG2_RING;
+        return Err(spec.refusal(
+            format!("a ring of {}", spec.ring_size),
+            format!("use at most {most}"),
+        ));
+    }
+    if options.secret.len() >= message::SECRET {
+        return Err(spec.refusal("its secret is too long", "use at most 23 bytes"));
+    }
+    if !BUFFER_SIZES.contains(&options.buffer_size) || !options.buffer_size.is_multiple_of(64) {
+        let what = format!("buffers of {} bytes", options.buffer_size);
+        return Err(spec.refusal(what, "use a multiple of 64 from 256 to 65536, as 2048"));
+    }
+    let bytes = terms(spec, options).bytes(2 * u64::from(options.queues));
+    if u32::try_from(bytes).is_err() {
+        let what = format!("{bytes} bytes of buffers, more than the protocol's 4 GiB");
+        return Err(spec.refusal(
+            what,
+            "lower ring_size, the buffers' size or the number of workers",
+        ));
+    }
+    Ok(())
+}
+
+fn terms(spec: &PortSpec, options: &MemifSpec) -> Terms {
+    Terms {
+        name: spec.interface.clone(),
+        role: options.role,
+        id: options.id,
+        secret: options.secret.clone(),
+        queues: options.queues,
+        log2_ring: spec.ring_size.ilog2() as u8,
+        buffer_size: options.buffer_size,
+    }
+}
+
+/// The interface another port has opened, or a new one.
+fn interface(spec: &PortSpec, options: &MemifSpec) -> Result<Arc<Interface>, OpenError> {
+    let key = (options.socket.clone(), options.role, options.id);
+    let terms = terms(spec, options);
+    let mut interfaces = INTERFACES.lock().unwrap_or_else(PoisonError::into_inner);
+    interfaces.retain(|(_, interface)| interface.strong_count() > 0);
+    let known = interfaces.iter().find(|(k, _)| *k == key);
+    if let Some(known) = known.and_then(|(_, interface)| interface.upgrade()) {
+        return if known.terms == terms {
+            Ok(known)
+        } else {
+            Err(spec.refusal(
+                format!(
+                    "{} has id {} already, opened otherwise",
+                    options.socket, options.id
+                ),
+                "give every memif port a socket or an id of its own",
+            ))
+        };
+    }
+    let opened = Interface::open(&options.socket, terms).map_err(|error| {
+        let advice = match &error {
+            BindError::Io { .. } => "check that its folder exists and may be written to",
+            _ => "choose another socket",
+        };
+        match error {
+            BindError::Io { error, .. } => {
+                spec.error(format!("cannot use {}", options.socket), advice, error)
+            }
+            error => spec.refusal(error.to_string(), advice),
+        }
+    })?;
+    let opened = Arc::new(opened);
+    interfaces.push((key, Arc::downgrade(&opened)));
+    Ok(opened)
+}

@@ -26,6 +26,8 @@ mod message;
 mod channel;
 /// A hostile dataplane.
 mod connect;
+/// A hostile memif peer.
+mod memif;
 /// The dataplane's config file.
 mod config;
 /// Neighbours' messages.
@@ -93,6 +95,10 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "connect",
         run: connect::run,
+    },
+    Target {
+        name: "memif",
+        run: memif::run,
     },
     Target {
         name: "config",

@@ -24,6 +24,7 @@ use crate::mailbox::Mailbox;
 use crate::neighbours::Pace;
 use crate::network::{Interface, Network, Route};
 use crate::nic::memif::{self, MemifSpec};
+use crate::nic::netmap::name::PortName;
 use crate::nic::open::{self, Attach, DriverSpec, PortSpec, ZeroCopy};
 use crate::nic::xdp_socket::Umem;
 use crate::nic::{Driver, DriverInfo, FrameMemory, OpenError, oversize, vlan};
@@ -196,8 +197,8 @@ fn open_ports(config: &Config, worker: WorkerIndex) -> Result<Queues, StartError
     for (i, port) in others.into_iter().chain(taps) {
         let same = |(_, p): &(usize, &config::NicPort)| p.interface == port.interface;
         let sharing: Vec<_> = config.ports.iter().enumerate().filter(same).collect();
-        // A tap has one queue: worker 0's. An interface with VLANs is opened with its first port.
-        let elsewhere = port.driver == DriverKind::Tap && worker.0 > 0;
+        // What has one queue is worker 0's. An interface with VLANs is opened with its first port.
+        let elsewhere = worker.0 > 0 && has_one_queue(port);
         if elsewhere || sharing.first().is_some_and(|(first, _)| *first < i) {
             continue;
         }
@@ -236,6 +237,15 @@ fn open_ports(config: &Config, worker: WorkerIndex) -> Result<Queues, StartError
     Ok((memory, drivers))
 }
 
+/// Taps, and all netmap ports but those of an interface that leave open which ring pair.
+fn has_one_queue(port: &config::NicPort) -> bool {
+    match port.driver {
+        DriverKind::Tap => true,
+        DriverKind::Netmap => !PortName::parse(&port.interface).is_ok_and(|name| name.has_queues()),
+        DriverKind::AfXdp | DriverKind::AfPacket | DriverKind::Memif => false,
+    }
+}
+
 /// `mtu`: the largest of the ports opened before it.
 fn spec(config: &Config, port: &config::NicPort, worker: WorkerIndex, mtu: usize) -> PortSpec {
     let driver = match port.driver {
@@ -251,6 +261,7 @@ fn spec(config: &Config, port: &config::NicPort, worker: WorkerIndex, mtu: usize
             fanout: (config.workers.count > 1).then(|| fanout_group(config, port)),
         },
         DriverKind::Memif => DriverSpec::Memif(memif_spec(config, port)),
+        DriverKind::Netmap => DriverSpec::Netmap,
         DriverKind::Tap => DriverSpec::Tap {
             mtu: if mtu == 0 { TAP_MTU } else { mtu },
         },
@@ -422,6 +433,18 @@ fn network(config: &Config, infos: &[DriverInfo]) -> Result<Network, StartError>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_netmap_ports_of_an_interface_have_a_ring_pair_for_every_worker() {
+        let port = |interface: &str| {
+            let text = format!("{{name: p0, driver: netmap, interface: \"{interface}\"}}");
+            serde_saphyr::from_str::<config::NicPort>(&text).unwrap()
+        };
+        for one in ["netmap:eth0-0", "netmap:eth0^", "vale0:p", "netmap:x{1"] {
+            assert!(has_one_queue(&port(one)), "{one}");
+        }
+        assert!(!has_one_queue(&port("eth0")) && !has_one_queue(&port("netmap:eth0")));
+    }
 
     #[test]
     fn every_af_packet_port_has_a_fanout_group_of_its_own_for_all_workers() {

@@ -75,7 +75,7 @@ pub struct NicPort {
     pub name: String,
     /// Which driver opens it.
     pub driver: DriverKind,
-    /// The interface it opens; the name of the tap it makes; the name a memif peer is told.
+    /// The interface it opens; the name of the tap it makes; the name a memif peer is told; the name of a netmap port.
     pub interface: String,
     /// memif: whom it meets, and where.
     #[serde(default)]
@@ -111,6 +111,8 @@ pub enum DriverKind {
     AfPacket,
     /// Shared memory with another process.
     Memif,
+    /// Rings of netmap; the interface is a name in netmap's grammar: `eth0`, `netmap:eth0^`, `vale0:p`, `netmap:x{1`.
+    Netmap,
     /// A tap interface: the host port.
     Tap,
 }

@@ -7,10 +7,14 @@
 
 #[path = "nic/conformance/mod.rs"]
 mod conformance;
+#[path = "nic/fake_netmap.rs"]
+mod fake_netmap;
 #[path = "nic/forwarding.rs"]
 mod forwarding;
 #[path = "nic/namespace.rs"]
 mod namespace;
+#[path = "nic/netmap.rs"]
+mod netmap;
 
 use std::net::UdpSocket;
 use std::os::fd::AsFd as _;

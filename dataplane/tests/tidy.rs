@@ -20,6 +20,8 @@ const UNSAFE: &[&str] = &[
     "dataplane/src/conntrack/group.rs",
     "dataplane/src/nic/frame.rs",
     "dataplane/src/nic/memif/region.rs",
+    "dataplane/src/nic/netmap/region.rs",
+    "dataplane/src/nic/netmap/ring.rs",
     "dataplane/src/nic/packet_ring.rs",
     "dataplane/src/nic/ring.rs",
     "dataplane/src/nic/sys.rs",

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::{Config, DriverKind, Memif, MemifRole, NicPort, Role, StaticRoute};
 use crate::nic::memif::{BUFFER_SIZES, SOCKET_MAX, message};
+use crate::nic::netmap::name::PortName;
 
 /// Of either, per worker and family: what a link of 10 Gbit/s brings in 80 ms, longer than packets overtake each other. Held
 /// fragments are 128 MiB then, in frames of 2,048 bytes.
@@ -46,7 +47,18 @@ impl Config {
         }
         for (i, port) in self.ports.iter().enumerate() {
             let field = |name: &str| format!("ports[{i}].{name}");
-            if port.interface.is_empty() || port.interface.len() > 15 {
+            if port.driver == DriverKind::Netmap {
+                let name = PortName::parse(&port.interface);
+                if let Err(what) = &name {
+                    let problem = format!("the name of a netmap port, \"{}\", {what}", port.interface);
+                    return Some((field("interface"), problem));
+                }
+                if name.is_ok_and(|name| name.is_host()) != (port.role == Role::Host) {
+                    let problem = "netmap's host rings (IF^) lead to this host's own stack: their role is \
+                                   host, and no other netmap port's";
+                    return Some((field("role"), problem.into()));
+                }
+            } else if port.interface.is_empty() || port.interface.len() > 15 {
                 let problem = format!(
                     "\"{}\" is not an interface name: 1 to 15 characters",
                     port.interface

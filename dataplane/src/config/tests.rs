@@ -82,6 +82,40 @@ fn errors_name_the_file_the_place_and_what_is_allowed() {
 }
 
 #[test]
+fn a_netmap_port_has_a_name_of_netmap_and_host_rings_are_the_host_port() {
+    let config = |interface: &str, role: &str| {
+        format!(
+            "
+node: {{addresses: [172.18.0.2]}}
+ports:
+- {{name: up0, driver: netmap, interface: \"{interface}\", role: {role}}}
+channel: {{socket: /run/sluice/dataplane.sock}}
+"
+        )
+    };
+    for (interface, role) in [
+        ("eth0", "link"),
+        ("netmap:a_rather_long_name0-3/x", "link"),
+        ("vale0:p@1", "link"),
+        ("netmap:eth0^", "host"),
+    ] {
+        Config::parse(&config(interface, role), Path::new("gateway.yaml")).unwrap();
+    }
+    assert_eq!(
+        error(&config("bridge0:p", "link")),
+        "gateway.yaml: ports[0].interface: the name of a netmap port, \"bridge0:p\", has a prefix that is neither \
+         \"netmap:\" nor \"vale…:\""
+    );
+    for (interface, role) in [("eth0", "host"), ("netmap:eth0^", "link")] {
+        let problem = error(&config(interface, role));
+        assert!(
+            problem.starts_with("gateway.yaml: ports[0].role: netmap's host rings"),
+            "{problem}"
+        );
+    }
+}
+
+#[test]
 fn ports_of_one_interface_each_have_a_vlan_of_their_own() {
     let trunk = |more: &str| {
         SMALL.replace(

@@ -328,6 +328,12 @@ fn check_sizes(spec: &PortSpec, memory: &FrameMemory) -> Result<(), OpenError> {
             "choose a lower queue",
         ));
     }
+    if memory.region().is_none() {
+        return Err(spec.refusal(
+            "AF_XDP cannot use frames that are in netmap's memory",
+            "list this port before the netmap ports, which then copy",
+        ));
+    }
     let page = rustix::param::page_size();
     if memory.chunk_size() > page {
         let what = format!(

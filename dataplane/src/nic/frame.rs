@@ -2,8 +2,14 @@
 //! Frame memory: one worker's arena of equal chunks, shared by all its NIC ports, and the move-only `Frame` that says
 //! who holds a chunk. A frame is in exactly one place: a burst, a driver's ring (as a raw chunk number), or the free
 //! list. Two ports of one worker therefore forward without copying.
+//!
+//! The arena is the worker's own, or lent by a driver whose rings hold buffers of it (netmap): then a chunk comes and
+//! another goes with every packet (`trade`), and the chunks are some of the lender's instead of all from 0 on.
 
+use std::fmt::Debug;
 use std::io;
+use std::ptr::NonNull;
+use std::sync::Arc;
 
 use crate::prefetch::prefetch;
 use crate::segment::Region;
@@ -41,11 +47,49 @@ impl Frame {
 /// One worker's frames.
 #[derive(Debug)]
 pub struct FrameMemory {
-    region: Region,
+    /// First byte of chunk 0.
+    base: NonNull<u8>,
     chunk_size: usize,
+    /// Every chunk's number is below.
+    chunks: usize,
+    /// Where a fresh frame's packet begins, at most; 0 where rings know no offsets.
+    headroom: u16,
     count: usize,
     free: Vec<u32>,
+    arena: Arena,
 }
+
+/// Whose memory it is.
+#[derive(Debug)]
+enum Arena {
+    Own(Region),
+    Lent(Lent),
+}
+
+#[derive(Debug)]
+struct Lent {
+    /// Which chunks are frames of ours, free or not: what a ring hands over is believed only if it is none of them, so that
+    /// there can never be two frames of one chunk.
+    held: Box<[bool]>,
+    /// Cloned by every port that trades chunks.
+    traders: Arc<()>,
+    lender: Box<dyn Lender>,
+}
+
+/// Who lends frame memory, which stays mapped as long as this lives.
+pub trait Lender: Debug + Send + Sync {
+    /// Names the memory among all of this machine's: ports whose rings are in it trade chunks.
+    fn region(&self) -> u64;
+
+    /// Takes back the chunks that are no packet's, at the end.
+    fn take_back(&mut self, chunks: &[u32]);
+}
+
+// SAFETY: `base` leads into memory that `arena` keeps mapped, whichever thread has it; that only a chunk's holder accesses
+// its bytes is what `Frame` is for.
+unsafe impl Send for FrameMemory {}
+// SAFETY: as above: what `&FrameMemory` gives access to is governed by the borrow of a `Frame`.
+unsafe impl Sync for FrameMemory {}
 
 impl FrameMemory {
     /// `count` frames of `chunk_size` bytes (a power of two from 2048 to 32768, as AF_XDP's UMEM wants), of which
@@ -63,11 +107,43 @@ impl FrameMemory {
         // Highest first, so that the first frames handed out are the lowest addresses: easier to read in dumps.
         let free = (0..count as u32).rev().collect();
         Ok(Self {
-            region,
+            base: region.base(),
             chunk_size,
+            chunks: count,
+            headroom: HEADROOM as u16,
             count,
             free,
+            arena: Arena::Own(region),
         })
+    }
+
+    /// The chunks `mine` of `lender`'s memory, which has `chunks` of `chunk_size` bytes (at most 65,535) from `base` on.
+    /// Packets begin at the chunk's first byte.
+    ///
+    /// # Safety
+    /// All chunks must stay mapped for the lender's life, and `mine` be distinct, below `chunks`, and nobody else's to use.
+    pub unsafe fn lent(
+        base: NonNull<u8>,
+        chunk_size: usize,
+        chunks: usize,
+        mine: Vec<u32>,
+        lender: Box<dyn Lender>,
+    ) -> Self {
+        let mut held = vec![false; chunks];
+        mine.iter().for_each(|&chunk| held[chunk as usize] = true);
+        Self {
+            base,
+            chunk_size,
+            chunks,
+            headroom: 0,
+            count: mine.len(),
+            free: mine,
+            arena: Arena::Lent(Lent {
+                held: held.into(),
+                traders: Arc::default(),
+                lender,
+            }),
+        }
     }
 
     /// A free frame, empty, at most `HEADROOM` bytes into its chunk, and at least a cache line; `None` when all are in use.
@@ -77,7 +153,7 @@ impl FrameMemory {
         let colour = (chunk >> 1) as u16 % COLOURS;
         Some(Frame {
             chunk,
-            start: HEADROOM as u16 - colour * LINE,
+            start: self.headroom.saturating_sub(colour * LINE),
             len: 0,
         })
     }
@@ -91,9 +167,9 @@ impl FrameMemory {
     /// The packet's bytes.
     pub fn bytes(&self, frame: &Frame) -> &[u8] {
         let at = self.offset(frame.chunk, frame.start);
-        // SAFETY: every Frame is made by this module with start + len <= chunk_size and chunk < count, so the range
-        // lies in the region; only the holder of the Frame may write it, and it is borrowed here.
-        unsafe { std::slice::from_raw_parts(self.region.base().as_ptr().add(at), frame.len()) }
+        // SAFETY: every Frame is made by this module with start + len <= chunk_size and chunk < chunks, so the range
+        // lies in the arena; only the holder of the Frame may write it, and it is borrowed here.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(at), frame.len()) }
     }
 
     /// Begins to bring in the packet's first cache line, which all headers of most packets are in.
@@ -113,7 +189,7 @@ impl FrameMemory {
         let at = self.offset(frame.chunk, frame.start);
         // SAFETY: in bounds as in `bytes`. Exclusive because `&mut Frame` of a move-only Frame is the only way to
         // this chunk: no second Frame for it exists, and drivers hold raw chunks only while no Frame exists.
-        unsafe { std::slice::from_raw_parts_mut(self.region.base().as_ptr().add(at), frame.len()) }
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(at), frame.len()) }
     }
 
     /// Sets the packet's length, keeping its start; what is added holds whatever was there. `false` (and no change)
@@ -128,15 +204,38 @@ impl FrameMemory {
     }
 
     /// Moves the packet's first byte by `by` (negative: forward into the headroom), keeping its end. `false` (and no
-    /// change) if that would leave the chunk or pass the end.
+    /// change) if that would leave the chunk or pass the end. In memory without headroom the packet makes room itself.
     #[must_use]
     pub fn move_start(&self, frame: &mut Frame, by: isize) -> bool {
+        if self.headroom == 0 && by < 0 && frame.start as isize + by < 0 {
+            let wanted = (-by) as usize;
+            if !self.move_packet(frame, wanted) {
+                return false;
+            }
+        }
         let start = frame.start as isize + by;
         let len = frame.len as isize - by;
         let fits = start >= 0 && len >= 0 && start + len <= self.chunk_size as isize;
         if fits {
             frame.start = start as u16;
             frame.len = len as u16;
+        }
+        fits
+    }
+
+    /// Moves the whole packet to `start` of its chunk. `false` (and no change) if it does not fit there.
+    #[must_use]
+    pub(crate) fn move_packet(&self, frame: &mut Frame, start: usize) -> bool {
+        let fits = start + frame.len() <= self.chunk_size;
+        if fits && start != frame.start as usize {
+            let from = self.offset(frame.chunk, frame.start);
+            let to = self.offset(frame.chunk, start as u16);
+            // SAFETY: both ranges lie in the chunk of a Frame that is borrowed exclusively, as in `bytes_mut`.
+            unsafe {
+                let base = self.base.as_ptr();
+                std::ptr::copy(base.add(from), base.add(to), frame.len());
+            }
+            frame.start = start as u16;
         }
         fits
     }
@@ -154,7 +253,7 @@ impl FrameMemory {
 
     /// The longest packet a fresh frame can hold.
     pub const fn max_packet(&self) -> usize {
-        self.chunk_size - HEADROOM
+        self.chunk_size - self.headroom as usize
     }
 
     /// Gives up the frame to a kernel or device ring: its chunk number, and the packet's offset in the whole region.
@@ -174,7 +273,7 @@ impl FrameMemory {
         let address = usize::try_from(raw.address).ok()?;
         let (chunk, start) = (address / self.chunk_size, address % self.chunk_size);
         let len = raw.len as usize;
-        if chunk >= self.count || start + len > self.chunk_size {
+        if chunk >= self.chunks || start + len > self.chunk_size {
             return None;
         }
         Some(Frame {
@@ -184,9 +283,45 @@ impl FrameMemory {
         })
     }
 
-    /// Start of the arena, for registering it with a driver (XDP_UMEM_REG).
-    pub const fn region(&self) -> &Region {
-        &self.region
+    /// In lent memory: gives away the chunk of `given` and takes `taken` for it, as a free frame of `len` bytes from its
+    /// first on. `given` comes back if `taken` can be no chunk of a ring's: one that is not there, or ours already.
+    pub fn trade(&mut self, given: Frame, taken: u32, len: usize) -> Result<(Frame, u32), Frame> {
+        let (chunk_size, Arena::Lent(lent)) = (self.chunk_size, &mut self.arena) else {
+            return Err(given);
+        };
+        match lent.held.get_mut(taken as usize) {
+            Some(held) if !*held && len <= chunk_size => *held = true,
+            _ => return Err(given),
+        }
+        lent.held[given.chunk as usize] = false;
+        let frame = Frame {
+            chunk: taken,
+            start: 0,
+            len: len as u16,
+        };
+        Ok((frame, given.chunk))
+    }
+
+    /// Whether it is lent and of `region`; then a token for a port to keep while it trades chunks.
+    pub fn trader(&self, region: u64) -> Option<Arc<()>> {
+        match &self.arena {
+            Arena::Lent(lent) if lent.lender.region() == region => Some(Arc::clone(&lent.traders)),
+            _ => None,
+        }
+    }
+
+    /// Whether all frames are free and, if lent, no port trades: then nothing knows its chunks.
+    pub fn is_whole(&self) -> bool {
+        let traded = matches!(&self.arena, Arena::Lent(lent) if Arc::strong_count(&lent.traders) > 1);
+        self.free.len() == self.count && !traded
+    }
+
+    /// The arena if it is the worker's own, for registering it with a driver (XDP_UMEM_REG).
+    pub const fn region(&self) -> Option<&Region> {
+        match &self.arena {
+            Arena::Own(region) => Some(region),
+            Arena::Lent(_) => None,
+        }
     }
 
     /// Bytes per frame, headroom included.
@@ -206,6 +341,14 @@ impl FrameMemory {
 
     const fn offset(&self, chunk: u32, start: u16) -> usize {
         chunk as usize * self.chunk_size + start as usize
+    }
+}
+
+impl Drop for FrameMemory {
+    fn drop(&mut self) {
+        if let Arena::Lent(lent) = &mut self.arena {
+            lent.lender.take_back(&self.free);
+        }
     }
 }
 
@@ -258,6 +401,57 @@ mod tests {
                 .is_none()
         );
         memory.free(frame);
+    }
+
+    /// Memory of four chunks, two of them lent; what came back is told to the test.
+    #[derive(Debug)]
+    struct Shelf {
+        region: Region,
+        returned: Arc<std::sync::Mutex<Vec<u32>>>,
+    }
+
+    impl Lender for Shelf {
+        fn region(&self) -> u64 {
+            7
+        }
+
+        fn take_back(&mut self, chunks: &[u32]) {
+            assert!(self.region.len() >= 4 * 2048);
+            self.returned.lock().unwrap().extend(chunks);
+        }
+    }
+
+    #[test]
+    fn lent_chunks_are_traded_once_each_and_go_back_at_the_end() {
+        let returned = Arc::default();
+        let region = Region::anonymous(4 * 2048).unwrap();
+        let base = region.base();
+        let shelf = Shelf {
+            region,
+            returned: Arc::clone(&returned),
+        };
+        // SAFETY: the shelf keeps four chunks mapped, and nobody else uses them.
+        let mut memory = unsafe { FrameMemory::lent(base, 2048, 4, vec![0, 1], Box::new(shelf)) };
+        assert!(memory.trader(8).is_none() && memory.region().is_none() && memory.is_whole());
+        let trader = memory.trader(7).unwrap();
+        assert!(!memory.is_whole());
+        drop(trader);
+        let packet = memory.copy_in(b"packet").unwrap();
+        let spare = memory.alloc().unwrap();
+        let lies = [0, 1, 4, u32::MAX];
+        let spare = lies
+            .into_iter()
+            .fold(spare, |spare, lie| memory.trade(spare, lie, 60).unwrap_err());
+        let spare = memory.trade(spare, 3, 2049).unwrap_err();
+        let (received, given) = memory.trade(spare, 3, 60).unwrap();
+        assert_eq!((received.len(), given), (60, 0));
+        assert_eq!(memory.bytes(&packet), b"packet");
+        let mut moved = packet;
+        assert!(memory.move_start(&mut moved, -4) && memory.bytes(&moved)[4..] == *b"packet");
+        memory.free(moved);
+        memory.free(received);
+        drop(memory);
+        assert_eq!(*returned.lock().unwrap(), [1, 3]);
     }
 
     #[test]

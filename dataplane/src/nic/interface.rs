@@ -16,6 +16,9 @@ pub(crate) const FRAME_OVERHEAD: usize = 14 + 4;
 /// linux/ethtool.h.
 const ETHTOOL_GGRO: u32 = 0x2b;
 const ETHTOOL_SGRO: u32 = 0x2c;
+const ETHTOOL_STXCSUM: u32 = 0x17;
+const ETHTOOL_STSO: u32 = 0x1f;
+const ETHTOOL_SGSO: u32 = 0x24;
 const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETHTOOL_SFLAGS: u32 = 0x26;
 const ETH_FLAG_RXVLAN: u32 = 1 << 8;
@@ -95,6 +98,13 @@ impl Interface {
             sys::ethtool(fd, &self.name, ETHTOOL_SFLAGS, flags & !ETH_FLAG_LRO)?;
         }
         sys::ethtool(fd, &self.name, ETHTOOL_SGRO, 0).map(drop)
+    }
+
+    /// Has the kernel segment and checksum what it sends before the interface gets it. It stays so after close.
+    pub(crate) fn finish_packets(&self) -> io::Result<()> {
+        let commands = [ETHTOOL_STSO, ETHTOOL_SGSO, ETHTOOL_STXCSUM];
+        let set = |command| sys::ethtool(self.control.as_fd(), &self.name, command, 0).map(drop);
+        commands.into_iter().try_for_each(set)
     }
 
     /// Whether they are merged; `false` where the kernel does not tell.

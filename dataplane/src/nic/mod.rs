@@ -47,6 +47,9 @@ pub mod af_packet;
 /// Shared memory with another process.
 #[cfg(feature = "nic")]
 pub mod memif;
+/// Netmap ports.
+#[cfg(feature = "nic")]
+pub mod netmap;
 /// The host port.
 #[cfg(feature = "nic")]
 pub mod tap;
@@ -120,7 +123,7 @@ pub trait Driver: Send {
 /// What a driver found when it opened its NIC port.
 #[derive(Clone, Debug)]
 pub struct DriverInfo {
-    /// Driver name as in the config: `af_xdp`, `af_packet`, `memif`, `tap`, `memory`.
+    /// Driver name as in the config: `af_xdp`, `af_packet`, `memif`, `netmap`, `tap`, `memory`.
     pub driver: &'static str,
     /// Interface name, or the driver's own word for the other side.
     pub interface: String,

@@ -8,6 +8,7 @@ use super::af_xdp::AfXdp;
 use super::frame::HEADROOM;
 use super::interface::{FRAME_OVERHEAD, Interface};
 use super::memif::{Memif, MemifSpec};
+use super::netmap::Netmap;
 use super::tap::Tap;
 use super::xdp_socket::Umem;
 use super::{Driver, FrameMemory, OpenError};
@@ -24,7 +25,7 @@ pub struct PortSpec {
     pub port: String,
     /// Interface name.
     pub interface: String,
-    /// Receive queue of the interface (`af_xdp` only), from 0.
+    /// Receive queue of the interface (`af_xdp`), ring pair (`netmap`), from 0.
     pub queue: u32,
     /// Slots per ring: a power of two from 64 to `MAX_RING_SIZE`.
     pub ring_size: u32,
@@ -51,6 +52,8 @@ pub enum DriverSpec {
     },
     /// Shared memory with another process.
     Memif(MemifSpec),
+    /// A netmap port; the interface's name is in netmap's grammar (`netmap::name`).
+    Netmap,
     /// A tap: the host port.
     Tap {
         /// Largest IP packet, in bytes.
@@ -100,6 +103,7 @@ pub fn open(
         }
         DriverSpec::AfPacket { fanout } => Box::new(AfPacket::open(spec, *fanout, memory)?),
         DriverSpec::Memif(options) => Box::new(Memif::open(spec, options, memory)?),
+        DriverSpec::Netmap => Box::new(Netmap::open(spec, memory)?),
         DriverSpec::Tap { mtu } => Box::new(Tap::open(spec, *mtu, memory)?),
     })
 }

@@ -11,6 +11,7 @@ use bytemuck::{AnyBitPattern, NoUninit, Pod, Zeroable};
 use rustix::mm::{MapFlags, ProtFlags};
 
 use super::BURST;
+use super::netmap::abi::{Header, NIOCCTRL, Register};
 
 /// A ring that the kernel shares with us, unmapped on drop.
 #[derive(Debug)]
@@ -21,12 +22,22 @@ pub(crate) struct Mapping {
 
 // SAFETY: a Mapping owns its pages and has no thread affinity; it gives out only its base pointer and length.
 unsafe impl Send for Mapping {}
+// SAFETY: as above, and what is done with the pointer is governed by whoever does it.
+unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// `len` bytes of `fd` from `offset`, read and written, present from the start (the packet path never faults).
     pub(crate) fn of(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
+        Self::map(fd, offset, len, MapFlags::SHARED | MapFlags::POPULATE)
+    }
+
+    /// `len` bytes of `fd` from its first, of which only a part will be touched: brought in as it is.
+    pub(crate) fn sparse(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        Self::map(fd, 0, len, MapFlags::SHARED)
+    }
+
+    fn map(fd: BorrowedFd<'_>, offset: u64, len: usize, flags: MapFlags) -> io::Result<Self> {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
-        let flags = MapFlags::SHARED | MapFlags::POPULATE;
         // SAFETY: a new mapping at an address the kernel chooses overlaps nothing of ours.
         let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, flags, fd, offset)? };
         let base =
@@ -245,6 +256,24 @@ pub(crate) fn ethtool(fd: BorrowedFd<'_>, interface: &str, command: u32, data: u
     // SAFETY: the union holds a pointer to an `ethtool_value` that outlives the call, as SIOCETHTOOL wants.
     checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) })?;
     Ok(value.data)
+}
+
+/// NIOCCTRL of netmap (sys/net/netmap.h): `header`, whose body is `request`.
+pub(crate) fn netmap_control(
+    fd: BorrowedFd<'_>,
+    header: &mut Header,
+    request: &mut Register,
+) -> io::Result<()> {
+    header.body = std::ptr::from_mut(request).expose_provenance() as u64;
+    // SAFETY: NETMAP_REQ_REGISTER, the only request a `Header` can be made for, reads and writes one nmreq_header and the
+    // nmreq_register that its body points at, which both outlive the call; there are no options.
+    checked(unsafe { libc::ioctl(fd.as_raw_fd(), NIOCCTRL as _, std::ptr::from_mut(header)) }).map(drop)
+}
+
+/// NIOCTXSYNC or NIOCRXSYNC of netmap.
+pub(crate) fn netmap_sync(fd: BorrowedFd<'_>, direction: libc::c_ulong) -> io::Result<()> {
+    // SAFETY: neither request has an argument.
+    checked(unsafe { libc::ioctl(fd.as_raw_fd(), direction as _) }).map(drop)
 }
 
 /// bpf(2): `attributes` is the command's part of `union bpf_attr`, zeros after it understood. Gives what the kernel

@@ -31,7 +31,7 @@ pub struct Umem {
 impl Umem {
     /// The registration of `memory` in `umem`, made empty if there is none yet.
     pub(crate) fn of<'a>(umem: &'a mut Option<Self>, memory: &FrameMemory) -> &'a mut Self {
-        let base = memory.region().base().addr().get();
+        let base = memory.region().map_or(0, |region| region.base().addr().get());
         let umem = umem.get_or_insert_default();
         if umem.base != base {
             *umem = Self {
@@ -114,8 +114,10 @@ fn try_bind(
 fn socket_with_rings(size: u32, memory: Option<&FrameMemory>) -> io::Result<(OwnedFd, Rings)> {
     let socket = rustix::net::socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
     if let Some(memory) = memory {
+        // `AfXdp::open` refuses memory that is not the worker's own.
+        let region = memory.region().ok_or(io::ErrorKind::InvalidInput)?;
         let umem = XdpUmemReg {
-            addr: memory.region().base().expose_provenance().get() as u64,
+            addr: region.base().expose_provenance().get() as u64,
             len: (memory.capacity() * memory.chunk_size()) as u64,
             chunk_size: memory.chunk_size() as u32,
             // The kernel itself keeps XDP_PACKET_HEADROOM, 256 bytes: `HEADROOM`.

@@ -9,6 +9,7 @@ mod cases;
 mod end;
 mod memif;
 mod memory;
+mod netmap;
 mod tap;
 mod veth;
 
@@ -135,3 +136,18 @@ conforms!(af_xdp_generic, User::Same, veth::Veth::AF_XDP_GENERIC);
 conforms!(memif_server, User::Namespaced, memif::Memif::new(Role::Server));
 conforms!(memif_client, User::Namespaced, memif::Memif::new(Role::Client));
 conforms!(tap_device, User::Same, tap::Tap::default());
+conforms!(netmap_pipe, User::Same, netmap::Virtual::fake_pipe());
+conforms!(
+    netmap_pipe_copying,
+    User::Same,
+    netmap::Virtual::fake_pipe_copying()
+);
+conforms!(netmap_switch, User::Same, netmap::Virtual::fake_switch());
+conforms!(netmap_kernel_pipe, User::Same, netmap::Virtual::pipe());
+conforms!(netmap_kernel_switch, User::Same, netmap::Virtual::switch());
+conforms!(
+    netmap_kernel_switch_zero_copy,
+    User::Same,
+    netmap::Virtual::switch_zero_copy()
+);
+conforms!(netmap_kernel_veth, User::Same, netmap::Emulated);

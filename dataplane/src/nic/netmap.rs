@@ -1,0 +1,501 @@
+//! The driver of netmap ports (netmap(4), kernel module of API 14): rings of a NIC, of the node's own stack (its host
+//! rings), of a VALE switch, of a pipe.
+//!
+//! Ring slots name buffers by number. Where the worker's frame memory is in the same region as the rings, received and sent
+//! packets stay where they are and only numbers change places, NS_BUF_CHANGED told; the first netmap port of a worker moves
+//! its frame memory there, if the region has as many buffers to give (mode "zero-copy"). Else each packet is copied once
+//! (mode "copy", with the reason). Ports of several regions: those of the first are without copies.
+//!
+//! System calls: one NIOCTXSYNC a sent burst. NIOCRXSYNC when a burst emptied the rx ring or half of it waits to be given
+//! back; while it stays empty ever more rarely, down to one in `REST` turns. poll(2) makes both by itself.
+//!
+//! Packets that the kernel hands over unmerged and finished: GRO is switched off at open, partial checksums are completed.
+//! Packets from the node's own stack must be finished by it: netmap drops what needs a checksum or segmentation from the NIC
+//! (`ethtool -K IF tx off tso off gso off`, which opening a host ring does). In emulated mode (NICs without a netmap driver,
+//! veth) tags are in the frames if the NIC keeps them there. What a VALE switch drops because our ring is full it tells
+//! nobody.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use netmap_sys::netmap::{NS_BUF_CHANGED, NS_MOREFRAG, netmap_slot};
+
+use super::interface::{FRAME_OVERHEAD, Interface};
+use super::open::PortSpec;
+use super::tap::station_mac;
+use super::{Burst, Driver, DriverInfo, DriverStats, FrameMemory, Link, OpenError, checksum_fix};
+use abi::{Control, Device, Devices, NR_RX_RINGS_ONLY, NR_TX_RINGS_ONLY, Register};
+use name::PortName;
+use region::{Direction, Region};
+use ring::Ring;
+
+/// Requests to the kernel module.
+pub mod abi;
+/// Names of ports.
+pub mod name;
+mod region;
+mod ring;
+
+/// Turns without an rx sync after many empty ones. Fewer than the empty turns a worker makes before it first waits.
+const REST: u32 = 15;
+/// IP's share of the longest frame that a VALE switch takes (NM_BDG_MFS_DEFAULT: 1514 bytes); pipes are given the same.
+const VIRTUAL_MTU: usize = 1500;
+
+/// One ring pair of a netmap port.
+#[derive(Debug)]
+pub struct Netmap {
+    rx: Option<Ring>,
+    tx: Option<Ring>,
+    device: Box<dyn Device>,
+    /// Present if frames are traded with the rings instead of copied.
+    trader: Option<Arc<()>>,
+    /// Has the NIC pass on group frames.
+    _groups: Option<OwnedFd>,
+    interface: Option<Interface>,
+    info: DriverInfo,
+    stats: DriverStats,
+    complete_checksums: bool,
+    /// The device refused a sync: the port behind it is gone.
+    failed: bool,
+    /// Rx slots taken since the last sync.
+    taken: u32,
+    /// Turns without rx sync still to come, and how many there were last.
+    rest: u32,
+    rested: u32,
+    /// In the middle of a packet of several slots.
+    in_pieces: bool,
+}
+
+impl Netmap {
+    /// Opens the port by the kernel's module.
+    pub(crate) fn open(spec: &PortSpec, memory: &mut FrameMemory) -> Result<Self, OpenError> {
+        Self::open_by(spec, memory, &Control::open)
+    }
+
+    /// Opens the port by whoever plays the kernel's module.
+    pub fn open_by(
+        spec: &PortSpec,
+        memory: &mut FrameMemory,
+        devices: Devices<'_>,
+    ) -> Result<Self, OpenError> {
+        let name = PortName::parse(&spec.interface).map_err(|what| {
+            spec.refusal(
+                format!("the name {what}"),
+                "write netmap:IF, netmap:IF-RING, netmap:IF^, valeX:PORT or a pipe, netmap:IF{PIPE",
+            )
+        })?;
+        let interface = name
+            .interface
+            .as_ref()
+            .map(|interface| {
+                let spec = PortSpec {
+                    interface: interface.clone(),
+                    ..spec.clone()
+                };
+                spec.find_interface()
+            })
+            .transpose()?;
+        let device = devices().map_err(|e| {
+            let advice = match e.kind() {
+                io::ErrorKind::NotFound => "load netmap's kernel module (modprobe netmap)",
+                _ => "run as root",
+            };
+            spec.error(format!("cannot open {}", abi::DEVICE), advice, e)
+        })?;
+        let mut request = wanted(spec, &name);
+        device
+            .register(&name.kernel, &mut request)
+            .map_err(|e| explain(spec, &name, request.ring, e))?;
+        let failed = |e: io::Error| spec.error("cannot use netmap's memory", "report this kernel", e);
+        let region = Region::map(&*device, &request).map_err(failed)?;
+        let ring = |direction, excluded| {
+            let asked = name.flags & excluded == 0;
+            asked.then(|| region.ring(direction, name.is_host(), request.ring))
+        };
+        let rx = ring(Direction::Rx, NR_TX_RINGS_ONLY)
+            .transpose()
+            .map_err(failed)?;
+        let tx = ring(Direction::Tx, NR_RX_RINGS_ONLY)
+            .transpose()
+            .map_err(failed)?;
+        let Some(buffers) = rx.as_ref().or(tx.as_ref()).map(Ring::buffers) else {
+            return Err(spec.refusal("the name asks for neither direction", "leave out /R or /T"));
+        };
+        let why_copy = lend(devices, request.mem_id, buffers, memory);
+        let trader = memory.trader(request.mem_id.into());
+        let (mac, peer_mac, mtu) = stations(spec, &name, interface.as_ref())?;
+        if mtu + FRAME_OVERHEAD > buffers.size {
+            let what = format!(
+                "its MTU of {mtu} bytes does not fit netmap's buffers of {} bytes",
+                buffers.size
+            );
+            let advice = "lower the MTU or load the module with larger ones (buf_size)";
+            return Err(spec.refusal(what, advice));
+        }
+        if trader.is_none() {
+            spec.check_mtu(mtu, memory)?;
+        }
+        let mut prepared = Vec::new();
+        let groups = match &interface {
+            Some(interface) => prepare(interface, name.is_host(), &mut prepared),
+            None => None,
+        };
+        let slots = |ring: &Option<Ring>| ring.as_ref().map_or(0, Ring::size);
+        let copying = why_copy.map_or_else(|| "zero-copy".to_owned(), |why| format!("copy ({why})"));
+        let mode = format!(
+            "{copying}, region {}, ring pair {}, {} rx and {} tx slots{}",
+            request.mem_id,
+            request.ring,
+            slots(&rx),
+            slots(&tx),
+            prepared.concat()
+        );
+        Ok(Self {
+            rx,
+            tx,
+            device,
+            trader,
+            _groups: groups,
+            interface,
+            info: DriverInfo {
+                driver: "netmap",
+                interface: spec.interface.clone(),
+                mode,
+                mac,
+                peer_mac,
+                mtu,
+            },
+            stats: DriverStats::default(),
+            complete_checksums: spec.complete_checksums,
+            failed: false,
+            taken: 0,
+            rest: 0,
+            rested: 0,
+            in_pieces: false,
+        })
+    }
+
+    fn sync_tx(&mut self) {
+        self.failed |= self.device.sync_tx().is_err();
+    }
+
+    fn sync_rx(&mut self) {
+        self.failed |= self.device.sync_rx().is_err();
+        self.taken = 0;
+    }
+
+    /// Whether packets wait in the rx ring, having asked the kernel if it seems empty and it is time to ask.
+    fn has_packets(&mut self) -> bool {
+        let waiting = |ring: &Option<Ring>| ring.as_ref().is_some_and(|ring| ring.available() > 0);
+        if waiting(&self.rx) {
+            return true;
+        }
+        if self.rest > 0 {
+            self.rest -= 1;
+            return false;
+        }
+        self.sync_rx();
+        if waiting(&self.rx) {
+            self.rested = 0;
+            return true;
+        }
+        self.rested = (2 * self.rested + 1).min(REST);
+        self.rest = self.rested;
+        // What the kernel could not send at once, or is done with, it looks at when asked.
+        if self.unsent() > 0 {
+            self.sync_tx();
+        }
+        false
+    }
+
+    /// Slots of the tx ring that the kernel has.
+    fn unsent(&self) -> u32 {
+        self.tx.as_ref().map_or(0, |tx| tx.size() - 1 - tx.available())
+    }
+}
+
+/// What to ask the kernel for.
+fn wanted(spec: &PortSpec, name: &PortName) -> Register {
+    let mut request = Register {
+        mode: name.mode,
+        ring: if name.any_ring {
+            spec.queue as u16
+        } else {
+            name.ring
+        },
+        flags: name.flags,
+        mem_id: name.region,
+        ..Register::default()
+    };
+    if name.interface.is_none() {
+        // The rings of switches and pipes are made as asked; NICs' are as they are.
+        (request.tx_slots, request.rx_slots) = (spec.ring_size, spec.ring_size);
+    }
+    request
+}
+
+fn explain(spec: &PortSpec, name: &PortName, ring: u16, error: io::Error) -> OpenError {
+    let advice = match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => "run as root",
+        Some(libc::EINVAL) => {
+            "check that the ring pair exists (ethtool -l) and that the module is of API 14 or 15"
+        }
+        Some(libc::ENXIO | libc::ENODEV) => {
+            "check the name and the network namespace (`ip link` lists what there is)"
+        }
+        Some(libc::EBUSY) => "another program has it to itself: stop it",
+        Some(libc::ENOMEM) => {
+            "the module's memory is used up: raise its buf_num, ring_num or if_num, or lower ringSize"
+        }
+        Some(libc::EOPNOTSUPP) => "the module cannot drive this interface, not even in emulated mode",
+        _ => "see the kernel's log (dmesg)",
+    };
+    spec.error(
+        format!("netmap refuses ring pair {ring} of {}", name.kernel),
+        advice,
+        error,
+    )
+}
+
+/// Moves the worker's frame memory into region `id` unless it is there; says why not, if it cannot be.
+fn lend(devices: Devices<'_>, id: u16, buffers: region::Buffers, memory: &mut FrameMemory) -> Option<String> {
+    if memory.trader(id.into()).is_some() {
+        return None;
+    }
+    if memory.region().is_none() {
+        return Some("frames are in another region".to_owned());
+    }
+    if !memory.is_whole() {
+        return Some("another port uses the frames".to_owned());
+    }
+    if buffers.size != memory.chunk_size() {
+        return Some(format!(
+            "buffers of {} bytes, frames of {}",
+            buffers.size,
+            memory.chunk_size()
+        ));
+    }
+    let lent = devices().and_then(|device| Region::lend(device, id, buffers, memory));
+    lent.err()
+        .map(|error| format!("no memory in it for frames: {error}"))
+}
+
+/// Our station address, the other side's if it is the node's own stack, and the MTU.
+fn stations(
+    spec: &PortSpec,
+    name: &PortName,
+    interface: Option<&Interface>,
+) -> Result<(crate::addr::Mac, Option<crate::addr::Mac>, usize), OpenError> {
+    let Some(interface) = interface else {
+        return Ok((station_mac(&spec.interface), None, VIRTUAL_MTU));
+    };
+    let read = |e| spec.error("cannot read its address and MTU", "check the interface", e);
+    let (mac, mtu) = (interface.mac().map_err(read)?, interface.mtu().map_err(read)?);
+    Ok(if name.is_host() {
+        (station_mac(&spec.interface), Some(mac), mtu)
+    } else {
+        (mac, None, mtu)
+    })
+}
+
+/// Has the interface hand over whole frames; notes what was done.
+fn prepare(interface: &Interface, host: bool, done: &mut Vec<&'static str>) -> Option<OwnedFd> {
+    if host {
+        if interface.finish_packets().is_ok() {
+            done.push(", tx offloads off");
+        }
+        return None;
+    }
+    if interface.disable_merging().is_ok() {
+        done.push(", gro off");
+    }
+    if interface.keep_tags().is_ok() {
+        done.push(", tags kept");
+    }
+    interface.group_receiver().ok()
+}
+
+impl Driver for Netmap {
+    fn rx_burst(&mut self, memory: &mut FrameMemory, frames: &mut Burst) {
+        if !self.has_packets() {
+            return;
+        }
+        let Self {
+            rx,
+            trader,
+            stats,
+            in_pieces,
+            ..
+        } = self;
+        let Some(rx) = rx else { return };
+        let (ready, mut taken) = (rx.available(), 0);
+        while taken < ready && !frames.is_full() {
+            let slot = rx.slot();
+            let whole = !*in_pieces && slot.flags & NS_MOREFRAG == 0 && slot.len > 0;
+            if !whole {
+                // A packet in several slots, which nothing here asks for: one error, at its last.
+                *in_pieces = slot.flags & NS_MOREFRAG != 0;
+                stats.rx_errors += u64::from(!*in_pieces);
+                rx.skip();
+                taken += 1;
+                continue;
+            }
+            let len = usize::from(slot.len);
+            let received = if trader.is_some() {
+                let Some(spare) = memory.alloc() else { break };
+                match memory.trade(spare, slot.buf_idx, len) {
+                    Ok((frame, given)) => {
+                        rx.put(netmap_slot {
+                            buf_idx: given,
+                            len: 0,
+                            flags: NS_BUF_CHANGED,
+                            ptr: 0,
+                        });
+                        Some(frame)
+                    }
+                    Err(spare) => {
+                        memory.free(spare);
+                        rx.skip();
+                        None
+                    }
+                }
+            } else {
+                if memory.available() == 0 {
+                    break;
+                }
+                let frame = rx
+                    .buffer(slot.buf_idx, len)
+                    .and_then(|packet| memory.copy_in(packet));
+                rx.skip();
+                frame
+            };
+            taken += 1;
+            let Some(mut frame) = received else {
+                stats.rx_errors += 1;
+                continue;
+            };
+            if self.complete_checksums {
+                checksum_fix::complete(memory.bytes_mut(&mut frame), stats);
+            }
+            stats.rx_packets += 1;
+            stats.rx_bytes += frame.len() as u64;
+            frames.push(frame);
+        }
+        rx.publish();
+        let (drained, half) = (taken == ready, rx.size() / 2);
+        self.taken += taken;
+        if drained || self.taken >= half {
+            self.sync_rx();
+        }
+    }
+
+    fn tx_burst(&mut self, memory: &mut FrameMemory, frames: &mut Burst) {
+        let Some(room) = self.tx.as_ref().map(Ring::available) else {
+            self.stats.tx_errors += frames.len() as u64;
+            return frames.drain(..).for_each(|frame| memory.free(frame));
+        };
+        if (room as usize) < frames.len() {
+            self.sync_tx();
+        }
+        let Self {
+            tx: Some(tx),
+            trader,
+            stats,
+            ..
+        } = self
+        else {
+            return;
+        };
+        let longest = tx.buffers().size;
+        let room = (tx.available() as usize).min(frames.len());
+        for mut frame in frames.drain(..room) {
+            let len = frame.len();
+            let slot = tx.slot();
+            let filled = if len > longest || len > usize::from(u16::MAX) {
+                Err(frame)
+            } else if trader.is_some() {
+                // Slots know no offset.
+                if memory.move_packet(&mut frame, 0) {
+                    memory.trade(frame, slot.buf_idx, 0)
+                } else {
+                    Err(frame)
+                }
+            } else {
+                match tx.buffer(slot.buf_idx, len) {
+                    Some(buffer) => {
+                        buffer.copy_from_slice(memory.bytes(&frame));
+                        Ok((frame, slot.buf_idx))
+                    }
+                    None => Err(frame),
+                }
+            };
+            match filled {
+                Ok((freed, buf_idx)) => {
+                    stats.tx_packets += 1;
+                    stats.tx_bytes += len as u64;
+                    let flags = if trader.is_some() { NS_BUF_CHANGED } else { 0 };
+                    tx.put(netmap_slot {
+                        buf_idx,
+                        len: len as u16,
+                        flags,
+                        ptr: 0,
+                    });
+                    memory.free(freed);
+                }
+                Err(frame) => {
+                    // Too long, or the slot names no buffer, which only the kernel could mend. Nothing is sent with it.
+                    stats.tx_errors += 1;
+                    tx.put(netmap_slot { len: 0, ..slot });
+                    memory.free(frame);
+                }
+            }
+        }
+        if room > 0 {
+            tx.publish();
+            self.sync_tx();
+        }
+    }
+
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.device.readable())
+    }
+
+    /// The kernel has not said of every packet that it is sent, and looks again only when asked.
+    fn owes(&mut self) -> bool {
+        if self.unsent() > 0 && !self.failed {
+            self.sync_tx();
+        }
+        self.unsent() > 0 && !self.failed
+    }
+
+    fn info(&self) -> &DriverInfo {
+        &self.info
+    }
+
+    fn stats(&self) -> DriverStats {
+        self.stats
+    }
+
+    /// Only a sync tells that a port without an interface is gone.
+    fn link(&self) -> Link {
+        let failed = self.failed || self.device.sync_rx().is_err();
+        match &self.interface {
+            _ if failed => Link::Gone,
+            Some(interface) => interface.link(),
+            None => Link::Up,
+        }
+    }
+
+    /// The last netmap port of a worker moves the frame memory back: netmap's is used no longer.
+    fn close(self: Box<Self>, memory: &mut FrameMemory) {
+        let traded = self.trader.is_some();
+        drop(self);
+        if traded
+            && memory.is_whole()
+            && let Ok(own) = FrameMemory::new(memory.capacity(), memory.chunk_size())
+        {
+            *memory = own;
+        }
+    }
+}

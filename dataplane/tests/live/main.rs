@@ -29,3 +29,5 @@ mod probe;
 mod variants;
 mod kernel;
 mod mtu;
+mod testpmd;
+mod memif;

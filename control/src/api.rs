@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{Endpoints, Pod};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::dns;
 use crate::endpoints::{Slices, legacy};
 use crate::model::Model;
 use crate::problem::Problem;
@@ -69,6 +70,9 @@ pub struct Status {
     pub connected: bool,
     /// What it last acknowledged.
     pub generation: u64,
+    /// What cluster DNS has done, if it is served here.
+    #[serde(default)]
+    pub dns: Option<dns::Counts>,
 }
 
 /// All that can be asked for, as of one moment.

@@ -3,16 +3,21 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ipnet::IpNet;
+use nix::sys::signal::{SigSet, Signal};
 use sluice_dataplane::channel::record::SettingsRecord;
 
 use crate::allocate::{Allocator, state};
 use crate::api::{self, Status, View};
 use crate::compile::{self, Numbers, Settings};
+use crate::dns::sockets::Sockets;
+use crate::dns::{Server, Zone, kube_dns};
 use crate::endpoints::{self, sets::Here};
 use crate::model::{Family, Model};
 use crate::problem::{Problem, Severity};
@@ -23,6 +28,7 @@ use crate::source::{Batch, files};
 pub mod config;
 
 use config::Config;
+use config::dns::Dns;
 
 /// How often a connected dataplane is looked after, and one that is not there looked for: each look is a system call or
 /// two, and a dataplane that has come back forwards by its old table, or none, until it is found.
@@ -30,6 +36,11 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// Runs for as long as the process does.
 pub fn run(config: &Config, dataplane: impl Dataplane) -> anyhow::Result<()> {
+    let mut end = SigSet::empty();
+    end.add(Signal::SIGTERM);
+    end.add(Signal::SIGINT);
+    // Before any thread: all leave these signals to the one that waits for them.
+    end.thread_block().context("cannot block signals")?;
     let holdings = state::load(&config.state)
         .with_context(|| format!("{}: the state file cannot be read", config.state.display()))?;
     let ranges = config.ranges();
@@ -45,8 +56,16 @@ pub fn run(config: &Config, dataplane: impl Dataplane) -> anyhow::Result<()> {
     let view = api::serve(&config.api.socket)
         .with_context(|| format!("{}: the API's socket cannot be made", config.api.socket.display()))?;
     let (sender, batches) = mpsc::channel();
-    files::watch(&config.manifests, sender).context("the manifests cannot be watched")?;
+    let dns = config.dns.as_ref();
+    let own = dns.map_or_else(Vec::new, |dns| kube_dns::objects(&dns.cluster_ips, &dns.listen));
+    files::watch(&config.manifests, own, sender).context("the manifests cannot be watched")?;
+    let dns = dns.map(serve_names).transpose()?.map(Arc::new);
+    let last = dns.clone();
+    thread::Builder::new()
+        .name("end".into())
+        .spawn(move || end_at(end, last.as_deref()))?;
     Daemon {
+        dns,
         settings: settings(config),
         state: &config.state,
         model,
@@ -57,6 +76,28 @@ pub fn run(config: &Config, dataplane: impl Dataplane) -> anyhow::Result<()> {
         waiting: None,
     }
     .run(&batches)
+}
+
+/// Ends the process when it is told to. Everything else it knows is on disk already.
+fn end_at(signals: SigSet, dns: Option<&Server>) {
+    if let Err(error) = signals.wait() {
+        log::error!("cannot wait for signals: {error}");
+        return;
+    }
+    if let Some(dns) = dns {
+        dns.stop();
+    }
+    std::process::exit(0);
+}
+
+/// Starts cluster DNS at the sockets the process was given, or at its own.
+fn serve_names(dns: &Dns) -> anyhow::Result<Server> {
+    log::info!("{}", dns.summary());
+    let mut sockets = Sockets::inherited().context("the inherited sockets cannot be used")?;
+    if sockets.is_empty() {
+        sockets = Sockets::bind(&dns.listen)?;
+    }
+    Server::start(sockets, dns.settings()).context("cluster DNS cannot start")
 }
 
 fn settings(config: &Config) -> Settings {
@@ -82,6 +123,7 @@ fn settings(config: &Config) -> Settings {
 }
 
 struct Daemon<'a, D> {
+    dns: Option<Arc<Server>>,
     settings: Settings,
     state: &'a Path,
     model: Model,
@@ -165,7 +207,6 @@ impl<D: Dataplane> Daemon<'_, D> {
             )
         }));
         self.tell(&problems);
-        let view = View::new(&self.model, slices, problems);
         if self.model.is_complete() && self.publisher.is_connected() {
             match self.publisher.publish(&compiled.records) {
                 Ok(Some(difference)) => {
@@ -187,8 +228,11 @@ impl<D: Dataplane> Daemon<'_, D> {
                 }
             }
         }
-        // Whoever sees an object here knows that the dataplane has what follows from it, if there is a dataplane.
-        self.view.set(view);
+        // Whoever sees an object, or its name, knows that the dataplane has what follows from it, if there is a dataplane.
+        if let Some(dns) = &self.dns {
+            dns.set(Zone::new(dns.options(), &self.model, &slices, serial()));
+        }
+        self.view.set(View::new(&self.model, slices, problems));
         self.numbers = compiled.numbers;
         let status = self.status();
         self.view.set_status(status);
@@ -200,6 +244,7 @@ impl<D: Dataplane> Daemon<'_, D> {
             complete: self.model.is_complete(),
             connected: self.publisher.is_connected(),
             generation: self.publisher.generation().0,
+            dns: self.dns.as_deref().map(Server::counts),
         }
     }
 
@@ -235,6 +280,11 @@ impl<D: Dataplane> Daemon<'_, D> {
     }
 }
 
+/// That of a zone made now: seconds, so that a later one has a greater one (RFC 1982 for 2106 and after).
+fn serial() -> u32 {
+    jiff::Timestamp::now().as_second() as u32
+}
+
 fn now() -> Instant {
     // How long an update took is told to people; nothing depends on it.
     #[allow(clippy::disallowed_methods)]
@@ -262,6 +312,7 @@ mod tests {
         let mut publisher = Publisher::new(double.clone());
         publisher.connect().unwrap();
         Daemon {
+            dns: None,
             settings,
             state,
             model: model(),

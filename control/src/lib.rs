@@ -28,6 +28,11 @@ pub mod compile;
 /// Records to the dataplane.
 pub mod publish;
 
+/// Names of Services, for those who ask.
+pub mod dns;
+/// Services as environment variables.
+pub mod env;
+
 /// The process that does all of it.
 pub mod daemon;
 /// What others may ask it.

@@ -150,6 +150,16 @@ impl Model {
         })
     }
 
+    /// Every namespace there is, as an object of its own or because something is in it.
+    pub fn namespaces(&self) -> impl Iterator<Item = &str> {
+        let keys = self.objects.keys();
+        keys.map(|key| match key.kind {
+            Kind::Namespace => key.name.as_str(),
+            _ => key.namespace.as_str(),
+        })
+        .filter(|name| !name.is_empty())
+    }
+
     /// All nodes.
     pub fn nodes(&self) -> impl Iterator<Item = &core::Node> {
         self.of_kind(Kind::Node).filter_map(|body| match body {

@@ -8,6 +8,8 @@ mod allocation;
 mod cases;
 mod channel;
 mod command;
+mod dns;
+mod dns_server;
 mod endpointslices;
 mod get;
 mod support;

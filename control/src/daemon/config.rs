@@ -12,6 +12,11 @@ use sluice_dataplane::channel::record;
 use crate::allocate::Ranges;
 use crate::manifest::{decode, yaml};
 
+/// Cluster DNS.
+pub mod dns;
+
+use dns::Dns;
+
 /// Everything `sluice control` is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -47,6 +52,8 @@ pub struct Config {
     pub ping_replies: bool,
     /// VD-6.
     pub undefined_ports: UndefinedPorts,
+    /// Cluster DNS, if it is served here.
+    pub dns: Option<Dns>,
 }
 
 /// The file's form.
@@ -84,6 +91,7 @@ struct Written {
     ping_replies: bool,
     #[serde(default)]
     undefined_ports: UndefinedPorts,
+    dns: Option<dns::Written>,
 }
 
 /// NP-2.
@@ -300,6 +308,10 @@ impl Config {
             let host = nix::unistd::gethostname().map_err(|error| at("node.name", error.into()))?;
             this_node.name = host.to_string_lossy().to_lowercase();
         }
+        let dns = written
+            .dns
+            .map(|dns| dns.meaning(&this_node.addresses, &written.service_ranges));
+        let dns = dns.transpose().map_err(|(field, error)| at(field, error))?;
         let resolve = |path: PathBuf| folder.join(path);
         Ok(Self {
             node: this_node,
@@ -322,6 +334,7 @@ impl Config {
             strict_source_ranges: written.strict_source_ranges,
             ping_replies: written.ping_replies,
             undefined_ports: written.undefined_ports,
+            dns,
         })
     }
 }
@@ -431,6 +444,26 @@ mod tests {
             (
                 "manifests: []\n",
                 "1:12: manifests: must name at least one folder",
+            ),
+            (
+                "manifests: [a]\ndns: {}\n",
+                "2:6: dns.listen: must name an address, or node.addresses must",
+            ),
+            (
+                "manifests: [a]\ndns: {listen: [192.0.2.2], ttl: 3601}\n",
+                "2:32: dns.ttl: must be from 0 to 3600 seconds, not 3601",
+            ),
+            (
+                "manifests: [a]\ndns: {listen: [192.0.2.2], ttl: -1}\n",
+                "2:32: dns.ttl: must be from 0 to 4294967295, not -1",
+            ),
+            (
+                "manifests: [a]\ndns: {listen: [192.0.2.2], clusterIPs: [10.97.0.10]}\n",
+                "2:39: dns.clusterIPs: 10.97.0.10 is in none of serviceRanges",
+            ),
+            (
+                "manifests: [a]\ndns: {listen: [192.0.2.2], upstreams: [192.0.2.2]}\n",
+                "2:38: dns.upstreams: 192.0.2.2:53 is this server itself: questions would go round for ever",
             ),
             (
                 "manifests: [a]\nalgorithm: best\n",

@@ -66,6 +66,8 @@ struct Manifest {
 /// Folders (and single files) of manifests, and what they last held.
 pub struct Folders {
     roots: Vec<PathBuf>,
+    /// What there is if no file defines the first of them.
+    own: Vec<Object>,
     files: BTreeMap<(usize, PathBuf), Manifest>,
     in_force: BTreeMap<Key, Object>,
     problems: Vec<Problem>,
@@ -79,12 +81,19 @@ impl Folders {
     pub fn new(roots: &[PathBuf]) -> Self {
         Self {
             roots: roots.to_vec(),
+            own: Vec::new(),
             files: BTreeMap::new(),
             in_force: BTreeMap::new(),
             problems: Vec::new(),
             walked: Vec::new(),
             complete: false,
         }
+    }
+
+    /// With objects of our own, which belong to the first of them: whoever defines that has their own.
+    #[must_use]
+    pub fn with_own(self, own: Vec<Object>) -> Self {
+        Self { own, ..self }
     }
 
     /// Reads what changed since the last scan and says what that means; nothing if nothing. The first batch that could
@@ -207,6 +216,17 @@ impl Folders {
                         message,
                     ));
                 }
+            }
+        }
+        if self
+            .own
+            .first()
+            .is_some_and(|first| !objects.contains_key(&first.key))
+        {
+            for object in &self.own {
+                objects
+                    .entry(object.key.clone())
+                    .or_insert_with(|| object.clone());
             }
         }
         (objects, conflicts)

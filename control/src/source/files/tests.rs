@@ -54,6 +54,22 @@ fn what_a_file_defined_stays_in_force_while_it_is_broken() {
 }
 
 #[test]
+fn own_objects_are_there_unless_a_file_defines_the_first_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = crate::dns::kube_dns::objects(
+        &["10.96.0.10".parse().unwrap()],
+        &["192.0.2.2:53".parse().unwrap()],
+    );
+    let mut folders = Folders::new(&[dir.path().into()]).with_own(own);
+    assert_eq!(names(&folders.scan()), ["begin", "+kube-dns", "+kube-dns", "end"]);
+    let theirs = service("kube-dns, namespace: kube-system");
+    fs::write(dir.path().join("dns.yaml"), theirs).unwrap();
+    assert_eq!(names(&folders.scan()), ["-kube-dns", "+kube-dns"]);
+    fs::remove_file(dir.path().join("dns.yaml")).unwrap();
+    assert_eq!(names(&folders.scan()), ["+kube-dns", "+kube-dns"]);
+}
+
+#[test]
 fn nothing_is_said_before_every_folder_could_be_read() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("a.yaml"), service("a")).unwrap();

@@ -13,6 +13,7 @@ use notify::event::EventKind;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::Folders;
+use crate::manifest::Object;
 use crate::source::Batch;
 
 /// An editor's save is several events (write, rename, remove the old); this long without one more is its end.
@@ -22,12 +23,13 @@ const QUIET_TRIES: usize = 10;
 /// Watching misses what it cannot see (network file systems, targets of links elsewhere): look anyway this often.
 const RESCAN: Duration = Duration::from_secs(2);
 
-/// Starts the thread that watches `roots` and sends every batch into `batches`, for as long as somebody listens.
-pub fn watch(roots: &[PathBuf], batches: Sender<Batch>) -> io::Result<()> {
+/// Starts the thread that watches `roots` and sends every batch into `batches`, for as long as somebody listens. `own`
+/// are objects that belong to the first of them, which is there unless a file defines it.
+pub fn watch(roots: &[PathBuf], own: Vec<Object>, batches: Sender<Batch>) -> io::Result<()> {
     // One wake-up waiting is enough: a scan compares all files, whichever changed.
     let (wake, wakes) = mpsc::sync_channel(1);
     let mut watched = Watched::new(roots, &wake).map_err(io::Error::other)?;
-    let mut folders = Folders::new(roots);
+    let mut folders = Folders::new(roots).with_own(own);
     std::thread::Builder::new()
         .name("manifests".into())
         .spawn(move || {
@@ -200,7 +202,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             fs::create_dir(dir.path().join("manifests")).unwrap();
             let (sender, batches) = mpsc::channel();
-            watch(&[dir.path().join("manifests")], sender).unwrap();
+            watch(&[dir.path().join("manifests")], Vec::new(), sender).unwrap();
             let mut listener = Self {
                 dir,
                 batches,
@@ -286,7 +288,7 @@ mod tests {
         let root = dir.path().join("current");
         std::os::unix::fs::symlink("one", &root).unwrap();
         let (sender, batches) = mpsc::channel();
-        watch(std::slice::from_ref(&root), sender).unwrap();
+        watch(std::slice::from_ref(&root), Vec::new(), sender).unwrap();
         let mut listener = Listener {
             dir,
             batches,

@@ -1,0 +1,393 @@
+//! What the cluster's names stand for, as of one moment: takes the model and its EndpointSlices, gives a snapshot that
+//! never changes and that any number of threads read without a lock. Knows nothing of messages.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use hickory_proto::rr::Name;
+use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointPort, EndpointSlice};
+use serde::Deserialize;
+
+use crate::endpoints::Slices;
+use crate::model::{Model, Service, ServiceName};
+
+/// Namespaces that every cluster has, whether anything is in them or not.
+const NAMESPACES: &[&str] = &["default", "kube-node-lease", "kube-public", "kube-system"];
+/// The longest label (RFC 1035 §2.3.4).
+const LONGEST_LABEL: usize = 63;
+
+/// What the names look like, and what they say beside the model.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The cluster's domain.
+    pub domain: Name,
+    /// How long an answer may be kept, in seconds (DNS-20).
+    pub ttl: u32,
+    /// Which names of pods there are (DNS-15).
+    pub pods: PodNames,
+    /// Whether endpoints without a hostname are named after their pods (DNS-6).
+    pub endpoint_pod_names: bool,
+    /// The Service that this server is reached by (DNS-18).
+    pub service: ServiceName,
+    /// Where it is without that Service.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Which names `1-2-3-4.NAMESPACE.pod.ZONE` there are (DNS-15).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PodNames {
+    /// None.
+    Disabled,
+    /// Every address in every namespace.
+    #[default]
+    Insecure,
+    /// Those of pods there are.
+    Verified,
+}
+
+/// All that is known.
+#[derive(Debug)]
+pub struct Zone {
+    pub(super) domain: Name,
+    pub(super) ttl: u32,
+    pub(super) serial: u32,
+    /// Whether all has been read at least once; before, what is not here is not known not to be.
+    pub(super) complete: bool,
+    /// The name servers: a name below the domain, if they have a Service, and addresses.
+    pub(super) server: Option<ServiceName>,
+    pub(super) server_addresses: Vec<IpAddr>,
+    pods: PodNames,
+    namespaces: HashSet<Box<[u8]>>,
+    /// By namespace and name.
+    services: HashMap<Box<[u8]>, Entry>,
+    /// Cluster IPs (DNS-4).
+    cluster_ips: HashMap<IpAddr, ServiceName>,
+    /// Endpoints by address: the Service's name and the endpoint's (DNS-10), sorted.
+    endpoints: Vec<(IpAddr, Arc<ServiceName>, Box<str>)>,
+    pod_addresses: HashSet<(Box<[u8]>, IpAddr)>,
+}
+
+/// A Service.
+#[derive(Debug)]
+pub(super) enum Entry {
+    /// Another name for something (DNS-12); none if what it says cannot be a name's alias (DNS-22).
+    Alias(Option<Name>),
+    /// One with cluster IPs (DNS-1), or headless (DNS-5).
+    Hosts(Hosts),
+}
+
+/// A Service's addresses.
+#[derive(Debug, Default)]
+pub(super) struct Hosts {
+    pub(super) headless: bool,
+    pub(super) v4: Box<[Ipv4Addr]>,
+    pub(super) v6: Box<[Ipv6Addr]>,
+    /// Of a Service with cluster IPs.
+    pub(super) ports: Box<[Port]>,
+    /// Ready ones, sorted by their names. The same one in two slices is here twice: SRV weights count it twice.
+    pub(super) endpoints: Box<[Endpoint]>,
+}
+
+/// A port of a Service or an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Port {
+    pub(super) name: Box<str>,
+    /// `tcp`, `udp` or `sctp`, in capitals.
+    pub(super) protocol: Box<str>,
+    pub(super) number: u16,
+}
+
+/// An address of an endpoint, with a name of its own.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    /// Its first label, in small letters.
+    pub(super) host: Box<str>,
+    pub(super) at: At,
+    pub(super) ports: Arc<[Port]>,
+}
+
+/// Where an endpoint is.
+#[derive(Debug)]
+pub(super) enum At {
+    Address(IpAddr),
+    /// That of a slice of names (EP-3).
+    Name(Name),
+}
+
+impl Zone {
+    /// Before anything has been read.
+    pub fn unknown(options: &Options) -> Self {
+        Self {
+            domain: options.domain.to_lowercase(),
+            ttl: options.ttl,
+            serial: 0,
+            complete: false,
+            server: None,
+            server_addresses: options.addresses.clone(),
+            pods: options.pods,
+            namespaces: HashSet::new(),
+            services: HashMap::new(),
+            cluster_ips: HashMap::new(),
+            endpoints: Vec::new(),
+            pod_addresses: HashSet::new(),
+        }
+    }
+
+    /// What `model` and its slices say. `serial` is the SOA's: one that grows.
+    pub fn new(options: &Options, model: &Model, slices: &Slices, serial: u32) -> Self {
+        let mut zone = Self {
+            serial,
+            complete: model.is_complete(),
+            ..Self::unknown(options)
+        };
+        let namespaces = NAMESPACES.iter().copied().chain(model.namespaces());
+        zone.namespaces = namespaces.map(|name| name.as_bytes().into()).collect();
+        for service in model.services() {
+            let slices = slices.get(&service.name).map_or(&[][..], Vec::as_slice);
+            zone.add(service, slices, options);
+        }
+        zone.endpoints.sort_unstable();
+        zone.endpoints.dedup();
+        if let Some(service) = model.service(&options.service).filter(|s| !s.external_name) {
+            zone.server = Some(service.name.clone());
+            zone.server_addresses = service.cluster_ips.clone();
+        }
+        if options.pods == PodNames::Verified {
+            for pod in model.pods() {
+                let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+                let addresses = pod
+                    .status
+                    .iter()
+                    .flat_map(|status| status.pod_ips.iter().flatten());
+                zone.pod_addresses.extend(addresses.filter_map(|ip| {
+                    let address = ip.ip.parse().ok()?;
+                    Some((namespace.as_bytes().into(), address))
+                }));
+            }
+        }
+        zone
+    }
+
+    fn add(&mut self, service: &Service, slices: &[EndpointSlice], options: &Options) {
+        let key = key(service.name.namespace.as_bytes(), service.name.name.as_bytes());
+        if service.external_name {
+            let name = service
+                .object
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.external_name.as_deref());
+            self.services.insert(key, Entry::Alias(name.and_then(alias)));
+            return;
+        }
+        let name = Arc::new(service.name.clone());
+        let mut endpoints: Vec<Endpoint> = slices
+            .iter()
+            .flat_map(|slice| endpoints_of(slice, options.endpoint_pod_names))
+            .collect();
+        endpoints.sort_by(|a, b| a.host.cmp(&b.host));
+        for endpoint in &endpoints {
+            if let At::Address(address) = endpoint.at {
+                self.endpoints
+                    .push((address, name.clone(), endpoint.host.clone()));
+            }
+        }
+        let mut addresses: Vec<IpAddr> = match service.headless {
+            false => service.cluster_ips.clone(),
+            true => endpoints.iter().filter_map(Endpoint::address).collect(),
+        };
+        addresses.sort_unstable();
+        addresses.dedup();
+        for address in &service.cluster_ips {
+            self.cluster_ips.insert(*address, service.name.clone());
+        }
+        let ports = service.ports.iter().map(|port| Port {
+            name: port.name.as_str().into(),
+            protocol: port.protocol.to_string().into(),
+            number: port.port,
+        });
+        let hosts = Hosts {
+            headless: service.headless,
+            v4: addresses.iter().filter_map(|ip| v4(*ip)).collect(),
+            v6: addresses.iter().filter_map(|ip| v6(*ip)).collect(),
+            ports: ports.collect(),
+            endpoints: endpoints.into(),
+        };
+        self.services.insert(key, Entry::Hosts(hosts));
+    }
+
+    /// The Service of this name, given in small letters.
+    pub(super) fn service(&self, namespace: &[u8], name: &[u8]) -> Option<&Entry> {
+        // On the way of every query: the key is put together without an allocation.
+        let mut buffer = [0; 2 * LONGEST_LABEL + 1];
+        let (first, rest) = buffer.split_at_mut_checked(namespace.len())?;
+        let (slash, rest) = rest.split_first_mut()?;
+        first.copy_from_slice(namespace);
+        *slash = b'/';
+        rest.get_mut(..name.len())?.copy_from_slice(name);
+        self.services.get(&buffer[..namespace.len() + 1 + name.len()])
+    }
+
+    pub(super) fn has_namespace(&self, name: &[u8]) -> bool {
+        self.namespaces.contains(name)
+    }
+
+    /// Whether there is a name for a pod at `address`.
+    pub(super) fn has_pod(&self, namespace: &[u8], address: IpAddr) -> bool {
+        match self.pods {
+            PodNames::Disabled => false,
+            PodNames::Insecure => self.has_namespace(namespace),
+            PodNames::Verified => self.pod_addresses.contains(&(namespace.into(), address)),
+        }
+    }
+
+    pub(super) fn has_pods(&self) -> bool {
+        self.pods != PodNames::Disabled
+    }
+
+    /// Names of what has this address: its Service and, of an endpoint, its first label (DNS-4, DNS-10).
+    pub(super) fn at(&self, address: IpAddr) -> impl Iterator<Item = (&ServiceName, Option<&str>)> {
+        let cluster_ip = self.cluster_ips.get(&address).map(|service| (service, None));
+        let from = match cluster_ip {
+            Some(_) => self.endpoints.len(),
+            None => self.endpoints.partition_point(|(ip, ..)| *ip < address),
+        };
+        let endpoints = self.endpoints[from..]
+            .iter()
+            .take_while(move |(ip, ..)| *ip == address);
+        cluster_ip
+            .into_iter()
+            .chain(endpoints.map(|(_, service, host)| (&**service, Some(&**host))))
+    }
+}
+
+impl Endpoint {
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        match self.at {
+            At::Address(address) => Some(address),
+            At::Name(_) => None,
+        }
+    }
+}
+
+impl Hosts {
+    /// Endpoints of this name, given in small letters (DNS-7, DNS-11).
+    pub(super) fn named(&self, host: &[u8]) -> &[Endpoint] {
+        let from = self
+            .endpoints
+            .partition_point(|endpoint| endpoint.host.as_bytes() < host);
+        let rest = &self.endpoints[from..];
+        &rest[..rest.partition_point(|endpoint| endpoint.host.as_bytes() == host)]
+    }
+}
+
+fn v4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn v6(address: IpAddr) -> Option<Ipv6Addr> {
+    match address {
+        IpAddr::V6(address) => Some(address),
+        IpAddr::V4(_) => None,
+    }
+}
+
+/// Neither part has a slash if it is the name of anything.
+fn key(namespace: &[u8], name: &[u8]) -> Box<[u8]> {
+    [namespace, b"/", name].concat().into()
+}
+
+/// The absolute name that `text` is, unless it is an address.
+fn alias(text: &str) -> Option<Name> {
+    if text.parse::<IpAddr>().is_ok() {
+        return None;
+    }
+    absolute(text)
+}
+
+fn absolute(text: &str) -> Option<Name> {
+    let mut name = Name::from_ascii(text).ok()?;
+    name.set_fqdn(true);
+    Some(name)
+}
+
+fn endpoints_of(slice: &EndpointSlice, pod_names: bool) -> impl Iterator<Item = Endpoint> {
+    let ports: Arc<[Port]> = slice.ports.iter().flatten().filter_map(port).collect();
+    let names = slice.address_type == "FQDN";
+    let ready = |endpoint: &&SliceEndpoint| {
+        let conditions = endpoint.conditions.as_ref();
+        conditions.and_then(|conditions| conditions.ready) != Some(false)
+    };
+    let endpoints = slice.endpoints.iter().flatten().filter(ready);
+    endpoints.flat_map(move |endpoint| {
+        let ports = ports.clone();
+        endpoint.addresses.iter().filter_map(move |text| {
+            Some(Endpoint {
+                host: host(endpoint, text, pod_names).to_ascii_lowercase().into(),
+                at: match names {
+                    true => At::Name(absolute(text)?),
+                    false => At::Address(text.parse().ok()?),
+                },
+                ports: ports.clone(),
+            })
+        })
+    })
+}
+
+fn port(port: &EndpointPort) -> Option<Port> {
+    Some(Port {
+        name: port.name.as_deref().unwrap_or_default().into(),
+        protocol: port.protocol.as_deref().unwrap_or("TCP").into(),
+        number: u16::try_from(port.port?).ok()?,
+    })
+}
+
+/// DNS-6.
+fn host(endpoint: &SliceEndpoint, address: &str, pod_names: bool) -> String {
+    if let Some(hostname) = endpoint.hostname.as_ref().filter(|name| !name.is_empty()) {
+        return hostname.clone();
+    }
+    let pod = || endpoint.target_ref.as_ref()?.name.clone();
+    if let Some(name) = pod().filter(|name| pod_names && name.len() <= LONGEST_LABEL) {
+        return name;
+    }
+    let dashed = address.replace(['.', ':'], "-");
+    match dashed.ends_with('-') {
+        true => dashed + "0",
+        false => dashed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dns_6_an_endpoint_without_a_hostname_is_named_after_its_address_or_pod() {
+        let endpoint = |hostname: Option<&str>, pod: Option<&str>| SliceEndpoint {
+            hostname: hostname.map(Into::into),
+            target_ref: pod.map(|name| k8s_openapi::api::core::v1::ObjectReference {
+                name: Some(name.into()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let long = "p".repeat(64);
+        for (hostname, pod, address, pod_names, named) in [
+            (Some("web-0"), None, "10.1.2.3", false, "web-0"),
+            (None, None, "10.1.2.3", false, "10-1-2-3"),
+            (None, None, "fd00::7", false, "fd00--7"),
+            (None, None, "fd00:244::", false, "fd00-244--0"),
+            (None, Some("pod-a"), "10.1.2.3", false, "10-1-2-3"),
+            (None, Some("pod-a"), "10.1.2.3", true, "pod-a"),
+            (Some("web-0"), Some("pod-a"), "10.1.2.3", true, "web-0"),
+            (None, Some(&*long), "10.1.2.3", true, "10-1-2-3"),
+        ] {
+            assert_eq!(host(&endpoint(hostname, pod), address, pod_names), named);
+        }
+    }
+}

@@ -1,0 +1,495 @@
+//! The same objects and questions give the answers that a real CoreDNS gave (DNS-1 to DNS-25): rcode, flags, sections, TTLs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::SOA;
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use serde_json::Value;
+use sluice_control::dns::kube_dns;
+use sluice_control::dns::wire::{self, Transport, Verdict};
+use sluice_control::dns::zone::{Options, PodNames, Zone};
+use sluice_control::endpoints;
+
+use crate::support::{Tally, folder, model, records, text};
+
+/// Any labels, even those that no host may have.
+pub(crate) fn name(text: &str) -> Name {
+    let labels = text.split('.').filter(|label| !label.is_empty());
+    Name::from_labels(labels.map(str::as_bytes)).unwrap()
+}
+
+pub(crate) fn options() -> Options {
+    Options {
+        domain: name("cluster.local."),
+        ttl: 30,
+        pods: PodNames::Insecure,
+        endpoint_pod_names: false,
+        service: kube_dns::name(),
+        addresses: Vec::new(),
+    }
+}
+
+pub(crate) fn zone(text: &str, options: &Options) -> Zone {
+    let model = model(text);
+    assert!(model.problems().is_empty(), "{:?}", model.problems());
+    Zone::new(options, &model, &endpoints::slices(&model), 1)
+}
+
+/// The recorded upstream server: a few names, nothing else, and no datagram longer than the asker takes.
+struct Upstream(BTreeMap<String, Value>);
+
+impl Upstream {
+    fn answer(&self, question: &[u8], transport: Transport) -> Vec<u8> {
+        let question = Message::from_vec(question).unwrap();
+        let query = question.queries[0].clone();
+        let mut message = Message::response(question.metadata.id, OpCode::Query);
+        message.metadata.recursion_desired = question.metadata.recursion_desired;
+        message.metadata.recursion_available = true;
+        let kind = query.query_type();
+        let (mut at, mut exists) = (query.name().clone(), true);
+        loop {
+            let key = at.to_string().trim_end_matches('.').to_ascii_lowercase();
+            let known = self.0.get(&key);
+            exists = exists && known.is_some();
+            let Some(known) = known else { break };
+            if known == "SERVFAIL" {
+                message.metadata.response_code = ResponseCode::ServFail;
+                break;
+            }
+            let data = |kind: RecordType| known[kind.to_string()].as_array().cloned().unwrap_or_default();
+            let mut next = None;
+            for text in data(RecordType::CNAME).iter().filter_map(Value::as_str) {
+                let target = name(text);
+                let alias = RData::CNAME(hickory_proto::rr::rdata::CNAME(target.clone()));
+                message.add_answer(Record::from_rdata(at.clone(), 300, alias));
+                next = Some(target);
+            }
+            for text in data(kind).iter().filter_map(Value::as_str) {
+                let text = text.trim_matches('"');
+                let data = match kind {
+                    RecordType::A => RData::A(text.parse().unwrap()),
+                    RecordType::AAAA => RData::AAAA(text.parse().unwrap()),
+                    RecordType::PTR => RData::PTR(hickory_proto::rr::rdata::PTR(name(text))),
+                    RecordType::TXT => RData::TXT(hickory_proto::rr::rdata::TXT::new(vec![text.into()])),
+                    RecordType::MX => {
+                        let (preference, exchange) = text.split_once(' ').unwrap();
+                        let preference = preference.parse().unwrap();
+                        RData::MX(hickory_proto::rr::rdata::MX::new(preference, name(exchange)))
+                    }
+                    _ => continue,
+                };
+                message.add_answer(Record::from_rdata(at.clone(), 300, data));
+            }
+            match next {
+                Some(target) => at = target,
+                None => break,
+            }
+        }
+        if !exists {
+            message.metadata.response_code = ResponseCode::NXDomain;
+        }
+        let ends = message.answers.last().map(|record| record.data.record_type());
+        if ends.is_none() || ends == Some(RecordType::CNAME) {
+            let (server, mailbox) = (name("ns.upstream.test."), name("h.upstream.test."));
+            let soa = SOA::new(server, mailbox, 1, 7200, 1800, 86400, 30);
+            message.add_authority(Record::from_rdata(name("upstream.test."), 300, RData::SOA(soa)));
+        }
+        message.add_query(query);
+        message.edns.clone_from(&question.edns);
+        let bytes = message.to_vec().unwrap();
+        if transport == Transport::Udp && bytes.len() > question.max_payload().into() {
+            return message.truncate().to_vec().unwrap();
+        }
+        bytes
+    }
+}
+
+/// What a client gets, whoever is asked for it.
+fn ask(
+    zone: &Zone,
+    upstream: Option<&Upstream>,
+    question: &Message,
+    transport: Transport,
+) -> Option<Message> {
+    let mut out = Vec::new();
+    match wire::handle(zone, &question.to_vec().unwrap(), transport, &mut out) {
+        Verdict::Answered => {}
+        Verdict::Dropped(_) => return None,
+        Verdict::Ask(pending) => match upstream {
+            None => pending.refuse(&mut out),
+            Some(upstream) => {
+                let answer = upstream.answer(&pending.question(7).unwrap(), transport);
+                pending.finish(Some(&answer), &mut out);
+            }
+        },
+    }
+    let answer =
+        Message::from_vec(&out).unwrap_or_else(|error| panic!("{error}: {out:02x?} to {question:?}"));
+    let limit = if transport == Transport::Udp {
+        question.max_payload()
+    } else {
+        u16::MAX
+    };
+    assert!(out.len() <= limit.into(), "{} bytes for {limit}", out.len());
+    assert_eq!(answer.metadata.id, question.metadata.id);
+    assert_eq!(answer.queries, question.queries);
+    assert_eq!(answer.edns.is_some(), question.edns.is_some());
+    Some(answer)
+}
+
+pub(crate) fn question(asked: &str, kind: RecordType) -> Message {
+    let mut message = Message::new(4711, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(name(asked), kind));
+    message
+}
+
+fn kind(text: &str) -> RecordType {
+    match text.strip_prefix("TYPE") {
+        Some(number) => RecordType::from(number.parse::<u16>().unwrap()),
+        // The library reads no such names.
+        None if text == "LOC" => RecordType::from(29),
+        None if text == "IXFR" => RecordType::IXFR,
+        None => text.parse().unwrap(),
+    }
+}
+
+/// A record of `queries.jsonl` as a message.
+fn recorded(record: &Value) -> (Message, Transport) {
+    let (asked, type_name) = record["q"].as_str().unwrap().rsplit_once(' ').unwrap();
+    let mut message = question(asked, kind(type_name));
+    message.metadata.recursion_desired = record["rd"] != false;
+    if let Some(class) = record["class"].as_str() {
+        let class = match class {
+            "CH" => DNSClass::CH,
+            _ => DNSClass::ANY,
+        };
+        message.queries[0].set_query_class(class);
+    }
+    if let Some(size) = record["edns"]["udpSize"].as_u64() {
+        let mut edns = Edns::new();
+        // The library knows no smaller size than the least there is.
+        edns.set_max_payload(u16::try_from(size).unwrap());
+        edns.set_dnssec_ok(record["do"] == true);
+        message.set_edns(edns);
+    }
+    let transport = if record["transport"] == "tcp" {
+        Transport::Tcp
+    } else {
+        Transport::Udp
+    };
+    (message, transport)
+}
+
+/// An answer in the record's form.
+fn shown(answer: Option<&Message>) -> String {
+    let Some(answer) = answer else {
+        return "none".into();
+    };
+    let code = match answer.metadata.response_code {
+        ResponseCode::NoError => "NOERROR",
+        ResponseCode::NXDomain => "NXDOMAIN",
+        ResponseCode::ServFail => "SERVFAIL",
+        ResponseCode::Refused => "REFUSED",
+        _ => "another",
+    };
+    let m = &answer.metadata;
+    let flags = [
+        (m.authoritative, "AA"),
+        (m.truncation, "TC"),
+        (m.recursion_desired, "RD"),
+        (m.recursion_available, "RA"),
+    ];
+    let flags: Vec<&str> = flags
+        .iter()
+        .filter(|(set, _)| *set)
+        .map(|(_, name)| *name)
+        .collect();
+    if m.truncation {
+        return format!("{code} {flags:?} {}", answer.answers.len());
+    }
+    let section = |records: &[Record]| -> Vec<String> {
+        let line = |record: &Record| {
+            let data = match &record.data {
+                RData::SOA(soa) => format!(
+                    "{} {} <serial> {} {} {} {}",
+                    soa.mname, soa.rname, soa.refresh, soa.retry, soa.expire, soa.minimum
+                ),
+                RData::TXT(txt) => format!("{:?}", txt.to_string()),
+                data => data.to_string(),
+            };
+            // The library escapes a leading hyphen.
+            let name = record.name.to_string().replace('\\', "");
+            format!("{name} {} {} {data}", record.ttl, record.record_type())
+        };
+        let mut lines: Vec<String> = records.iter().map(line).collect();
+        lines.sort();
+        lines
+    };
+    format!(
+        "{code} {flags:?}\n answer {:#?}\n authority {:#?}\n additional {:#?}",
+        section(&answer.answers),
+        section(&answer.authorities),
+        section(&answer.additionals)
+    )
+}
+
+/// The record in the same form.
+fn wanted(record: &Value) -> String {
+    if record["noAnswer"] == true {
+        return "none".into();
+    }
+    let code = record["rcode"].as_str().unwrap();
+    let strings = |field: &str| -> Vec<String> {
+        let list = record[field].as_array().cloned().unwrap_or_default();
+        let serial = |text: &str| match text.split_once(" SOA ") {
+            // Where the zone's letters are others, the record has the serial itself.
+            Some((_, data)) if !data.contains(" 1 7200") => {
+                let number = data.split(' ').nth(2).unwrap();
+                text.replace(number, "<serial>")
+            }
+            Some(_) => text.replace(" 1 7200", " <serial> 7200"),
+            None => text.to_owned(),
+        };
+        let mut list: Vec<String> = list.iter().map(|item| serial(item.as_str().unwrap())).collect();
+        list.sort();
+        list
+    };
+    let flags = strings("flags");
+    let order = ["AA", "TC", "RD", "RA"];
+    let flags: Vec<&str> = order
+        .into_iter()
+        .filter(|flag| flags.iter().any(|set| set == flag))
+        .collect();
+    if let Some(count) = record["answerCount"].as_u64() {
+        return format!("{code} {flags:?} {count}");
+    }
+    format!(
+        "{code} {flags:?}\n answer {:#?}\n authority {:#?}\n additional {:#?}",
+        strings("answer"),
+        strings("authority"),
+        strings("additional")
+    )
+}
+
+const EXISTS: &str = "a name that exists is NODATA for types it lacks (RFC 2308 §2.2), and one above an existing name is no NXDOMAIN (RFC 8020)";
+const MISSING: &str = "a name that does not exist is NXDOMAIN for every type (RFC 2308 §2.1)";
+const REVERSE: &str =
+    "we know single addresses, and leave the rest of in-addr.arpa and ip6.arpa to those who have it";
+const CLASS: &str = "we have nothing of other classes than IN";
+const DANGLING: &str = "an endpoint of no Service has no name, so its address has none";
+const ROOM: &str = "the DNS library needs room for a whole name before it points to an earlier one";
+const EXTRA: &str = "what does not fit of the additional section is left out without TC (RFC 2181 §9); no name points into an SRV record";
+
+/// Where we differ on purpose, and why.
+const DIFFERENCES: &[(&str, &[&str])] = &[
+    (
+        EXISTS,
+        &[
+            "svc.cluster.local. TXT",
+            "default.svc.cluster.local. TXT",
+            "default.pod.cluster.local. TXT",
+            "dns-version.cluster.local. A",
+            "dns-version.cluster.local. AAAA",
+            "dns-version.cluster.local. SRV",
+            "dns-version.cluster.local. ANY",
+            "ns.dns.cluster.local. TXT",
+            "dns.cluster.local. A",
+        ],
+    ),
+    (
+        MISSING,
+        &[
+            "nosuch.svc.cluster.local. SOA",
+            "foo.cluster.local. SOA",
+            "nosuch.default.svc.cluster.local. SOA",
+        ],
+    ),
+    (
+        REVERSE,
+        &[
+            "1.1.96.10.in-addr.arpa. SOA",
+            "96.10.in-addr.arpa. SOA",
+            "10.in-addr.arpa. SOA",
+            "in-addr.arpa. SOA",
+            "in-addr.arpa. NS",
+            "in-addr.arpa. A",
+            "ip6.arpa. SOA",
+            "ip6.arpa. NS",
+        ],
+    ),
+    (
+        CLASS,
+        &[
+            "web.default.svc.cluster.local. A, class CH",
+            "version.bind. TXT, class CH",
+        ],
+    ),
+    (
+        DANGLING,
+        &["1.5.244.10.in-addr.arpa. PTR", "2.5.244.10.in-addr.arpa. PTR"],
+    ),
+    (ROOM, &["big.default.svc.cluster.local. A"]),
+    (EXTRA, &["hl-dual.default.svc.cluster.local. SRV"]),
+];
+
+#[test]
+fn the_recorded_answers_of_coredns_are_ours_but_for_differences_on_purpose() {
+    let oracle = folder("oracle/dns");
+    let zone = zone(&text(&oracle.join("zone.yaml")), &options());
+    let upstream = Upstream(serde_json::from_str(&text(&oracle.join("upstream.json"))).unwrap());
+    let (mut tally, mut different) = (Tally::default(), BTreeSet::new());
+    for record in records(&oracle.join("queries.jsonl")) {
+        let (message, transport) = recorded(&record);
+        let mut id = record["q"].as_str().unwrap().to_owned();
+        if let Some(class) = record["class"].as_str().filter(|class| *class != "ANY") {
+            id += &format!(", class {class}");
+        }
+        let (got, wanted) = (ask(&zone, Some(&upstream), &message, transport), wanted(&record));
+        let got = shown(got.as_ref());
+        let reason = DIFFERENCES.iter().find(|(_, list)| list.contains(&&*id));
+        match reason {
+            Some((reason, _)) if got != wanted => {
+                different.insert(id.clone());
+                tally.leave_out(&id, reason);
+            }
+            _ => tally.compare(&id, &got, &wanted),
+        }
+    }
+    for id in DIFFERENCES.iter().flat_map(|(_, list)| *list) {
+        assert!(different.contains(*id), "{id} is on the list and does not differ");
+    }
+    tally.finish(640);
+}
+
+const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: ";
+
+fn addresses(answer: &Message) -> Vec<String> {
+    answer
+        .answers
+        .iter()
+        .map(|record| record.data.to_string())
+        .collect()
+}
+
+#[test]
+fn dns_13_what_a_service_is_now_is_what_the_next_answer_says() {
+    for (spec, wanted) in [
+        (
+            "{type: ExternalName, externalName: foo.example.com}",
+            "foo.example.com.",
+        ),
+        (
+            "{type: ExternalName, externalName: bar.example.com}",
+            "bar.example.com.",
+        ),
+        ("{clusterIP: 10.96.0.7, ports: [{port: 80}]}", "10.96.0.7"),
+    ] {
+        let zone = zone(&(SERVICE.to_owned() + spec), &options());
+        let answer = ask(
+            &zone,
+            None,
+            &question("web.default.svc.cluster.local", RecordType::A),
+            Transport::Udp,
+        );
+        assert_eq!(addresses(&answer.unwrap()), [wanted]);
+    }
+}
+
+#[test]
+fn what_has_not_been_read_is_not_said_not_to_be() {
+    let zone = Zone::unknown(&options());
+    for (asked, kind) in [
+        ("web.default.svc.cluster.local", RecordType::A),
+        ("cluster.local.default.svc.cluster.local", RecordType::AAAA),
+        ("7.0.96.10.in-addr.arpa", RecordType::PTR),
+    ] {
+        let answer = ask(&zone, None, &question(asked, kind), Transport::Udp).unwrap();
+        assert_eq!(answer.metadata.response_code, ResponseCode::ServFail, "{asked}");
+    }
+}
+
+#[test]
+fn dns_15_pods_have_the_names_that_are_configured() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: c, image: i}]}\n\
+               status: {phase: Running, podIPs: [{ip: 10.244.0.7}]}\n";
+    for (pods, known, other, namespace) in [
+        (PodNames::Disabled, "NXDomain", "NXDomain", "NXDomain"),
+        (PodNames::Insecure, "NoError", "NoError", "NoError"),
+        (PodNames::Verified, "NoError", "NXDomain", "NoError"),
+    ] {
+        let zone = zone(pod, &Options { pods, ..options() });
+        let code = |asked: &str| {
+            let asked = question(&format!("{asked}default.pod.cluster.local"), RecordType::A);
+            format!(
+                "{:?}",
+                ask(&zone, None, &asked, Transport::Udp)
+                    .unwrap()
+                    .metadata
+                    .response_code
+            )
+        };
+        assert_eq!(
+            (code("10-244-0-7."), code("10-244-0-8."), code("")),
+            (known.into(), other.into(), namespace.into())
+        );
+        assert_eq!(code("blah."), "NXDomain");
+    }
+}
+
+#[test]
+fn dns_21_every_address_is_the_first_of_some_answers() {
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+                 metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}\naddressType: IPv4\n\
+                 endpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.2]}, {addresses: [10.0.0.3]}]\nports: []\n";
+    let zone = zone(&format!("{SERVICE}{{clusterIP: None}}\n---\n{slice}"), &options());
+    let mut first = BTreeMap::<String, u32>::new();
+    for id in 0..300 {
+        let mut asked = question("web.default.svc.cluster.local", RecordType::A);
+        asked.metadata.id = id;
+        let answer = ask(&zone, None, &asked, Transport::Udp).unwrap();
+        assert_eq!(answer.answers.len(), 3);
+        *first.entry(addresses(&answer)[0].clone()).or_default() += 1;
+    }
+    assert_eq!(first.into_values().collect::<Vec<_>>(), [100, 100, 100]);
+}
+
+#[test]
+fn a_message_that_is_no_question_gets_the_answer_that_it_deserves_or_none() {
+    let zone = zone(
+        &(SERVICE.to_owned() + "{clusterIP: 10.96.0.7, ports: [{port: 80}]}"),
+        &options(),
+    );
+    let good = question("web.default.svc.cluster.local", RecordType::A)
+        .to_vec()
+        .unwrap();
+    let told = |change: &dyn Fn(&mut Vec<u8>)| {
+        let (mut message, mut out) = (good.clone(), Vec::new());
+        change(&mut message);
+        match wire::handle(&zone, &message, Transport::Udp, &mut out) {
+            Verdict::Answered => format!("{:?}", Message::from_vec(&out).unwrap().metadata.response_code),
+            verdict => format!("{verdict:?}"),
+        }
+    };
+    assert_eq!(told(&|_| {}), "NoError");
+    assert_eq!(told(&|m| m.truncate(11)), "Dropped(Short)");
+    assert_eq!(told(&|m| m[2] |= 0x80), "Dropped(Answer)");
+    for opcode in [1, 2, 4, 5, 6, 15] {
+        assert_eq!(told(&|m| m[2] |= opcode << 3), "NotImp", "opcode {opcode}");
+    }
+    assert_eq!(told(&|m| m[5] = 0), "FormErr");
+    assert_eq!(told(&|m| m[5] = 2), "FormErr");
+    assert_eq!(told(&|m| m[4..6].fill(0xff)), "FormErr");
+    assert_eq!(told(&|m| m[6..12].fill(0xff)), "FormErr");
+    assert_eq!(told(&|m| m.truncate(20)), "FormErr");
+    assert_eq!(told(&|m| m.truncate(12)), "FormErr");
+    // A name that points to itself, and one that points past the end.
+    assert_eq!(told(&|m| m[12..14].copy_from_slice(&[0xc0, 12])), "FormErr");
+    assert_eq!(told(&|m| m[12..14].copy_from_slice(&[0xff, 0xff])), "FormErr");
+    // Options of a version to come (BADVERS, which the library reads as another word for 16; RFC 6891 §6.1.3), and
+    // options twice.
+    let opt = [0, 0, 41, 16, 0, 0, 1, 0, 0, 0, 0];
+    assert_eq!(told(&|m| (m[11] = 1, m.extend(opt)).0), "BADSIG");
+    assert_eq!(told(&|m| (m[11] = 2, m.extend([opt, opt].concat())).0), "FormErr");
+}

@@ -22,6 +22,8 @@ pub enum Command {
     Check(CheckArgs),
     /// List the objects that the control process works with
     Get(GetArgs),
+    /// Print the environment variables that a pod's programs are told of Services by
+    Env(EnvArgs),
     /// Try Services on this machine: a cluster of network namespaces, without a cluster
     Lab(LabArgs),
 }
@@ -83,6 +85,23 @@ pub struct GetArgs {
     /// Leave out the table's heading
     #[arg(long)]
     pub no_headers: bool,
+    /// The control process's socket; else $SLUICE_API, else /run/sluice/control.sock
+    #[arg(long, value_name = "PATH")]
+    pub api: Option<PathBuf>,
+}
+
+/// `sluice env`.
+#[derive(Debug, clap::Args)]
+pub struct EnvArgs {
+    /// A pod, whose enableServiceLinks counts; if absent, as for any pod of the namespace
+    #[arg(value_name = "POD")]
+    pub pod: Option<String>,
+    /// The pod's namespace
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
+    /// Only of Services with these labels, e.g. `app=echo,tier!=test`: very many do not fit an environment
+    #[arg(short = 'l', long, value_name = "LABELS")]
+    pub selector: Option<String>,
     /// The control process's socket; else $SLUICE_API, else /run/sluice/control.sock
     #[arg(long, value_name = "PATH")]
     pub api: Option<PathBuf>,

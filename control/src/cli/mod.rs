@@ -7,6 +7,7 @@ use args::{Args, Command};
 pub mod args;
 mod check;
 mod control;
+mod env;
 pub mod get;
 mod lab;
 pub mod selector;
@@ -18,6 +19,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Control(args) => control::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Get(args) => get::run(&args),
+        Command::Env(args) => env::run(&args),
         Command::Lab(args) => lab::run(args),
     }
 }

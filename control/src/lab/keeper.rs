@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use k8s_openapi::api::core::v1::Service;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -19,14 +20,18 @@ use super::ipc::{Answer, Request, Status};
 use super::net::{Addresses, Network};
 use super::pods::{News, Pod, Surroundings};
 use super::process::{Exit, Reaper};
-use super::services::Service;
+use super::resolv::ResolvConf;
+use super::services::Service as Process;
 use super::state::State;
 use super::workloads::{Folder, Key, Workloads};
 use super::{Driver, now, probe};
 
 mod begin;
+mod known;
 mod replicas;
 mod outcome;
+
+use known::Known;
 
 /// The line on which the keeper says that the lab is up.
 pub(super) const READY: &str = "\u{1}ready";
@@ -51,6 +56,8 @@ enum Event {
     Container(News, bool),
     /// Nothing new is sent to these pods, by their uids.
     Departed(Vec<String>),
+    /// Control told of its Services, or did not.
+    Services(Option<Vec<Service>>),
     /// The host port was configured, or not.
     HostPort(anyhow::Result<()>),
     /// A command asks.
@@ -70,7 +77,9 @@ struct Keeper {
     scaled: BTreeMap<(bool, Key), (u32, u32)>,
     pods: BTreeMap<Key, Pod>,
     last_number: u8,
-    services: Vec<Service>,
+    services: Vec<Process>,
+    known: Known,
+    machine_dns: ResolvConf,
     host_port: bool,
     files_changed: Option<Instant>,
 }
@@ -164,6 +173,7 @@ impl Keeper {
                 let gone = |pod: &&mut Pod| uids.iter().any(|uid| pod.has_uid(uid));
                 self.pods.values_mut().filter(gone).for_each(Pod::stop);
             }
+            Event::Services(services) => self.services_known(services),
             Event::HostPort(Ok(())) => {
                 log::info!("host0 has the node's address");
                 self.host_port = true;
@@ -256,7 +266,7 @@ impl Keeper {
             .iter()
             .any(|service| service.name == "dataplane" && service.is_ready(&self.state))
         {
-            self.services.iter_mut().for_each(Service::begin);
+            self.services.iter_mut().for_each(Process::begin);
         }
         for service in &mut self.services {
             service.run(&self.state, &self.network.node, &self.reaper);
@@ -276,7 +286,9 @@ impl Keeper {
                 drop(events.send(Event::Container(news, false)));
             })
         };
+        let services = self.services_now();
         let around = Surroundings {
+            services: services.as_deref().map(Vec::as_slice),
             state: &self.state,
             reaper: &self.reaper,
             news: &news,
@@ -284,6 +296,9 @@ impl Keeper {
         for pod in self.pods.values_mut() {
             pod.run(&around);
             pod.report(&self.state);
+        }
+        if self.pods.values().any(Pod::wants_to_start) {
+            self.ask_for_services();
         }
         self.see_off();
     }
@@ -305,8 +320,14 @@ impl Keeper {
     }
 
     fn next_look(&self) -> Option<Instant> {
-        let pods = self.pods.values().filter_map(Pod::next_look);
-        let services = self.services.iter().filter_map(Service::next_look);
+        // Control's answer wakes those that wait for it.
+        let waits = |pod: &&Pod| self.known.is_asked() && pod.wants_to_start();
+        let pods = self
+            .pods
+            .values()
+            .filter(|pod| !waits(pod))
+            .filter_map(Pod::next_look);
+        let services = self.services.iter().filter_map(Process::next_look);
         pods.chain(services)
             .chain(self.files_changed.map(|at| at + SETTLE))
             .min()

@@ -27,6 +27,7 @@ mod netlink;
 mod pods;
 mod probe;
 mod process;
+mod resolv;
 mod services;
 mod workloads;
 

@@ -3,6 +3,7 @@
 //! Takes a template; starts and stops the pod's processes and keeps its report in the pods folder true. Which pods there
 //! are is the keeper's to decide.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod as PodObject;
+use k8s_openapi::api::core::v1::{Container, Pod as PodObject, Service};
 use nix::sys::signal::Signal;
 
 use super::ipc::PodStatus;
@@ -20,9 +21,10 @@ use super::namespace::Namespaces;
 use super::net::Addresses;
 use super::now;
 use super::probe::Check;
-use super::process::{Exit, Reaper, signal};
+use super::process::{Exit, HandOver, Reaper, signal};
 use super::state::State;
 use super::workloads::{Key, Template};
+use crate::env;
 
 mod process;
 mod report;
@@ -72,6 +74,8 @@ pub(super) struct News {
 
 /// What a pod needs of the keeper.
 pub(super) struct Surroundings<'a> {
+    /// What containers that start now are told of; without it they wait.
+    pub(super) services: Option<&'a [Service]>,
     pub(super) state: &'a State,
     pub(super) reaper: &'a Reaper,
     pub(super) news: &'a dyn Fn(News) -> Box<dyn Fn(bool) + Send>,
@@ -106,18 +110,21 @@ impl Pod {
         }
     }
 
+    /// Whether a container is to be started.
+    pub(super) fn wants_to_start(&self) -> bool {
+        self.terminating.is_none() && self.containers.iter().any(Process::is_due)
+    }
+
     /// Starts all containers, and again those whose wait is over. What cannot start is logged and tried again later.
     pub(super) fn run(&mut self, around: &Surroundings<'_>) {
-        if self.terminating.is_some() {
+        let Some(services) = around.services.filter(|_| self.terminating.is_none()) else {
             return;
-        }
+        };
         for index in 0..self.containers.len() {
-            let process = &self.containers[index];
-            if process.pid.is_some() || process.ended.is_some() && process.restart.is_none_or(|at| at > now())
-            {
+            if !self.containers[index].is_due() {
                 continue;
             }
-            if let Err(error) = self.start_container(index, around) {
+            if let Err(error) = self.start_container(index, services, around) {
                 log::error!("pod {}: {error:#}", self.key);
                 let log = around.state.pod_log(&self.key.namespace, &self.key.name);
                 append(&log, &format!("{error:#}\n"));
@@ -126,9 +133,16 @@ impl Pod {
         }
     }
 
-    fn start_container(&mut self, index: usize, around: &Surroundings<'_>) -> anyhow::Result<()> {
+    fn start_container(
+        &mut self,
+        index: usize,
+        services: &[Service],
+        around: &Surroundings<'_>,
+    ) -> anyhow::Result<()> {
         let process = &self.containers[index];
         let log = around.state.pod_log(&self.key.namespace, &self.key.name);
+        let variables = self.variables(&process.container, services);
+        let expand = |text: &String| env::expand(text, |name| variables.get(name).map(String::as_str));
         let mut command = match &process.program {
             Program::Nothing => {
                 self.containers[index].ready = true;
@@ -136,8 +150,8 @@ impl Pod {
                 return Ok(());
             }
             Program::Own(words) => {
-                let mut command = Command::new(words.first().context("an empty command")?);
-                command.args(&words[1..]);
+                let mut command = Command::new(words.first().map(expand).context("an empty command")?);
+                command.args(words[1..].iter().map(expand));
                 command
             }
             Program::Server { tcp, udp } => {
@@ -150,9 +164,7 @@ impl Pod {
                 command
             }
         };
-        for variable in process.container.env.iter().flatten() {
-            command.env(&variable.name, variable.value.as_deref().unwrap_or_default());
-        }
+        command.envs(&variables);
         command.env("POD_NAME", &self.key.name);
         command.env("POD_NAMESPACE", &self.key.namespace);
         command.env("POD_IP", self.addresses.v4.to_string());
@@ -168,7 +180,9 @@ impl Pod {
                 .as_ref()
                 .map_or(manifests, Into::into),
         );
-        let pid = around.reaper.spawn(&self.namespaces, command, &log)?;
+        let pid = around
+            .reaper
+            .spawn(&self.namespaces, command, &log, &HandOver::default())?;
         let check = Check::of(&process.container);
         let process = &mut self.containers[index];
         process.pid = Some(pid);
@@ -187,6 +201,19 @@ impl Pod {
             process.probe = Some(check.start(&self.namespaces, self.addresses.v4, (around.news)(news))?);
         }
         Ok(())
+    }
+
+    /// A container's variables: of Services, and its own, which win and may name those before them (ENV-7).
+    fn variables(&self, container: &Container, services: &[Service]) -> BTreeMap<String, String> {
+        let links = self.template.spec.enable_service_links.unwrap_or(true);
+        let of_services = env::variables(services, &self.key.namespace, links);
+        let mut variables: BTreeMap<_, _> = of_services.into_iter().collect();
+        for variable in container.env.iter().flatten() {
+            let text = variable.value.as_deref().unwrap_or_default();
+            let value = env::expand(text, |name| variables.get(name).map(String::as_str));
+            variables.insert(variable.name.clone(), value);
+        }
+        variables
     }
 
     /// A built-in server listens: without a probe, that is ready.

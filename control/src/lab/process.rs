@@ -4,6 +4,7 @@
 //! them. Never waits for one process alone, and never restarts without saying so.
 
 use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -15,6 +16,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 
 use super::namespace::Namespaces;
 use super::now;
@@ -92,6 +94,7 @@ impl Reaper {
         namespaces: &Namespaces,
         mut command: Command,
         log: &Path,
+        sockets: &HandOver,
     ) -> anyhow::Result<i32> {
         let open = || File::options().create(true).append(true).open(log);
         let output = open().and_then(|file| Ok((file.try_clone()?, file)));
@@ -108,12 +111,56 @@ impl Reaper {
                 .thread_set_mask()
                 .context("cannot unblock signals")?;
             let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-            let child = command.spawn().with_context(|| format!("cannot run {program}"))?;
+            // Nobody else makes a child meanwhile, so only this one gets them.
+            sockets.open_to(&mut command)?;
+            let child = command.spawn();
+            sockets.close_to_others()?;
+            let child = child.with_context(|| format!("cannot run {program}"))?;
             i32::try_from(child.id()).context("a process id beyond the kernel's range")
         })?;
         // If the reaper is gone, so is the keeper.
         let _gone = self.born.send(());
         Ok(pid)
+    }
+}
+
+/// Sockets that every successor of a process gets, in the form of sd_listen_fds(3): consecutive numbers.
+#[derive(Debug, Default)]
+pub(super) struct HandOver(Vec<OwnedFd>);
+
+impl HandOver {
+    /// Their first number: above what a keeper has open when it begins, below the usual limit of 1024.
+    const FIRST: RawFd = 900;
+
+    /// The same sockets under numbers in a row.
+    pub(super) fn new(sockets: &[OwnedFd]) -> anyhow::Result<Self> {
+        let mut row = Vec::new();
+        for (socket, number) in sockets.iter().zip(Self::FIRST..) {
+            let copy = fcntl_dupfd_cloexec(socket, number).context("cannot keep a socket")?;
+            anyhow::ensure!(copy.as_raw_fd() == number, "descriptor {number} is taken");
+            row.push(copy);
+        }
+        Ok(Self(row))
+    }
+
+    /// Has the next child inherit them, and tells it.
+    fn open_to(&self, command: &mut Command) -> anyhow::Result<()> {
+        if !self.0.is_empty() {
+            command.env("LISTEN_FDS", self.0.len().to_string());
+            command.env("LISTEN_FDS_FIRST_FD", Self::FIRST.to_string());
+            // Its process id is not known before it runs; without it the sockets are whoever's reads them.
+            command.env_remove("LISTEN_PID");
+        }
+        self.flags(FdFlags::empty())
+    }
+
+    fn close_to_others(&self) -> anyhow::Result<()> {
+        self.flags(FdFlags::CLOEXEC)
+    }
+
+    fn flags(&self, flags: FdFlags) -> anyhow::Result<()> {
+        let mut sockets = self.0.iter();
+        sockets.try_for_each(|socket| fcntl_setfd(socket, flags).context("cannot hand a socket over"))
     }
 }
 

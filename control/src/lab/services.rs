@@ -3,7 +3,8 @@
 //! Both run in the node's namespaces. One that ends is started again, with a log line and back-off.
 
 use std::fs;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -16,11 +17,28 @@ use super::launch::own_binary;
 use super::namespace::Namespaces;
 use super::net::{Addresses, HOST_PEER, HostPort, POD_GATEWAY, pod_ranges, service_ranges};
 use super::now;
-use super::process::{Backoff, Exit, Reaper};
+use super::process::{Backoff, Exit, HandOver, Reaper};
 use super::state::{State, write_atomically};
+use crate::dns::kube_dns;
+use crate::dns::sockets::Sockets;
 use crate::manifest::Body;
 use crate::source::Event;
 use crate::source::files::Folders;
+
+/// The cluster's domain.
+pub(super) const DOMAIN: &str = "cluster.local";
+
+/// Where control answers for names: at the node's addresses, as an endpoint that is reached like any other.
+fn dns_addresses(dual: bool) -> impl Iterator<Item = SocketAddr> {
+    Addresses::node(dual).all().map(|ip| (ip, 53).into())
+}
+
+/// What pods know it by.
+pub(super) fn dns_ips(dual: bool) -> Vec<IpAddr> {
+    service_ranges(dual)
+        .filter_map(|range| kube_dns::cluster_ip(&range))
+        .collect()
+}
 
 /// A list as YAML has it; quoted, for the colons of IPv6.
 fn list(items: impl Iterator<Item = impl ToString>) -> String {
@@ -71,6 +89,7 @@ api: {{socket: {}}}
 serviceRanges: {}
 podRanges: {}
 algorithm: random
+dns: {{listen: {}, clusterIPs: {}, domain: {DOMAIN}, upstreams: []}}
 ",
         list(Addresses::node(dual).all()),
         path(state.manifests())?,
@@ -80,6 +99,8 @@ algorithm: random
         path(state.socket("control"))?,
         list(service_ranges(dual)),
         list(pod_ranges(dual)),
+        list(dns_addresses(dual)),
+        list(dns_ips(dual).into_iter()),
     ))
 }
 
@@ -114,6 +135,8 @@ pub(super) struct Service {
     pub(super) ends: u32,
     backoff: Backoff,
     restart: Option<Instant>,
+    /// Sockets that outlive it, so that what is asked while it restarts is answered then.
+    sockets: HandOver,
 }
 
 /// Writes the configurations and gives the two: the dataplane to be started at once, control by [`Service::begin`].
@@ -138,6 +161,7 @@ pub(super) fn prepare(
         ends: 0,
         backoff: Backoff::new(),
         restart: at,
+        sockets: HandOver::default(),
     };
     Ok(vec![service("dataplane", Some(now())), service("control", None)])
 }
@@ -145,6 +169,21 @@ pub(super) fn prepare(
 /// The dataplane's binary lies beside this one.
 fn dataplane_binary() -> anyhow::Result<std::path::PathBuf> {
     Ok(own_binary()?.with_file_name("sluice-dataplane"))
+}
+
+/// Gives control the sockets of cluster DNS, made inside of the node.
+pub(super) fn hand_over_dns(services: &mut [Service], node: &Namespaces, dual: bool) -> anyhow::Result<()> {
+    let addresses: Vec<SocketAddr> = dns_addresses(dual).collect();
+    let Sockets { udp, tcp } = node.enter(|| Sockets::bind(&addresses))?;
+    let sockets: Vec<OwnedFd> = udp
+        .into_iter()
+        .map(OwnedFd::from)
+        .chain(tcp.into_iter().map(OwnedFd::from))
+        .collect();
+    if let Some(control) = services.iter_mut().find(|service| service.name == "control") {
+        control.sockets = HandOver::new(&sockets)?;
+    }
+    Ok(())
 }
 
 impl Service {
@@ -188,7 +227,7 @@ impl Service {
             }
             _ => {}
         }
-        reaper.spawn(node, command, &state.log(self.name))
+        reaper.spawn(node, command, &state.log(self.name), &self.sockets)
     }
 
     /// Starts it now if it never ran.

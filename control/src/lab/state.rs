@@ -109,6 +109,11 @@ impl State {
         self.path.join("tmp").join(format!("{namespace}.{name}"))
     }
 
+    /// The pod's resolv.conf.
+    pub fn pod_resolv_conf(&self, namespace: &str, name: &str) -> PathBuf {
+        self.path.join("resolv").join(format!("{namespace}.{name}.conf"))
+    }
+
     /// The log of the keeper, the dataplane or control.
     pub fn log(&self, process: &str) -> PathBuf {
         self.path.join(format!("{process}.log"))

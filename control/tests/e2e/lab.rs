@@ -18,8 +18,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at a condition that nothing reports.
 const PAUSE: Duration = Duration::from_millis(20);
 /// What runs in the labs, and the Debian package that brings it.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("curl", "curl"),
+    ("dig", "bind9-dnsutils"),
     ("nginx", "nginx-light"),
     ("iperf3", "iperf3"),
     ("socat", "socat"),

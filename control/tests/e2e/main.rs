@@ -1,4 +1,4 @@
-//! The lab with clients and servers that nobody here wrote: curl, nginx, iperf3, socat, sha256sum.
+//! The lab with clients and servers that nobody here wrote: curl, dig, nginx, iperf3, socat, sha256sum.
 //!
 //! Drives only the binary `sluice`, as a person would. Every test makes labs of its own and takes them down, even when it
 //! fails. A program that is missing is a failure, not a skip; only without root some labs cannot be made, and those are
@@ -42,4 +42,5 @@ mod families;
 mod edits;
 mod pods;
 mod kills;
+mod names;
 mod commands;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::root;
 
-/// Upstream's cases that a dataplane can prove, and our own.
+/// Upstream's cases that are proven here, and our own.
 const CASES: &str = "
     C1 C2 C3 C4 C5 C6 C8 C9 C10 C12 C14 C15 C16 C17 C19 C20 C21
     D1 D2 D3 D4 D5 D6 D7 D8 D9 D11 D13 D14 D15 D16 D17 D18 D19 D20 D21 D23 D24 D25 D28 D29 D30 D31 D32 D33 D34 D35 D36
@@ -14,6 +14,10 @@ const CASES: &str = "
     F8
     I1 I2 I3 I4 I5 I6 I7 I8 I9 I10 I11 I12 I13 I14 I15 I16 I17 I18 I19 I20 I22 I23 I24 I25 I26 I27 I28 I29 I30 I31 I32
     I33 I34 I35
+    K1 K2 K3 K4 K5 K6 K7
+    L1 L2 L3 L5 L6 L7 L8 L10 L11 L13 L14 L16 L17 L18 L19 L20 L21 L22 L23 L24 L25
+    M1 M3 M4 M5 M6 M7
+    O1 O2
     P1 P2 P3 P4 P5 P6 P7 P8 P9 P10 P11 P12 P13 P14 P15";
 
 /// A row: what it is about, the tests it names, and what it says is missing.

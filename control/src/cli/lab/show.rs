@@ -14,6 +14,7 @@ use serde_json::json;
 use super::super::args::LabOutput;
 use super::print::{Style, paint, program, table};
 use crate::api::{self, List};
+use crate::dns::kube_dns;
 use crate::lab;
 use crate::lab::ipc::{PodStatus, Request, Status, ask};
 use crate::lab::namespace::innermost_pid;
@@ -34,6 +35,14 @@ pub(super) struct Service {
     #[serde(rename = "clusterIPs")]
     pub(super) cluster_ips: Vec<String>,
     pub(super) ports: Vec<Port>,
+}
+
+impl Service {
+    /// Whether it is cluster DNS: not one that answers as pods do.
+    pub(super) fn is_dns(&self) -> bool {
+        let dns = kube_dns::name();
+        (&self.namespace, &self.name) == (&dns.namespace, &dns.name)
+    }
 }
 
 /// A service port.
@@ -207,17 +216,24 @@ pub(super) fn try_these(state: &State, answered: Option<&str>) -> anyhow::Result
     } else {
         Vec::new()
     };
-    let ports = services.iter().flat_map(|service| {
-        let with_address = |port| (service.cluster_ip.parse::<IpAddr>().ok(), port);
-        service.ports.iter().map(with_address)
-    });
-    let tcp: Vec<(Option<IpAddr>, &Port)> = ports.filter(|(_, port)| port.protocol == "TCP").collect();
-    let inside = tcp.iter().find_map(|(address, port)| Some(((*address)?, port)));
-    if let (Some(debug), Some((address, port))) = (debug, inside) {
-        let url = url(address, port.port);
+    let services = services.iter().filter(|service| !service.is_dns());
+    let ports = services.flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+    let tcp: Vec<(&Service, &Port)> = ports.filter(|(_, port)| port.protocol == "TCP").collect();
+    let inside = tcp
+        .iter()
+        .find(|(service, _)| service.cluster_ip.parse::<IpAddr>().is_ok());
+    if let (Some(debug), Some((service, port))) = (debug, inside) {
+        // As short as the search list of the pod's resolv.conf allows.
+        let mut host = service.name.clone();
+        if service.namespace != debug.namespace {
+            host = format!("{host}.{}", service.namespace);
+        }
+        if port.port != 80 {
+            host = format!("{host}:{}", port.port);
+        }
         commands.push((
-            format!("{lab} exec {} -- curl -s {url}", debug.name),
-            "from a pod",
+            format!("{lab} exec {} -- curl -s http://{host}/", debug.name),
+            "from a pod, by name",
         ));
     }
     if let Some(port) = tcp.iter().find_map(|(_, port)| port.node_port) {

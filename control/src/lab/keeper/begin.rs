@@ -13,9 +13,11 @@ use super::super::ipc;
 use super::super::net::{FIRST_POD, HostPort, Network, has_ipv6};
 use super::super::pods::News;
 use super::super::process::Reaper;
+use super::super::resolv::ResolvConf;
 use super::super::state::State;
 use super::super::workloads::Folder;
 use super::super::{Driver, services};
+use super::known::Known;
 use super::{Event, Keeper, progress};
 
 /// Makes the lab's network and a keeper for it. Nothing runs yet.
@@ -28,12 +30,15 @@ pub(super) fn begin(
 ) -> anyhow::Result<(Keeper, notify::RecommendedWatcher)> {
     let host_port = HostPort::possible();
     let dual = wants_ipv6(&state);
-    let services = if with_services {
+    let mut services = if with_services {
         services::prepare(&state, driver, host_port, dual)?
     } else {
         Vec::new()
     };
     let network = Network::create(dual)?;
+    if with_services {
+        services::hand_over_dns(&mut services, &network.node, dual)?;
+    }
     if with_services && host_port == HostPort::Veth {
         network.create_host_pair()?;
     } else if with_services {
@@ -73,6 +78,8 @@ pub(super) fn begin(
         last_number: FIRST_POD - 1,
         host_port: !with_services || host_port == HostPort::Veth,
         services,
+        known: Known::default(),
+        machine_dns: ResolvConf::of_machine(),
         files_changed: None,
     };
     Ok((keeper, watcher))

@@ -5,8 +5,11 @@
 use anyhow::bail;
 use serde_json::Value;
 
+use super::super::namespace::Namespaces;
 use super::super::net::{Addresses, FIRST_POD, LAST_POD};
 use super::super::pods::Pod;
+use super::super::resolv::{self, ResolvConf};
+use super::super::services::{DOMAIN, dns_ips};
 use super::super::workloads::{Key, Set, Template, name_part};
 use super::super::{random, uid};
 use super::{Keeper, join};
@@ -49,6 +52,7 @@ impl Keeper {
             pod.kill_orphans();
             pod.remove_report(&self.state);
             pod.remove_scratch(&self.state);
+            resolv::remove(&self.state.pod_resolv_conf(&key.namespace, &key.name));
             if let Err(error) = self.network.remove_pod(pod.number) {
                 log::error!("pod {key}: {error:#}");
             }
@@ -179,6 +183,12 @@ impl Keeper {
         let number = self.next_number()?;
         let namespaces = self.network.create_pod(number)?;
         let addresses = Addresses::pod(number, self.network.dual);
+        if !self.services.is_empty()
+            && let Err(error) = self.give_names(&key, &template, &namespaces)
+        {
+            // It runs all the same, and reaches Services by their addresses.
+            log::error!("pod {key}: {error:#}");
+        }
         log::info!("pod {key} has {}", addresses.v4);
         let pod = Pod::new(
             key.clone(),
@@ -191,6 +201,23 @@ impl Keeper {
         );
         self.pods.insert(key, pod);
         Ok(())
+    }
+
+    /// Has the pod's programs ask cluster DNS, as its policy says.
+    fn give_names(&self, key: &Key, template: &Template, namespaces: &Namespaces) -> anyhow::Result<()> {
+        let servers = dns_ips(self.network.dual);
+        let conf = ResolvConf::of_pod(
+            &template.spec,
+            &key.namespace,
+            DOMAIN,
+            &servers,
+            &self.machine_dns,
+        )?;
+        resolv::mount(
+            namespaces,
+            &conf,
+            &self.state.pod_resolv_conf(&key.namespace, &key.name),
+        )
     }
 
     /// The next free number in a circle, so that an address just freed is used last.

@@ -69,6 +69,11 @@ impl Process {
         }
     }
 
+    /// Whether it is to be started now.
+    pub(super) fn is_due(&self) -> bool {
+        self.pid.is_none() && (self.ended.is_none() || self.restart.is_some_and(|at| at <= now()))
+    }
+
     /// It ended, or could not start.
     pub(super) fn over(&mut self, exit: Exit, restart: bool) {
         self.pid = None;

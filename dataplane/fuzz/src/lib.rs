@@ -34,6 +34,8 @@ mod config;
 mod neighbours;
 /// Kubernetes manifests.
 mod manifests;
+/// Questions to cluster DNS.
+mod dns;
 /// Files of flows.
 mod shard;
 /// Whole turns of a worker.
@@ -111,6 +113,10 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "manifests",
         run: manifests::run,
+    },
+    Target {
+        name: "dns",
+        run: dns::run,
     },
     Target {
         name: "shard",

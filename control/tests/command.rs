@@ -1,6 +1,7 @@
 //! The program itself, as a person runs it.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -143,4 +144,16 @@ fn the_example_configuration_is_one_that_works() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let config = Config::load(&root.join("configs/gateway/control.yaml")).unwrap();
     assert_eq!(config.service_ranges, ["10.96.0.0/16".parse().unwrap()]);
+}
+
+#[test]
+fn the_example_sockets_are_those_that_the_example_configuration_listens_at() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let config = Config::load(&root.join("configs/gateway/control.yaml")).unwrap();
+    let unit = fs::read_to_string(root.join("configs/systemd/sluice-control.socket")).unwrap();
+    for key in ["ListenDatagram=", "ListenStream="] {
+        let listed = unit.lines().filter_map(|line| line.strip_prefix(key));
+        let listed: Vec<SocketAddr> = listed.map(|address| address.parse().unwrap()).collect();
+        assert_eq!(listed, config.dns.as_ref().unwrap().listen, "{key}");
+    }
 }

@@ -70,7 +70,7 @@ pub struct Counts {
     pub dropped: u64,
     /// Connections closed to make room for newer ones.
     pub crowded_out: u64,
-    /// Questions being asked upstream now, of how many at most.
+    /// Threads that ask upstream now, or did a moment ago, of how many at most.
     pub asking: (u64, u64),
     /// Connections now, of how many at most.
     pub connections: (u64, u64),

@@ -289,6 +289,7 @@ fn memif_spec(config: &Config, port: &config::NicPort) -> MemifSpec {
         buffer_size: memif.buffer_size,
         interrupts: memif.mode == MemifMode::Interrupt,
         mtu: memif.mtu,
+        mac: memif.mac.map(|station| station.0),
         peer_mac: memif.peer_mac.map(|station| station.0),
     }
 }

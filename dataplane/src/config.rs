@@ -141,6 +141,9 @@ pub struct Memif {
     /// Largest IP packet, in bytes: the protocol has no word for it.
     #[serde(default = "ethernet_mtu")]
     pub mtu: usize,
+    /// Our own address there; none: one made of the interface's name and our role, the same after every start.
+    #[serde(default)]
+    pub mac: Option<Station>,
     /// The one station at the other side, if it answers neither ARP nor neighbour discovery, as packet generators do not.
     #[serde(default)]
     pub peer_mac: Option<Station>,

@@ -64,6 +64,8 @@ pub struct MemifSpec {
     pub interrupts: bool,
     /// Largest IP packet, in bytes.
     pub mtu: usize,
+    /// Our address; none: one made of the interface's name and the role.
+    pub mac: Option<Mac>,
     /// The station at the other side, if it is not to be asked for.
     pub peer_mac: Option<Mac>,
 }
@@ -131,7 +133,9 @@ impl Memif {
                 }
             ),
             // The two ends of one name must differ.
-            mac: station_mac(&format!("{} {role}", spec.interface)),
+            mac: options
+                .mac
+                .unwrap_or_else(|| station_mac(&format!("{} {role}", spec.interface))),
             peer_mac: options.peer_mac,
             mtu: options.mtu,
         };

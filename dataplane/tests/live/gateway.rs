@@ -45,11 +45,26 @@ impl Gateway {
         Self::start_with(host, config, 1, None)
     }
 
+    /// The same with a worker that never sleeps, on a CPU of its own.
+    pub(crate) fn start_awake(host: Host, config: &str, cpu: usize) -> Self {
+        Self::start_as(
+            host,
+            config,
+            SMALL.replace("idle: sleep", &format!("idle: spin, cores: [{cpu}]")),
+            1,
+            None,
+        )
+    }
+
     /// The same with so many workers, and flows that outlive it in a folder.
     pub(crate) fn start_with(host: Host, config: &str, workers: u8, folder: Option<&str>) -> Self {
+        Self::start_as(host, config, SMALL.to_owned(), workers, folder)
+    }
+
+    fn start_as(host: Host, config: &str, rest: String, workers: u8, folder: Option<&str>) -> Self {
         let driver = std::env::var("SLUICE_LIVE_DRIVER").unwrap_or_else(|_| "af_packet".to_owned());
         let config = config.replace("driver: af_packet", &format!("driver: {driver}"));
-        let small = SMALL.replace("WORKERS", &workers.to_string()).replace(
+        let small = rest.replace("WORKERS", &workers.to_string()).replace(
             "FOLDER",
             &folder.map_or_else(String::new, |folder| format!("folder: {folder}")),
         );
@@ -126,6 +141,12 @@ impl Gateway {
         (0..counters.workers())
             .map(|page| counters.get(WorkerIndex(page as u8), id))
             .sum()
+    }
+
+    /// Packets dropped so far, for whatever reason.
+    pub(crate) fn dropped(&self) -> u64 {
+        let drops = CounterId::all().filter(|id| id.drop_reason().is_some());
+        drops.map(|id| self.sum(id)).sum()
     }
 
     /// What was dropped so far, by reason.

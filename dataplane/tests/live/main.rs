@@ -31,3 +31,4 @@ mod kernel;
 mod mtu;
 mod testpmd;
 mod memif;
+mod memif_speed;

@@ -29,6 +29,7 @@ impl Memif {
             buffer_size: BUFFER_SIZE,
             interrupts: true,
             mtu: self.mtu,
+            mac: None,
             peer_mac: None,
         };
         crate::port(memory, umem, "memif0", DriverSpec::Memif(options))

@@ -52,7 +52,7 @@ fn other(role: &str) -> &'static str {
 }
 
 /// A gateway with a role at each of its ports, the Service published.
-fn gateway(host: Host, clients: &str, pods: &str) -> Gateway {
+fn gateway(host: Host, clients: &str, pods: &str, workers: u8) -> Gateway {
     let config = format!(
         "
 node: {{addresses: [198.51.100.1]}}
@@ -70,7 +70,7 @@ ports:
 routes: [{{to: 0.0.0.0/0, via: 198.51.100.10}}]
 "
     );
-    let mut gateway = Gateway::start(host, &config);
+    let mut gateway = Gateway::start_with(host, &config, workers, None);
     gateway.publish(TABLES);
     gateway
 }
@@ -106,23 +106,31 @@ fn wait_for_link(gateway: &Gateway, socket: &str, count: usize) {
     });
 }
 
-fn generator(gateway: &Gateway, memory: Memory, role: &str) -> Testpmd {
+fn queue_pairs(count: u8) -> [String; 2] {
+    [format!("--rxq={count}"), format!("--txq={count}")]
+}
+
+fn generator(gateway: &Gateway, memory: Memory, role: &str, queues: u8) -> Testpmd {
     let port = Port {
         role: other(role),
         socket: CLIENTS,
         mac: CLIENT_MAC,
     };
     let to = format!("--eth-peer=0,{}", mac_of(gateway, "clients"));
-    Testpmd::start("generator", memory, &[port], &[&DATAGRAMS[..], &[&to]].concat())
+    let [rx, tx] = queue_pairs(queues);
+    let options = [&DATAGRAMS[..], &[&to, &rx, &tx]].concat();
+    Testpmd::start("generator", memory, &[port], &options)
 }
 
-fn sink(memory: Memory, role: &str) -> Testpmd {
+fn sink(memory: Memory, role: &str, queues: u8) -> Testpmd {
     let port = Port {
         role: other(role),
         socket: PODS,
         mac: POD_MAC,
     };
-    let mut sink = Testpmd::start("sink", memory, &[port], &["--forward-mode=rxonly"]);
+    let [rx, tx] = queue_pairs(queues);
+    let options = ["--forward-mode=rxonly", &rx, &tx];
+    let mut sink = Testpmd::start("sink", memory, &[port], &options);
     sink.forward();
     sink
 }
@@ -137,10 +145,10 @@ pub(crate) fn settled(mut read: impl FnMut() -> u64) -> u64 {
     })
 }
 
-fn everything_is_counted(host: Host, clients: &str, pods: &str, memory: Memory) {
-    let gateway = gateway(host, clients, pods);
-    let mut sink = sink(memory, pods);
-    let mut generator = generator(&gateway, memory, clients);
+fn everything_is_counted(host: Host, clients: &str, pods: &str, memory: Memory, queues: u8) -> Gateway {
+    let gateway = gateway(host, clients, pods, queues);
+    let mut sink = sink(memory, pods, queues);
+    let mut generator = generator(&gateway, memory, clients, queues);
     wait_for_link(&gateway, PODS, 1);
     wait_for_link(&gateway, CLIENTS, 1);
     generator.forward();
@@ -152,7 +160,7 @@ fn everything_is_counted(host: Host, clients: &str, pods: &str, memory: Memory) 
     let sent = generator.counts(0).sent;
     let counter = |name| gateway.counter(name);
     eprintln!(
-        "memif: clients {clients}, pods {pods}, {memory:?}: {sent} sent, {} in, {} forwarded, {received} received; dropped: {}",
+        "memif: clients {clients}, pods {pods}, {memory:?}, {queues} queues: {sent} sent, {} in, {} forwarded, {received} received; dropped: {}",
         counter("rx-packets"),
         counter("forwarded"),
         gateway.drops()
@@ -163,6 +171,7 @@ fn everything_is_counted(host: Host, clients: &str, pods: &str, memory: Memory) 
         sent,
         "and arrived, or was dropped, for want of room"
     );
+    gateway
 }
 
 #[test]
@@ -173,8 +182,22 @@ fn what_testpmd_sends_is_translated_and_arrives_at_testpmd_or_is_counted() {
         let memories = Memories::new(name);
         for &memory in &memories.kinds {
             for (clients, pods) in [("server", "client"), ("client", "server")] {
-                everything_is_counted(host, clients, pods, memory);
+                everything_is_counted(host, clients, pods, memory, 1);
             }
+        }
+    });
+}
+
+#[test]
+fn each_worker_has_a_queue_pair_of_testpmds() {
+    let name = "memif::each_worker_has_a_queue_pair_of_testpmds";
+    sandboxed(name, LIMIT, || {
+        let host = prepared();
+        for (clients, pods) in [("server", "client"), ("client", "server")] {
+            let gateway = everything_is_counted(host, clients, pods, Memory::Small, 2);
+            let said = gateway.said();
+            let both = said.matches("2 rings to us and 2 from us").count();
+            assert_eq!(both, 2, "{said}");
         }
     });
 }
@@ -276,9 +299,9 @@ fn every_packet_of_testpmds_is_translated_right() {
             ("server", "server", Role::Client),
             ("client", "client", Role::Server),
         ] {
-            let gateway = gateway(host, clients, pods);
+            let gateway = gateway(host, clients, pods, 1);
             let mut pod = Station::new(PODS, role);
-            let mut generator = generator(&gateway, Memory::Small, clients);
+            let mut generator = generator(&gateway, Memory::Small, clients, 1);
             wait_for_link(&gateway, CLIENTS, 1);
             generator.forward();
             let mut sources = std::collections::BTreeSet::new();
@@ -316,7 +339,7 @@ fn what_testpmd_answers_comes_back_from_the_service_with_right_checksums() {
             ("server", Role::Client, "client"),
             ("client", Role::Server, "server"),
         ] {
-            let gateway = gateway(host, clients, pods);
+            let gateway = gateway(host, clients, pods, 1);
             let mut client = Station::new(CLIENTS, role);
             let port = Port {
                 role: other(pods),
@@ -359,9 +382,9 @@ fn testpmd_killed_under_load_is_missed_and_served_again_when_it_is_back() {
     sandboxed(name, LIMIT, || {
         let host = prepared();
         for (clients, pods) in [("server", "client"), ("client", "server")] {
-            let gateway = gateway(host, clients, pods);
-            let mut pod = sink(Memory::Small, pods);
-            let mut source = generator(&gateway, Memory::Small, clients);
+            let gateway = gateway(host, clients, pods, 1);
+            let mut pod = sink(Memory::Small, pods, 1);
+            let mut source = generator(&gateway, Memory::Small, clients, 1);
             wait_for_link(&gateway, PODS, 1);
             wait_for_link(&gateway, CLIENTS, 1);
             for round in 2..4 {
@@ -375,14 +398,14 @@ fn testpmd_killed_under_load_is_missed_and_served_again_when_it_is_back() {
                 wait_until("drops are counted", SOON, || {
                     (gateway.counter("drop-tx-full") > lost + MANY).then_some(())
                 });
-                pod = sink(Memory::Small, pods);
+                pod = sink(Memory::Small, pods, 1);
                 wait_for_link(&gateway, PODS, round);
                 wait_until("packets arrive again", SOON, || {
                     (pod.counts(0).received > MANY).then_some(())
                 });
                 // The generator goes, packets in its memory that nobody has received yet.
                 source.kill();
-                source = generator(&gateway, Memory::Small, clients);
+                source = generator(&gateway, Memory::Small, clients, 1);
                 wait_for_link(&gateway, CLIENTS, round);
             }
             source.forward();

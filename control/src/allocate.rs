@@ -1,4 +1,4 @@
-//! Cluster IPs and node ports: who holds which (AL-1 to AL-6, AL-10, AL-11). Takes a Service that says what it wants, gives
+//! Cluster IPs and node ports: who holds which (AL-1 to AL-8, AL-10, AL-11); and addresses of load balancers. Takes a Service that says what it wants, gives
 //! it with everything filled in, or says what is in the way and who holds it. What a Service holds it keeps, over edits,
 //! reloads and restarts: the holdings are written to a state file.
 //!
@@ -12,13 +12,15 @@ use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv4Net};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ServiceSpec;
+use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Errors, Families, Family, FieldError, ServiceName};
 
 /// Cluster IPs.
 mod cluster_ips;
+/// Addresses of load balancers.
+pub mod load_balancer;
 /// Node ports.
 mod node_ports;
 /// Ranges of numbers.
@@ -27,6 +29,7 @@ mod pool;
 pub mod state;
 
 use cluster_ips::Range;
+use load_balancer::AddressPool;
 use pool::Pool;
 
 /// Where cluster IPs and node ports come from.
@@ -39,6 +42,10 @@ pub struct Ranges {
     pub other_services: Vec<IpNet>,
     /// Node ports (AL-5).
     pub node_ports: RangeInclusive<u16>,
+    /// Addresses of load balancers, those that are given out first before others.
+    pub load_balancers: Vec<AddressPool>,
+    /// spec.loadBalancerClass of Services that get such; those without one if none is said.
+    pub load_balancer_class: Option<String>,
 }
 
 /// What one Service holds.
@@ -67,22 +74,46 @@ pub struct Holding {
     /// Its node ports by port name (DEF-3 keeps them by name).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_ports: BTreeMap<String, u16>,
+    /// spec.healthCheckNodePort (AL-7).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check_node_port: Option<u16>,
+    /// Its load-balancer addresses, as far as they are of our pools.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub load_balancer_ips: Vec<IpAddr>,
+}
+
+impl Holding {
+    fn all_addresses(&self) -> impl Iterator<Item = &IpAddr> {
+        self.cluster_ips.iter().chain(&self.load_balancer_ips)
+    }
+
+    /// All node ports it has, for whatever.
+    fn all_node_ports(&self) -> impl Iterator<Item = u16> {
+        self.node_ports
+            .values()
+            .copied()
+            .chain(self.health_check_node_port)
+    }
 }
 
 /// What Services ask for by number: nothing of it is given to one that does not care.
 #[derive(Debug, Default)]
 pub struct Wanted {
-    cluster_ips: BTreeSet<IpAddr>,
+    addresses: BTreeSet<IpAddr>,
     node_ports: BTreeSet<u16>,
 }
 
 impl Wanted {
-    /// Adds what `spec` asks for.
-    pub fn add(&mut self, spec: &ServiceSpec) {
+    /// Adds what `service` asks for.
+    pub fn add(&mut self, service: &Service) {
+        self.addresses.extend(load_balancer::written(service));
+        let Some(spec) = &service.spec else { return };
         let ips = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
-        self.cluster_ips
+        let ips = ips.chain(&spec.load_balancer_ip);
+        self.addresses
             .extend(ips.filter_map(|ip| ip.parse::<IpAddr>().ok()));
         let ports = spec.ports.iter().flatten().filter_map(|port| port.node_port);
+        let ports = ports.chain(spec.health_check_node_port);
         self.node_ports
             .extend(ports.filter_map(|number| u16::try_from(number).ok()));
     }
@@ -109,6 +140,8 @@ impl Default for Ranges {
             services: vec![services.into()],
             other_services: Vec::new(),
             node_ports: 30_000..=32_767,
+            load_balancers: Vec::new(),
+            load_balancer_class: None,
         }
     }
 }
@@ -167,9 +200,16 @@ impl Allocator {
             if had_addresses {
                 holding.families = holding.cluster_ips.iter().copied().map(Family::of).collect();
             }
-            holding.node_ports.retain(|_, number| {
+            let possible = |number: &u16| {
                 allocator.node_ports.has((*number).into()) && !allocator.port_holders.contains_key(number)
-            });
+            };
+            holding.node_ports.retain(|_, number| possible(number));
+            holding.health_check_node_port = holding.health_check_node_port.filter(possible);
+            let pools = &allocator.ranges.load_balancers;
+            let possible = |ip: &IpAddr| {
+                pools.iter().any(|pool| pool.has(*ip)) && !allocator.ip_holders.contains_key(ip)
+            };
+            holding.load_balancer_ips.retain(possible);
             allocator.changed |= before != holding;
             allocator.hold(&name, holding);
         }
@@ -197,6 +237,8 @@ impl Allocator {
         let held = self.holdings.get(name).cloned();
         let cluster_ips = self.cluster_ips(name, spec, wanted, &mut errors);
         let node_ports = self.node_ports(name, spec, held.as_ref(), wanted, &mut errors);
+        let taken: Vec<u16> = node_ports.iter().flatten().copied().collect();
+        let health = self.health_check_node_port(name, spec, held.as_ref(), &taken, wanted, &mut errors);
         if !errors.0.is_empty() {
             return Err(errors.0);
         }
@@ -211,6 +253,7 @@ impl Allocator {
                 by_name.insert(port.name.clone().unwrap_or_default(), *number);
             }
         }
+        spec.health_check_node_port = health.map(i32::from);
         let created = held
             .as_ref()
             .map_or_else(Timestamp::now, |holding| holding.created);
@@ -222,6 +265,11 @@ impl Allocator {
             families: families.filter_map(|name| Family::named(name)).collect(),
             policy: spec.ip_family_policy.clone(),
             node_ports: by_name,
+            health_check_node_port: health,
+            load_balancer_ips: held
+                .as_ref()
+                .map(|held| held.load_balancer_ips.clone())
+                .unwrap_or_default(),
         };
         if held.as_ref() != Some(&holding) {
             self.release(name);
@@ -234,11 +282,11 @@ impl Allocator {
     /// Lets go of all that `name` holds.
     pub fn release(&mut self, name: &ServiceName) {
         if let Some(holding) = self.holdings.remove(name) {
-            holding.cluster_ips.iter().for_each(|ip| {
+            holding.all_addresses().for_each(|ip| {
                 self.ip_holders.remove(ip);
             });
-            holding.node_ports.values().for_each(|number| {
-                self.port_holders.remove(number);
+            holding.all_node_ports().for_each(|number| {
+                self.port_holders.remove(&number);
             });
             self.changed = true;
         }
@@ -256,11 +304,11 @@ impl Allocator {
     }
 
     fn hold(&mut self, name: &ServiceName, holding: Holding) {
-        for ip in &holding.cluster_ips {
+        for ip in holding.all_addresses() {
             self.ip_holders.insert(*ip, name.clone());
         }
-        for number in holding.node_ports.values() {
-            self.port_holders.insert(*number, name.clone());
+        for number in holding.all_node_ports() {
+            self.port_holders.insert(number, name.clone());
         }
         self.holdings.insert(name.clone(), holding);
     }

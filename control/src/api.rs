@@ -1,12 +1,14 @@
 //! What others may ask the control process: one line of JSON in, one line of JSON out, over a Unix socket that only the
-//! same user can open. It tells and never changes anything; a slow or silent client holds up only the next client.
+//! same user can open. It tells and never changes anything. Who asks for news gets it when there is some; every client has
+//! a thread of its own, so that none holds up another.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -16,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dns;
 use crate::endpoints::{Slices, legacy};
-use crate::model::Model;
+use crate::model::{Model, ServiceName};
 use crate::problem::Problem;
 
 /// Where the control process of a gateway listens.
@@ -27,6 +29,12 @@ const MAX_REQUEST: u64 = 4096;
 const MAX_REPLY: u64 = 256 << 20;
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long who asks for news waits for some, before being told that there is none.
+const NEWS: Duration = Duration::from_secs(30);
+/// Pause after a client that could not be taken.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Clients at a time: a person's terminals, a lab, a few scripts.
+const CLIENTS: usize = 64;
 
 /// What can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,17 +54,27 @@ pub enum List {
     Status,
 }
 
-#[derive(Serialize, Deserialize)]
+/// What is asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Request {
     list: List,
+    /// Only what belongs to this Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    service: Option<(String, String)>,
+    /// Wait until there is something later than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    after: Option<u64>,
 }
 
+/// What is answered.
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Reply<T> {
-    Items(Vec<T>),
-    Error(String),
+struct Reply<T> {
+    #[serde(default = "Vec::new")]
+    items: Vec<T>,
+    revision: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 /// How the process is.
@@ -73,6 +91,9 @@ pub struct Status {
     /// What cluster DNS has done, if it is served here.
     #[serde(default)]
     pub dns: Option<dns::Counts>,
+    /// The process's configuration file, which names its folders.
+    #[serde(default)]
+    pub config: PathBuf,
 }
 
 /// All that can be asked for, as of one moment.
@@ -97,45 +118,101 @@ impl View {
         }
     }
 
-    fn answer(&self, status: &Status, line: &str) -> serde_json::Result<String> {
-        let reply = match serde_json::from_str::<Request>(line) {
-            Err(error) => serde_json::to_string(&Reply::<()>::Error(format!("not a request: {error}")))?,
-            Ok(Request { list }) => match list {
-                List::Services => items(self.services.iter().map(|service| &*service.object))?,
-                List::Endpoints => {
-                    items(legacy::endpoints(&self.services, &self.users_endpoints, &self.slices).iter())?
-                }
-                List::EndpointSlices => items(self.slices.values().flatten())?,
-                List::Pods => items(self.pods.iter().map(|pod| &**pod))?,
-                List::Problems => items(self.problems.iter())?,
-                List::Status => items(std::iter::once(status))?,
-            },
-        };
-        Ok(reply)
+    fn answer(&self, status: &Status, revision: u64, request: &Request) -> serde_json::Result<String> {
+        let of = request.service.as_ref();
+        let of = of.map(|(namespace, name)| ServiceName {
+            namespace: namespace.clone(),
+            name: name.clone(),
+        });
+        let is_of = |name: &ServiceName| of.as_ref().is_none_or(|of| of == name);
+        let services = || self.services.iter().filter(|service| is_of(&service.name));
+        let items = Items { revision };
+        match request.list {
+            List::Services => items.of(services().map(|service| &*service.object)),
+            List::Endpoints => {
+                let services: Vec<_> = services().cloned().collect();
+                items.of(legacy::endpoints(&services, &self.users_endpoints, &self.slices).iter())
+            }
+            List::EndpointSlices => {
+                let slices = self.slices.iter().filter(|(name, _)| is_of(name));
+                items.of(slices.flat_map(|(_, slices)| slices))
+            }
+            List::Pods => items.of(self.pods.iter().map(|pod| &**pod)),
+            List::Problems => {
+                let label = of.map(|of| format!("Service {of}"));
+                let about = |problem: &&Problem| label.as_ref().is_none_or(|label| problem.object == *label);
+                items.of(self.problems.iter().filter(about))
+            }
+            List::Status => items.of(std::iter::once(status)),
+        }
     }
 }
 
-fn items<T: Serialize>(items: impl Iterator<Item = T>) -> serde_json::Result<String> {
-    serde_json::to_string(&Reply::Items(items.collect()))
+struct Items {
+    revision: u64,
 }
 
-/// The newest view and status, shared with the thread that answers.
+impl Items {
+    fn of<T: Serialize>(self, items: impl Iterator<Item = T>) -> serde_json::Result<String> {
+        serde_json::to_string(&Reply {
+            items: items.collect(),
+            revision: self.revision,
+            error: None,
+        })
+    }
+}
+
+fn error(message: String) -> serde_json::Result<String> {
+    serde_json::to_string(&Reply::<()> {
+        items: Vec::new(),
+        revision: 0,
+        error: Some(message),
+    })
+}
+
 #[derive(Clone, Debug, Default)]
-pub struct Shared(Arc<Mutex<(Arc<View>, Status)>>);
+struct Told {
+    view: Arc<View>,
+    status: Status,
+    /// Counts everything that was ever told.
+    revision: u64,
+}
+
+/// The newest view and status, shared with the threads that answer.
+#[derive(Clone, Debug, Default)]
+pub struct Shared(Arc<(Mutex<Told>, Condvar)>);
 
 impl Shared {
     /// From now on this is the answer.
     pub fn set(&self, view: View) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = Arc::new(view);
+        self.tell(|told| told.view = Arc::new(view));
     }
 
     /// From now on the process is thus.
     pub fn set_status(&self, status: Status) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = status;
+        self.tell(|told| told.status = status);
     }
 
-    fn get(&self) -> (Arc<View>, Status) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn tell(&self, change: impl FnOnce(&mut Told)) {
+        let mut told = self.lock();
+        change(&mut told);
+        told.revision += 1;
+        self.0.1.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is later than `after`, or what there is if nothing comes for a while.
+    fn get(&self, after: Option<u64>) -> Told {
+        let told = self.lock();
+        let Some(after) = after else { return told.clone() };
+        let waited = self
+            .0
+            .1
+            .wait_timeout_while(told, NEWS, |told| told.revision <= after);
+        waited.unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 }
 
@@ -157,48 +234,120 @@ pub fn serve(socket: &Path) -> io::Result<Shared> {
     let listener = UnixListener::bind(socket)?;
     fs::set_permissions(socket, fs::Permissions::from_mode(0o600))?;
     let shared = Shared::default();
-    let answers = shared.clone();
+    let (answers, clients) = (shared.clone(), Arc::new(AtomicUsize::new(0)));
     std::thread::Builder::new().name("api".into()).spawn(move || {
         for stream in listener.incoming() {
-            // A client that is gone before its answer needs none.
-            let done = stream.and_then(|stream| {
-                let (view, status) = answers.get();
-                answer(stream, &view, &status)
-            });
-            if let Err(error) = done {
-                log::debug!("api: {error}");
-            }
+            let Ok(stream) = stream else {
+                // Descriptors have run out; some come back as clients go.
+                std::thread::sleep(PAUSE);
+                continue;
+            };
+            let place = Place::take(&clients);
+            let answers = answers.clone();
+            let client = std::thread::Builder::new().name("api-client".into());
+            // A client that is gone before its answer needs none, and one that gets no thread no word.
+            let _done = client.spawn(move || answer(stream, place.as_ref().map(|_| &answers)));
         }
     })?;
     Ok(shared)
 }
 
-fn answer(mut stream: UnixStream, view: &View, status: &Status) -> io::Result<()> {
+/// A client's place among those there may be.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(clients: &Arc<AtomicUsize>) -> Option<Self> {
+        let place = Self(clients.clone());
+        (clients.fetch_add(1, Ordering::Relaxed) < CLIENTS).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn answer(mut stream: UnixStream, answers: Option<&Shared>) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = String::new();
     BufReader::new(&stream).take(MAX_REQUEST).read_line(&mut line)?;
-    let mut reply = view.answer(status, &line)?;
+    let mut reply = match (serde_json::from_str::<Request>(&line), answers) {
+        (_, None) => error(format!("{CLIENTS} others ask already; try again"))?,
+        (Err(wrong), _) => error(format!("not a request: {wrong}"))?,
+        (Ok(request), Some(answers)) => {
+            let told = answers.get(request.after);
+            told.view.answer(&told.status, told.revision, &request)?
+        }
+    };
     reply.push('\n');
     stream.write_all(reply.as_bytes())
 }
 
 /// Asks the control process at `socket` for a list.
 pub fn ask<T: DeserializeOwned>(socket: &Path, list: List) -> anyhow::Result<Vec<T>> {
-    let stream = UnixStream::connect(socket).with_context(|| {
-        let path = socket.display();
-        format!("no control process answers at {path}; start one (`sluice control --config FILE` or `sluice lab up`), \
-                 or say where it is with --api PATH or $SLUICE_API")
-    })?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut request = serde_json::to_string(&Request { list })?;
-    request.push('\n');
-    (&stream).write_all(request.as_bytes())?;
-    let mut reply = String::new();
-    BufReader::new(stream.take(MAX_REPLY)).read_line(&mut reply)?;
-    match serde_json::from_str(&reply).context("the control process answered what is not an answer")? {
-        Reply::Items(items) => Ok(items),
-        Reply::Error(error) => anyhow::bail!("the control process: {error}"),
+    let request = Request {
+        list,
+        service: None,
+        after: None,
+    };
+    request.send(socket).map(|(items, _)| items)
+}
+
+/// The same, only what belongs to one Service.
+pub fn ask_of_service<T: DeserializeOwned>(
+    socket: &Path,
+    list: List,
+    namespace: &str,
+    name: &str,
+) -> anyhow::Result<Vec<T>> {
+    let request = Request {
+        list,
+        service: Some((namespace.into(), name.into())),
+        after: None,
+    };
+    request.send(socket).map(|(items, _)| items)
+}
+
+/// The same once there is anything later than revision `after`, or nothing came for a while; with its revision.
+pub fn ask_for_news<T: DeserializeOwned>(
+    socket: &Path,
+    list: List,
+    after: Option<u64>,
+) -> anyhow::Result<(Vec<T>, u64)> {
+    let request = Request {
+        list,
+        service: None,
+        after,
+    };
+    request.send(socket)
+}
+
+impl Request {
+    fn send<T: DeserializeOwned>(&self, socket: &Path) -> anyhow::Result<(Vec<T>, u64)> {
+        let stream = UnixStream::connect(socket).with_context(|| {
+            let path = socket.display();
+            format!("no control process answers at {path}; start one (`sluice control --config FILE` or `sluice lab up`), \
+                     or say where it is with --api PATH or $SLUICE_API")
+        })?;
+        let news = if self.after.is_some() {
+            NEWS
+        } else {
+            Duration::ZERO
+        };
+        stream.set_read_timeout(Some(PATIENCE + news))?;
+        let mut request = serde_json::to_string(self)?;
+        request.push('\n');
+        (&stream).write_all(request.as_bytes())?;
+        let mut reply = String::new();
+        BufReader::new(stream.take(MAX_REPLY)).read_line(&mut reply)?;
+        let reply: Reply<T> =
+            serde_json::from_str(&reply).context("the control process answered what is not an answer")?;
+        match reply.error {
+            None => Ok((reply.items, reply.revision)),
+            Some(error) => anyhow::bail!("the control process: {error}"),
+        }
     }
 }
 
@@ -246,14 +395,56 @@ mod tests {
         assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
+    /// What is answered to a line.
+    fn answered(socket: &Path, line: &str) -> String {
+        let mut stream = UnixStream::connect(socket).unwrap();
+        writeln!(stream, "{line}").unwrap();
+        let mut reply = String::new();
+        BufReader::new(stream).read_line(&mut reply).unwrap();
+        reply
+    }
+
     #[test]
     fn nonsense_is_answered_with_an_error_not_with_silence() {
-        assert!(
-            View::default()
-                .answer(&Status::default(), "{\"list\":\"secrets\"}")
-                .unwrap()
-                .contains("not a request")
-        );
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("api.sock");
+        let _shared = serve(&socket).unwrap();
+        assert!(answered(&socket, "{\"list\":\"secrets\"}").contains("not a request"));
+    }
+
+    #[test]
+    fn who_asks_for_news_gets_it_when_it_comes_and_holds_up_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("api.sock");
+        let shared = serve(&socket).unwrap();
+        let status = |generation| Status {
+            generation,
+            ..Status::default()
+        };
+        shared.set_status(status(1));
+        let (_, revision) = ask_for_news::<Status>(&socket, List::Status, None).unwrap();
+        let waiting = {
+            let socket = socket.clone();
+            std::thread::spawn(move || ask_for_news::<Status>(&socket, List::Status, Some(revision)).unwrap())
+        };
+        let silent: Vec<_> = (0..CLIENTS / 2)
+            .map(|_| UnixStream::connect(&socket).unwrap())
+            .collect();
+        assert_eq!(ask::<Status>(&socket, List::Status).unwrap(), [status(1)]);
+        shared.set_status(status(2));
+        assert_eq!(waiting.join().unwrap(), (vec![status(2)], revision + 1));
+        drop(silent);
+    }
+
+    #[test]
+    fn more_clients_than_there_may_be_are_told_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("api.sock");
+        let _shared = serve(&socket).unwrap();
+        let _silent: Vec<_> = (0..CLIENTS)
+            .map(|_| UnixStream::connect(&socket).unwrap())
+            .collect();
+        assert!(answered(&socket, "{\"list\":\"status\"}").contains("others ask already"));
     }
 
     #[test]

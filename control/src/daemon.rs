@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ipnet::IpNet;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
 use nix::sys::signal::{SigSet, Signal};
 use sluice_dataplane::channel::record::SettingsRecord;
 
@@ -19,6 +21,7 @@ use crate::compile::{self, Numbers, Settings};
 use crate::dns::sockets::Sockets;
 use crate::dns::{Server, Zone, kube_dns};
 use crate::endpoints::{self, sets::Here};
+use crate::health::{self, Proxy};
 use crate::model::{Family, Model};
 use crate::problem::{Problem, Severity};
 use crate::publish::{Dataplane, PublishError, Publisher};
@@ -33,6 +36,10 @@ use config::dns::Dns;
 /// How often a connected dataplane is looked after, and one that is not there looked for: each look is a system call or
 /// two, and a dataplane that has come back forwards by its old table, or none, until it is found.
 const LOOK: Duration = Duration::from_millis(50);
+/// How often a health check's port that could not be had is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+/// A node that the cluster autoscaler is about to take away (HC-6).
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// Runs for as long as the process does.
 pub fn run(config: &Config, dataplane: impl Dataplane) -> anyhow::Result<()> {
@@ -64,14 +71,19 @@ pub fn run(config: &Config, dataplane: impl Dataplane) -> anyhow::Result<()> {
     thread::Builder::new()
         .name("end".into())
         .spawn(move || end_at(end, last.as_deref()))?;
+    let health = health(config).context("health checks cannot be answered")?;
     Daemon {
         dns,
         settings: settings(config),
+        config: &config.file,
         state: &config.state,
         model,
         publisher: Publisher::new(dataplane),
         numbers: Numbers::default(),
         view,
+        health,
+        proxy: Proxy::default(),
+        retried: now(),
         told: BTreeSet::new(),
         waiting: None,
     }
@@ -100,6 +112,21 @@ fn serve_names(dns: &Dns) -> anyhow::Result<Server> {
     Server::start(sockets, dns.settings()).context("cluster DNS cannot start")
 }
 
+fn health(config: &Config) -> std::io::Result<health::server::Server> {
+    let server = health::server::Server::new(config.node_port_addresses.clone())?;
+    if let Some(address) = config.healthz {
+        let ranges = config.service_ranges.iter();
+        let families = ranges.map(|range| Family::of(range.addr())).collect();
+        match server.serve_node(address, families) {
+            Ok(()) => log::info!("/healthz and /livez at {address}"),
+            Err(error) => log::warn!(
+                "{address} cannot be listened on ({error}): no /healthz and /livez; give another address as `healthz`, or none"
+            ),
+        }
+    }
+    Ok(server)
+}
+
 fn settings(config: &Config) -> Settings {
     Settings {
         here: Here {
@@ -125,11 +152,16 @@ fn settings(config: &Config) -> Settings {
 struct Daemon<'a, D> {
     dns: Option<Arc<Server>>,
     settings: Settings,
+    config: &'a Path,
     state: &'a Path,
     model: Model,
     publisher: Publisher<D>,
     numbers: Numbers,
     view: api::Shared,
+    health: health::server::Server,
+    proxy: Proxy,
+    /// When ports of health checks were last tried again.
+    retried: Instant,
     /// Problems that have been logged and still stand.
     told: BTreeSet<String>,
     /// Why there is no dataplane, once it has been logged.
@@ -154,6 +186,12 @@ impl<D: Dataplane> Daemon<'_, D> {
             if !self.publisher.is_connected() {
                 self.reconnect();
             }
+            if !self.health.failures().is_empty() && self.retried.elapsed() > RETRY {
+                self.retried = now();
+                if self.health.retry() {
+                    self.update(now());
+                }
+            }
         }
     }
 
@@ -176,6 +214,7 @@ impl<D: Dataplane> Daemon<'_, D> {
                 if self.waiting.as_ref() != Some(&reason) {
                     log::warn!("{reason}; trying again until it answers");
                     self.waiting = Some(reason);
+                    self.tell_health();
                     let status = self.status();
                     self.view.set_status(status);
                 }
@@ -206,17 +245,19 @@ impl<D: Dataplane> Daemon<'_, D> {
                 message,
             )
         }));
-        self.tell(&problems);
+        let checks = health::checks(&self.model, &slices, &self.settings.here);
+        self.proxy.pending_since.get_or_insert(started);
         if self.model.is_complete() && self.publisher.is_connected() {
             match self.publisher.publish(&compiled.records) {
                 Ok(Some(difference)) => {
+                    self.updated();
                     let took = started.elapsed().as_millis();
                     log::info!(
                         "generation {}: {difference}, in {took} ms",
                         self.publisher.generation().0
                     );
                 }
-                Ok(None) => {}
+                Ok(None) => self.updated(),
                 Err(error @ PublishError::Refused(_)) => {
                     log::error!(
                         "{error}; it goes on with generation {}",
@@ -228,14 +269,47 @@ impl<D: Dataplane> Daemon<'_, D> {
                 }
             }
         }
-        // Whoever sees an object, or its name, knows that the dataplane has what follows from it, if there is a dataplane.
+        // A load balancer sends clients as soon as it is told that it may: the dataplane knows by then.
+        self.tell_health();
+        if self.proxy.last_updated.is_some() {
+            self.health.set_checks(checks);
+        }
+        problems.extend(self.health.failures().iter().map(|(service, reason)| {
+            let message = format!(
+                "load balancers cannot ask: {reason}; tried again every {} s",
+                RETRY.as_secs()
+            );
+            let (severity, object) = (Severity::Warning, format!("Service {service}"));
+            Problem::of_field(severity, None, &object, "spec.healthCheckNodePort", message)
+        }));
+        self.tell(&problems);
         if let Some(dns) = &self.dns {
             dns.set(Zone::new(dns.options(), &self.model, &slices, serial()));
         }
-        self.view.set(View::new(&self.model, slices, problems));
+        let view = View::new(&self.model, slices, problems);
+        // Whoever sees an object, or its name, knows that the dataplane has what follows from it, if there is a dataplane.
+        self.view.set(view);
         self.numbers = compiled.numbers;
         let status = self.status();
         self.view.set_status(status);
+    }
+
+    /// The dataplane has all there is.
+    fn updated(&mut self) {
+        self.proxy.pending_since = None;
+        self.proxy.last_updated = Some(Timestamp::now());
+    }
+
+    /// How the gateway is, for whoever asks over HTTP.
+    fn tell_health(&mut self) {
+        self.proxy.connected = self.publisher.is_connected();
+        let leaving = self.node().is_some_and(|node| {
+            let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+            node.metadata.deletion_timestamp.is_some()
+                || taints.into_iter().any(|taint| taint.key == TO_BE_DELETED)
+        });
+        self.proxy.leaving = leaving;
+        self.health.set_proxy(self.proxy.clone());
     }
 
     fn status(&mut self) -> Status {
@@ -245,17 +319,21 @@ impl<D: Dataplane> Daemon<'_, D> {
             connected: self.publisher.is_connected(),
             generation: self.publisher.generation().0,
             dns: self.dns.as_deref().map(Server::counts),
+            config: self.config.to_owned(),
         }
     }
 
-    /// The zone of this gateway's node, as its Node object says.
-    fn zone(&self) -> String {
+    /// This gateway's Node object.
+    fn node(&self) -> Option<&Node> {
         let here = &self.settings.here.node;
-        let node = self
-            .model
-            .nodes()
-            .find(|node| node.metadata.name.as_ref() == Some(here));
-        node.and_then(|node| node.metadata.labels.as_ref()?.get(endpoints::ZONE))
+        let mut nodes = self.model.nodes();
+        nodes.find(|node| node.metadata.name.as_ref() == Some(here))
+    }
+
+    /// Its zone.
+    fn zone(&self) -> String {
+        self.node()
+            .and_then(|node| node.metadata.labels.as_ref()?.get(endpoints::ZONE))
             .cloned()
             .unwrap_or_default()
     }
@@ -308,17 +386,21 @@ mod tests {
             service_ranges: vec!["10.96.0.0/16".parse().unwrap()],
             ..Settings::default()
         };
-        let (numbers, view, told) = Default::default();
+        let (numbers, view, told, proxy) = Default::default();
         let mut publisher = Publisher::new(double.clone());
         publisher.connect().unwrap();
         Daemon {
             dns: None,
             settings,
+            config: Path::new(""),
             state,
             model: model(),
             publisher,
             numbers,
             view,
+            health: health::server::Server::new(Vec::new()).unwrap(),
+            proxy,
+            retried: now(),
             told,
             waiting: None,
         }

@@ -82,6 +82,8 @@ pub fn slices(model: &Model) -> Slices {
 
 /// What the API server adds to a slice that a user wrote.
 fn defaulted(mut slice: EndpointSlice) -> EndpointSlice {
+    slice.ports = slice.ports.filter(|ports| !ports.is_empty());
+    slice.endpoints = slice.endpoints.filter(|endpoints| !endpoints.is_empty());
     for port in slice.ports.iter_mut().flatten() {
         port.name.get_or_insert_default();
         port.protocol.get_or_insert_with(|| "TCP".into());

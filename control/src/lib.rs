@@ -35,6 +35,8 @@ pub mod env;
 
 /// The process that does all of it.
 pub mod daemon;
+/// How the node is, for load balancers.
+pub mod health;
 /// What others may ask it.
 pub mod api;
 

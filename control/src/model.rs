@@ -1,5 +1,5 @@
 //! Services as meant: every value legal by type. Takes batches of events, gives the Services in force and what is wrong
-//! with the others. A Service whose newest text is wrong stays as it last was right; one that waits for an address that
+//! with the others. A Service whose newest text is wrong stays as it last was right, as do endpoints; one that waits for an address that
 //! another holds is tried again with every batch.
 
 use std::collections::{BTreeMap, HashSet};
@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::allocate::{Allocator, Wanted};
 use crate::manifest::{Body, Key, Kind, Object};
-use crate::problem::{Problem, Severity};
+use crate::problem::{Place, Problem, Severity};
 use crate::source::{Batch, Event};
 
 /// What a Service means where it says nothing.
@@ -74,18 +74,16 @@ impl Model {
                     if let Some(said) = &mut self.reset {
                         said.insert(object.key.clone());
                     }
-                    touched.push(object.key.clone());
-                    self.objects.insert(object.key.clone(), *object);
+                    if self.endpoints_are_right(&object) {
+                        touched.push(object.key.clone());
+                        self.objects.insert(object.key.clone(), *object);
+                    }
                 }
                 Event::Delete(key) => self.delete(&key),
                 Event::ResetEnd => {
                     let said = self.reset.take().unwrap_or_default();
-                    let gone: Vec<Key> = self
-                        .objects
-                        .keys()
-                        .filter(|key| !said.contains(key))
-                        .cloned()
-                        .collect();
+                    let known = self.objects.keys().chain(self.problems.keys());
+                    let gone: Vec<Key> = known.filter(|key| !said.contains(key)).cloned().collect();
                     gone.iter().for_each(|key| self.delete(key));
                     self.complete = true;
                 }
@@ -108,7 +106,13 @@ impl Model {
 
     /// Takes back what was last said of a Service that could not be: as if the edit had never been made.
     pub fn forget(&mut self, key: &Key) {
-        if self.problems.remove(key).is_some() {
+        let wrong = |problem: &Problem| problem.severity == Severity::Error;
+        if self
+            .problems
+            .get(key)
+            .is_some_and(|problems| problems.iter().any(wrong))
+        {
+            self.problems.remove(key);
             self.objects.remove(key);
         }
     }
@@ -209,6 +213,29 @@ impl Model {
         }
     }
 
+    /// Whether endpoints that a user wrote may be taken. Those that may not stay as they last were, too.
+    fn endpoints_are_right(&mut self, object: &Object) -> bool {
+        let old = self.objects.get(&object.key).map(|old| &old.body);
+        let errors = match (&object.body, old) {
+            (Body::EndpointSlice(new), Some(Body::EndpointSlice(old))) => {
+                validate::endpoints::endpoint_slice(new, Some(old))
+            }
+            (Body::EndpointSlice(new), _) => validate::endpoints::endpoint_slice(new, None),
+            (Body::Endpoints(new), _) => validate::endpoints::endpoints(new),
+            _ => return true,
+        };
+        if errors.is_empty() {
+            self.problems.remove(&object.key);
+            return true;
+        }
+        let (key, kept) = (object.key.clone(), old.is_some());
+        let problem =
+            |error: FieldError| refusal(&key, object.place.as_ref(), &error.field.clone(), error, kept);
+        self.problems
+            .insert(key.clone(), errors.into_iter().map(problem).collect());
+        false
+    }
+
     /// Brings the Services that changed, and those that could not be before, into force.
     fn settle(&mut self, touched: Vec<Key>) {
         let mut seen = HashSet::new();
@@ -216,11 +243,11 @@ impl Model {
         let mut keys: Vec<Key> = touched.into_iter().chain(waiting).collect();
         keys.retain(|key| key.kind == Kind::Service && seen.insert(key.clone()));
         let mut wanted = Wanted::default();
-        let specs = keys.iter().filter_map(|key| match &self.objects.get(key)?.body {
-            Body::Service(service) => service.spec.as_ref(),
+        let services = keys.iter().filter_map(|key| match &self.objects.get(key)?.body {
+            Body::Service(service) => Some(service),
             _ => None,
         });
-        specs.for_each(|spec| wanted.add(spec));
+        services.for_each(|service| wanted.add(service));
         // One Service may wait for what another lets go of in the same batch.
         while !keys.is_empty() {
             let before = keys.len();
@@ -253,24 +280,27 @@ impl Model {
             old.map(|service| &*service.object),
             wanted,
         ) {
-            Ok(service) => {
+            Ok((service, lacking)) => {
+                let problem = |error: FieldError| {
+                    let (label, message) = (key.to_string(), error.to_string());
+                    Problem::of_field(Severity::Warning, place.as_ref(), &label, &error.field, message)
+                };
+                let problems: Vec<_> = lacking.into_iter().map(problem).collect();
                 self.services.insert(name, Arc::new(service));
-                self.problems.remove(key);
-                true
+                // One that lacks something is tried again, as one that is wrong.
+                let whole = problems.is_empty();
+                match whole {
+                    true => self.problems.remove(key),
+                    false => self.problems.insert(key.clone(), problems),
+                };
+                whole
             }
             Err(errors) => {
-                let label = key.to_string();
-                let kept = if old.is_some() {
-                    " (what it said before stays in force)"
-                } else {
-                    ""
-                };
+                let kept = old.is_some();
                 let problem = |error: FieldError| {
-                    let message = format!("{error}{kept}");
-                    let at = written_as(written, &error.field)?;
-                    let mut problem = Problem::of_field(Severity::Error, place.as_ref(), &label, at, message);
-                    problem.field = error.field;
-                    Some(problem)
+                    let field = error.field.clone();
+                    let at = written_as(written, &field)?;
+                    Some(refusal(key, place.as_ref(), at, error, kept))
                 };
                 let problems = errors.into_iter().filter_map(problem).collect();
                 self.problems.insert(key.clone(), problems);
@@ -278,6 +308,19 @@ impl Model {
             }
         }
     }
+}
+
+/// A mistake for which an object is not taken; `at` is the field as it was written.
+fn refusal(key: &Key, place: Option<&Place>, at: &str, error: FieldError, kept: bool) -> Problem {
+    let kept = if kept {
+        " (what it said before stays in force)"
+    } else {
+        ""
+    };
+    let message = format!("{error}{kept}");
+    let mut problem = Problem::of_field(Severity::Error, place, &key.to_string(), at, message);
+    problem.field = error.field;
+    problem
 }
 
 /// The items of a list, none if it is not given.
@@ -304,14 +347,15 @@ fn written_as<'a>(written: &core::Service, field: &'a str) -> Option<&'a str> {
     }
 }
 
-/// What `written` means, with everything it leaves out: defaults, then what is wrong, then addresses and ports.
+/// What `written` means, with everything it leaves out: defaults, then what is wrong, then addresses and ports. Beside it,
+/// what it lacks but can do without.
 fn meaning(
     allocator: &mut Allocator,
     name: &ServiceName,
     written: &core::Service,
     old: Option<&core::Service>,
     wanted: &Wanted,
-) -> Result<Service, Vec<FieldError>> {
+) -> Result<(Service, Vec<FieldError>), Vec<FieldError>> {
     let mut object = written.clone();
     let cluster = allocator.families();
     defaults::apply(&mut object, cluster, allocator.held(name));
@@ -323,16 +367,17 @@ fn meaning(
         return Err(errors);
     }
     allocator.allocate(name, object.spec.get_or_insert_default(), wanted)?;
+    let lacking = allocator.balance(name, &mut object, wanted);
     object.metadata.creation_timestamp = allocator.held(name).map(|held| Time(held.created));
-    Service::new(name.clone(), object).map_err(|message| {
-        let reason = Reason::Invalid;
-        vec![FieldError {
+    match Service::new(name.clone(), object) {
+        Ok(service) => Ok((service, lacking)),
+        Err(message) => Err(vec![FieldError {
             field: "spec".into(),
-            reason,
+            reason: Reason::Invalid,
             value: None,
             message,
-        }]
-    })
+        }]),
+    }
 }
 
 fn service_key(name: &ServiceName) -> Key {

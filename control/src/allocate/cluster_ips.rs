@@ -2,7 +2,7 @@
 //! once nothing is in the way of the whole Service.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::ServiceSpec;
@@ -36,10 +36,7 @@ impl Range {
     }
 
     fn address(&self, number: u128) -> Option<IpAddr> {
-        match self.family() {
-            Family::V4 => Some(Ipv4Addr::from(u32::try_from(number).ok()?).into()),
-            Family::V6 => Some(Ipv6Addr::from(number).into()),
-        }
+        self.family().address(number)
     }
 
     fn has(&self, address: IpAddr) -> bool {
@@ -47,7 +44,7 @@ impl Range {
     }
 }
 
-fn number(address: IpAddr) -> u128 {
+pub(super) fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(v4) => u32::from(v4).into(),
         IpAddr::V6(v6) => v6.into(),
@@ -128,7 +125,7 @@ impl Allocator {
         let picked = ranges().find_map(|range| {
             let free = |number| {
                 range.address(number).is_some_and(|address| {
-                    !self.ip_holders.contains_key(&address) && !wanted.cluster_ips.contains(&address)
+                    !self.ip_holders.contains_key(&address) && !wanted.addresses.contains(&address)
                 })
             };
             range.address(range.pool.pick(seed, free)?)

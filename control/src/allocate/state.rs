@@ -14,8 +14,9 @@ use crate::model::ServiceName;
 
 /// A state of 10,000 Services has 2 MiB.
 const MAX_BYTES: u64 = 64 << 20;
-/// 2: several cluster IPs, families and their policy.
-const VERSION: u32 = 2;
+/// 2: several cluster IPs, families and their policy. 3: health-check node ports,
+/// load-balancer addresses.
+const VERSION: u32 = 3;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,7 +65,7 @@ pub(super) fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Resu
 
 fn parse(bytes: &[u8]) -> Result<BTreeMap<ServiceName, Holding>, String> {
     let state: State = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    // The first version, of one cluster IP each, is read as well: an upgrade keeps every address.
+    // Earlier versions say less, and nothing else: an upgrade keeps every address.
     if !(1..=VERSION).contains(&state.version) {
         return Err(format!("version {}, not {VERSION}", state.version));
     }

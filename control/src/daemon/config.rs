@@ -1,6 +1,6 @@
 //! The daemon's own configuration file. A mistake in it is one line that names file, line and column.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use serde::Deserialize;
 use sluice_dataplane::channel::record;
 
 use crate::allocate::Ranges;
+use crate::allocate::load_balancer::{self, AddressPool};
 use crate::manifest::{decode, yaml};
 
 /// Cluster DNS.
@@ -20,6 +21,8 @@ use dns::Dns;
 /// Everything `sluice control` is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// The file it was read from.
+    pub file: PathBuf,
     /// This gateway as a node.
     pub node: Node,
     /// Folders of manifests, or single files.
@@ -30,6 +33,8 @@ pub struct Config {
     pub state: PathBuf,
     /// The API.
     pub api: Socket,
+    /// `/healthz` and `/livez` (HC-6), if anywhere.
+    pub healthz: Option<SocketAddr>,
     /// Cluster IPs are given out from here: one range, or one of each family, the primary family's first.
     pub service_ranges: Vec<IpNet>,
     /// Further networks of cluster IPs (AL-11).
@@ -40,6 +45,10 @@ pub struct Config {
     pub node_port_addresses: Vec<IpNet>,
     /// Node ports.
     pub node_ports: RangeInclusive<u16>,
+    /// Addresses of load balancers.
+    pub load_balancer_pools: Vec<AddressPool>,
+    /// spec.loadBalancerClass of Services that get such.
+    pub load_balancer_class: Option<String>,
     /// How a new flow picks its endpoint.
     pub algorithm: Algorithm,
     /// TP-3.
@@ -69,6 +78,8 @@ struct Written {
     state: PathBuf,
     #[serde(default = "api_socket")]
     api: Socket,
+    #[serde(default = "healthz")]
+    healthz: String,
     #[serde(default = "service_ranges")]
     service_ranges: Vec<IpNet>,
     #[serde(default)]
@@ -79,6 +90,10 @@ struct Written {
     node_port_addresses: NodePortAddresses,
     #[serde(default = "node_port_range")]
     node_port_range: String,
+    #[serde(default)]
+    load_balancer_pools: Vec<LoadBalancerPool>,
+    #[serde(default)]
+    load_balancer_class: Option<String>,
     #[serde(default)]
     algorithm: Algorithm,
     #[serde(default)]
@@ -92,6 +107,15 @@ struct Written {
     #[serde(default)]
     undefined_ports: UndefinedPorts,
     dns: Option<dns::Written>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct LoadBalancerPool {
+    name: String,
+    addresses: Vec<String>,
+    #[serde(default = "yes")]
+    auto_assign: bool,
 }
 
 /// NP-2.
@@ -211,6 +235,11 @@ fn api_socket() -> Socket {
     }
 }
 
+/// kube-proxy's.
+fn healthz() -> String {
+    "0.0.0.0:10256".into()
+}
+
 fn state() -> PathBuf {
     "/var/lib/sluice/control.json".into()
 }
@@ -239,6 +268,8 @@ impl Config {
             services: self.service_ranges.clone(),
             other_services: self.other_service_ranges.clone(),
             node_ports: self.node_ports.clone(),
+            load_balancers: self.load_balancer_pools.clone(),
+            load_balancer_class: self.load_balancer_class.clone(),
         }
     }
 
@@ -247,10 +278,13 @@ impl Config {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("{}: the configuration cannot be read", path.display()))?;
         let folder = path.parent().unwrap_or_else(|| Path::new(""));
-        Self::parse(&text, folder).map_err(|(spot, message)| match spot {
+        let config = Self::parse(&text, folder).map_err(|(spot, message)| match spot {
             Some(spot) => anyhow::anyhow!("{}:{}:{}: {message}", path.display(), spot.line, spot.column),
             None => anyhow::anyhow!("{}: {message}", path.display()),
-        })
+        })?;
+        // Others are told where it is, and they may be elsewhere.
+        let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Ok(Self { file, ..config })
     }
 
     fn parse(text: &str, folder: &Path) -> Result<Self, (Option<yaml::Spot>, String)> {
@@ -273,6 +307,14 @@ impl Config {
             )
         })?;
         let at = |field: &str, error: anyhow::Error| (Some(node.locate(field)), format!("{field}: {error}"));
+        let healthz = match written.healthz.as_str() {
+            "none" => None,
+            text => Some(text.parse().map_err(|_| {
+                let message =
+                    format!("must be an address and port such as 0.0.0.0:10256, or `none`, not \"{text}\"");
+                at("healthz", anyhow::anyhow!(message))
+            })?),
+        };
         let node_ports = port_range(&written.node_port_range).map_err(|error| at("nodePortRange", error))?;
         check_service_ranges(&written.service_ranges).map_err(|(index, error)| {
             let field = index.map_or_else(
@@ -298,6 +340,12 @@ impl Config {
                 ));
             }
         }
+        let pools = pools(
+            written.load_balancer_pools,
+            &written.service_ranges,
+            &written.other_service_ranges,
+        );
+        let load_balancer_pools = pools.map_err(|(field, error)| at(&field, anyhow::anyhow!(error)))?;
         if written.manifests.is_empty() {
             return Err(at("manifests", anyhow::anyhow!("must name at least one folder")));
         }
@@ -314,6 +362,7 @@ impl Config {
         let dns = dns.transpose().map_err(|(field, error)| at(field, error))?;
         let resolve = |path: PathBuf| folder.join(path);
         Ok(Self {
+            file: PathBuf::new(),
             node: this_node,
             manifests: written.manifests.into_iter().map(resolve).collect(),
             dataplane: Socket {
@@ -323,11 +372,14 @@ impl Config {
             api: Socket {
                 socket: resolve(written.api.socket),
             },
+            healthz,
             service_ranges: written.service_ranges,
             other_service_ranges: written.other_service_ranges,
             pod_ranges: written.pod_ranges,
             node_port_addresses,
             node_ports,
+            load_balancer_pools,
+            load_balancer_class: written.load_balancer_class,
             algorithm: written.algorithm,
             masquerade_all: written.masquerade_all,
             external_ips: written.external_ips,
@@ -376,6 +428,45 @@ fn wrong_range(range: &IpNet) -> Option<String> {
         let (first, last) = lengths.into_inner();
         format!("must be a network with a length from {first} to {last}, such as {example}, not {range}")
     })
+}
+
+/// Pools, or which field is wrong and how.
+fn pools(
+    written: Vec<LoadBalancerPool>,
+    services: &[IpNet],
+    other_services: &[IpNet],
+) -> Result<Vec<AddressPool>, (String, String)> {
+    let mut found: Vec<AddressPool> = Vec::new();
+    for (index, pool) in written.into_iter().enumerate() {
+        let mut ranges = Vec::new();
+        for (item, text) in pool.addresses.iter().enumerate() {
+            let field = || format!("loadBalancerPools[{index}].addresses[{item}]");
+            let range = load_balancer::addresses(text).map_err(|wrong| (field(), wrong))?;
+            let meets = |(first, last): (IpAddr, IpAddr)| first <= range.1 && range.0 <= last;
+            let earlier = || found.iter().flat_map(|pool| &pool.ranges).chain(&ranges).copied();
+            if let Some(network) = services
+                .iter()
+                .chain(other_services)
+                .find(|network| meets((network.network(), network.broadcast())))
+            {
+                return Err((field(), format!("overlaps with the Service range {network}")));
+            }
+            if let Some((first, last)) = earlier().find(|other| meets(*other)) {
+                return Err((field(), format!("overlaps with {first}-{last}")));
+            }
+            ranges.push(range);
+        }
+        if found.iter().any(|other| other.name == pool.name) {
+            let message = format!("names another pool already: {}", pool.name);
+            return Err((format!("loadBalancerPools[{index}].name"), message));
+        }
+        found.push(AddressPool {
+            name: pool.name,
+            ranges,
+            auto_assign: pool.auto_assign,
+        });
+    }
+    Ok(found)
 }
 
 fn port_range(text: &str) -> anyhow::Result<RangeInclusive<u16>> {
@@ -440,6 +531,26 @@ mod tests {
             (
                 "manifests: [a]\notherServiceRanges: ['fd00:97::/112']\n",
                 "2:22: otherServiceRanges[0]: fd00:97::/112 is of a family that serviceRanges has not",
+            ),
+            (
+                "manifests: [a]\nhealthz: 10256\n",
+                "2:10: healthz: must be text, not the number 10256 (write \"10256\" in quotes)",
+            ),
+            (
+                "manifests: [a]\nhealthz: localhost\n",
+                "2:10: healthz: must be an address and port such as 0.0.0.0:10256, or `none`, not \"localhost\"",
+            ),
+            (
+                "manifests: [a]\nloadBalancerPools: [{name: p, addresses: [192.0.2.0/24, 192.0.2.9/24]}]\n",
+                "2:55: loadBalancerPools[0].addresses[1]: has bits beyond its length: 192.0.2.0/24 is the network",
+            ),
+            (
+                "manifests: [a]\nloadBalancerPools: [{name: p, addresses: [10.96.7.1-10.97.0.1]}]\n",
+                "2:41: loadBalancerPools[0].addresses[0]: overlaps with the Service range 10.96.0.0/16",
+            ),
+            (
+                "manifests: [a]\nloadBalancerPools: [{name: p, addresses: [192.0.2.0/24, 192.0.2.7-192.0.2.9]}]\n",
+                "2:55: loadBalancerPools[0].addresses[1]: overlaps with 192.0.2.1-192.0.2.254",
             ),
             (
                 "manifests: []\n",

@@ -1,7 +1,7 @@
 //! Which endpoints of a service port take new flows: the Cluster set and the Local set (EP-2 to EP-11, CAT-1 to CAT-8,
 //! TOP-1 to TOP-5). Takes a service port and the slices of its Service, gives every endpoint with its sets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
@@ -66,25 +66,14 @@ pub fn candidates(
 ) -> Vec<Candidate> {
     let mut seen: BTreeMap<(IpAddr, u16), Seen<'_>> = BTreeMap::new();
     for slice in slices {
-        // SVC-5; FQDN slices are the DNS server's (EP-3).
-        let labels = slice.metadata.labels.as_ref();
-        let family = if ipv6 { "IPv6" } else { "IPv4" };
-        if labels.is_some_and(|labels| labels.contains_key(super::HEADLESS)) || slice.address_type != family {
+        if !feeds(slice, ipv6) {
             continue;
         }
         for number in numbers(port, slice) {
             for endpoint in slice.endpoints.iter().flatten() {
-                let Some(address) = endpoint
-                    .addresses
-                    .first()
-                    .and_then(|text| text.parse::<IpAddr>().ok())
-                else {
+                let Some(address) = address(endpoint, ipv6) else {
                     continue;
                 };
-                // EPM-3: an endpoint on a loopback address would be this gateway itself.
-                if address.is_ipv6() != ipv6 || names::unusable(address).is_some() {
-                    continue;
-                }
                 let new = Seen::new(endpoint, here);
                 match seen.get(&(address, number)) {
                     // EP-8: an address in use again wins over its former life.
@@ -97,6 +86,37 @@ pub fn candidates(
         }
     }
     decide(service, &seen, here, external)
+}
+
+/// How many addresses of a family are ready on this node, over all ports (HC-4).
+pub fn local_ready(slices: &[EndpointSlice], here: &Here, ipv6: bool) -> usize {
+    let named = |slice: &&EndpointSlice| {
+        let mut ports = slice.ports.iter().flatten();
+        ports.any(|port| port.name.is_some() && port.port.is_some_and(|number| number != 0))
+    };
+    let endpoints = slices.iter().filter(|slice| feeds(slice, ipv6)).filter(named);
+    let endpoints = endpoints.flat_map(|slice| slice.endpoints.iter().flatten());
+    let local = endpoints.filter_map(|endpoint| {
+        let seen = Seen::new(endpoint, here);
+        address(endpoint, ipv6).filter(|_| seen.ready && seen.local)
+    });
+    local.collect::<BTreeSet<IpAddr>>().len()
+}
+
+/// Whether the proxy reads this slice for a family. SVC-5; FQDN slices are the DNS server's (EP-3).
+fn feeds(slice: &EndpointSlice, ipv6: bool) -> bool {
+    let headless = slice
+        .metadata
+        .labels
+        .as_ref()
+        .is_some_and(|labels| labels.contains_key(super::HEADLESS));
+    !headless && slice.address_type == if ipv6 { "IPv6" } else { "IPv4" }
+}
+
+/// EP-4. EPM-3: an endpoint on a loopback address would be this gateway itself.
+fn address(endpoint: &Endpoint, ipv6: bool) -> Option<IpAddr> {
+    let address = endpoint.addresses.first()?.parse::<IpAddr>().ok()?;
+    (address.is_ipv6() == ipv6 && names::unusable(address).is_none()).then_some(address)
 }
 
 /// The numbers that `slice` gives the service port (EP-5, EP-6).

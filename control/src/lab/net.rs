@@ -3,8 +3,9 @@
 //! ```text
 //! client ──────── client0 ┐      ┌ pods0 ──── fabric (bridge) ──── eth0 pod
 //! 172.18.0.10             │ node │                         └────── eth0 pod
-//! 10.96/16, 10.244/16     └──────┘ dataplane: 172.18.0.2, 10.244.0.1
-//! via 172.18.0.2             host0: the node's own stack
+//! 10.96/16, 10.244/16,    └──────┘ dataplane: 172.18.0.2, 10.244.0.1
+//! 172.19.0/24                host0: the node's own stack
+//! via 172.18.0.2
 //! ```
 //!
 //! In a lab of both families the same once more: client fd00:172:18::10, node fd00:172:18::2 and fd00:10:244::1, pods
@@ -108,6 +109,16 @@ pub(super) fn pod_ranges(dual: bool) -> impl Iterator<Item = IpNet> {
     ranges(
         Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16),
         Ipv6Net::new_assert(v6, 64),
+        dual,
+    )
+}
+
+/// Load balancers have addresses from these.
+pub(super) fn load_balancer_ranges(dual: bool) -> impl Iterator<Item = IpNet> {
+    let v6 = Ipv6Addr::new(0xfd00, 0x172, 0x19, 0, 0, 0, 0, 0);
+    ranges(
+        Ipv4Net::new_assert(Ipv4Addr::new(172, 19, 0, 0), 24),
+        Ipv6Net::new_assert(v6, 112),
         dual,
     )
 }
@@ -290,6 +301,7 @@ fn configure_client(dual: bool) -> anyhow::Result<()> {
     for ranges in [
         service_ranges(dual).collect::<Vec<_>>(),
         pod_ranges(dual).collect(),
+        load_balancer_ranges(dual).collect(),
     ] {
         for (range, gateway) in ranges.into_iter().zip(node.all()) {
             netlink.add_route(range, "eth0", Some(gateway), None)?;

@@ -15,7 +15,9 @@ use k8s_openapi::api::core::v1::ServiceSpec;
 use super::Driver;
 use super::launch::own_binary;
 use super::namespace::Namespaces;
-use super::net::{Addresses, HOST_PEER, HostPort, POD_GATEWAY, pod_ranges, service_ranges};
+use super::net::{
+    Addresses, HOST_PEER, HostPort, POD_GATEWAY, load_balancer_ranges, pod_ranges, service_ranges,
+};
 use super::now;
 use super::process::{Backoff, Exit, HandOver, Reaper};
 use super::state::{State, write_atomically};
@@ -88,6 +90,7 @@ state: {}
 api: {{socket: {}}}
 serviceRanges: {}
 podRanges: {}
+loadBalancerPools: [{{name: lab, addresses: {}}}]
 algorithm: random
 dns: {{listen: {}, clusterIPs: {}, domain: {DOMAIN}, upstreams: []}}
 ",
@@ -99,6 +102,7 @@ dns: {{listen: {}, clusterIPs: {}, domain: {DOMAIN}, upstreams: []}}
         path(state.socket("control"))?,
         list(service_ranges(dual)),
         list(pod_ranges(dual)),
+        list(load_balancer_ranges(dual)),
         list(dns_addresses(dual)),
         list(dns_ips(dual).into_iter()),
     ))

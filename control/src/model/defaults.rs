@@ -21,6 +21,11 @@ pub(super) fn is_externally_reachable(spec: &ServiceSpec) -> bool {
     }
 }
 
+/// HC-1: load balancers ask nodes where the Service has endpoints.
+pub(crate) fn is_health_checked(spec: &ServiceSpec) -> bool {
+    spec.type_.as_deref() == Some("LoadBalancer") && spec.external_traffic_policy.as_deref() == Some("Local")
+}
+
 pub(super) fn is_headless(spec: &ServiceSpec) -> bool {
     spec.cluster_ip.as_deref() == Some("None")
 }
@@ -34,7 +39,15 @@ pub fn apply(service: &mut Service, cluster: Families, held: Option<&Holding>) {
     // Status is not the user's to write; what a manifest says there is an old printout. But for a load balancer's
     // addresses: a folder has no controller that would give them, so that here they are given by whoever writes it.
     let balanced = service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("LoadBalancer");
-    let written = service.status.take().and_then(|status| status.load_balancer);
+    let mut written = service.status.take().and_then(|status| status.load_balancer);
+    for ingress in written
+        .iter_mut()
+        .flat_map(|written| written.ingress.iter_mut().flatten())
+    {
+        if ingress.ip.is_some() {
+            set(&mut ingress.ip_mode, "VIP".into());
+        }
+    }
     service.status = Some(ServiceStatus {
         load_balancer: written
             .filter(|_| balanced)
@@ -100,6 +113,7 @@ pub fn apply(service: &mut Service, cluster: Families, held: Option<&Holding>) {
     if is_externally_reachable(spec) {
         set(&mut spec.external_traffic_policy, "Cluster".into());
     }
+    spec.health_check_node_port = spec.health_check_node_port.filter(|number| *number != 0);
     if spec.type_.as_deref() == Some("LoadBalancer") {
         set(&mut spec.allocate_load_balancer_node_ports, true);
     }

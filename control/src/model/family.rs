@@ -1,7 +1,7 @@
 //! Address families: those a cluster has, and their names in Kubernetes.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,14 @@ impl Family {
         match self {
             Self::V4 => "IPv4",
             Self::V6 => "IPv6",
+        }
+    }
+
+    /// The address of this number.
+    pub(crate) fn address(self, number: u128) -> Option<IpAddr> {
+        match self {
+            Self::V4 => Some(Ipv4Addr::from(u32::try_from(number).ok()?).into()),
+            Self::V6 => Some(Ipv6Addr::from(number).into()),
         }
     }
 

@@ -1,4 +1,4 @@
-//! A mistake in a field of a Service, in the API server's own classes.
+//! A mistake in a field of an object, in the API server's own classes.
 
 use std::fmt::{self, Display};
 
@@ -15,6 +15,8 @@ pub enum Reason {
     Forbidden,
     /// A value that may be given once only.
     Duplicate,
+    /// More values than there may be.
+    TooMany,
 }
 
 /// One mistake.
@@ -38,6 +40,7 @@ impl Display for FieldError {
             Reason::NotSupported => "Unsupported value",
             Reason::Forbidden => "Forbidden",
             Reason::Duplicate => "Duplicate value",
+            Reason::TooMany => "Too many",
         };
         match &self.value {
             Some(value) => write!(f, "{class}: {value}: {}", self.message),
@@ -74,6 +77,11 @@ impl Errors {
 
     pub(super) fn duplicate(&mut self, field: &str, value: impl Display, message: impl Into<String>) {
         self.push(field, Reason::Duplicate, Some(value.to_string()), message);
+    }
+
+    pub(super) fn too_many(&mut self, field: &str, count: usize, most: usize) {
+        let message = format!("must have at most {most} items");
+        self.push(field, Reason::TooMany, Some(count.to_string()), message);
     }
 
     pub(super) fn one_of(&mut self, field: &str, value: Option<&str>, allowed: &[&str]) {

@@ -69,6 +69,8 @@ pub struct Service {
     pub load_balancer_ips: Vec<IpAddr>,
     /// spec.loadBalancerSourceRanges, of both families.
     pub source_ranges: Vec<IpNet>,
+    /// Where load balancers ask whether this node has endpoints (HC-1).
+    pub health_check_node_port: Option<u16>,
     /// ClientIP affinity in seconds, 0 for none.
     pub affinity_seconds: u32,
     /// externalTrafficPolicy: Local.
@@ -91,8 +93,8 @@ impl Service {
     /// The meaning of a valid object.
     pub(crate) fn new(name: ServiceName, object: core::Service) -> Result<Self, String> {
         let spec = object.spec.as_ref().ok_or("has no spec")?;
+        let number = |n: i32| u16::try_from(n).map_err(|_| format!("{n} is not a port"));
         let port = |port: &core::ServicePort| -> Result<ServicePort, String> {
-            let number = |n: i32| u16::try_from(n).map_err(|_| format!("{n} is not a port"));
             Ok(ServicePort {
                 name: port.name.clone().unwrap_or_default(),
                 protocol: protocol(port.protocol.as_deref()).ok_or("has an unknown protocol")?,
@@ -135,6 +137,7 @@ impl Service {
                 .flatten()
                 .filter_map(|text| names::old_network(text))
                 .collect(),
+            health_check_node_port: spec.health_check_node_port.map(number).transpose()?,
             affinity_seconds: affinity
                 .and_then(|config| config.timeout_seconds)
                 .and_then(|seconds| u32::try_from(seconds).ok())

@@ -9,9 +9,12 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::defaults::{is_externally_reachable, is_headless};
+use super::defaults::{is_externally_reachable, is_headless, is_health_checked};
 use super::field_error::{Errors, FieldError};
 use super::{Families, families, given, names};
+
+/// What endpoints that users write may not say.
+pub(super) mod endpoints;
 
 /// Everything wrong with a defaulted Service of a cluster with these families.
 pub fn service(service: &Service, cluster: Families) -> Vec<FieldError> {
@@ -27,6 +30,7 @@ pub fn service(service: &Service, cluster: Families) -> Vec<FieldError> {
     families::check(spec, cluster, &mut errors);
     policies(spec, &mut errors);
     load_balancer(service, spec, &mut errors);
+    load_balancer_status(service, &mut errors);
     errors.0
 }
 
@@ -42,6 +46,12 @@ pub fn update(old: &Service, new: &Service) -> Vec<FieldError> {
     if load_balancer(old) && load_balancer(new) && class(old) != class(new) {
         let message = "may not change while the type is LoadBalancer";
         errors.invalid("spec.loadBalancerClass", class(new).unwrap_or_default(), message);
+    }
+    let health = |spec: &ServiceSpec| spec.health_check_node_port;
+    if is_health_checked(old) && is_health_checked(new) && health(new).is_some() && health(old) != health(new)
+    {
+        let message = "may not change while the type is LoadBalancer and externalTrafficPolicy Local";
+        errors.forbidden("spec.healthCheckNodePort", message);
     }
     errors.0
 }
@@ -262,10 +272,8 @@ fn policies(spec: &ServiceSpec, errors: &mut Errors) {
             &local,
         );
     }
-    let health_checked = spec.type_.as_deref() == Some("LoadBalancer")
-        && spec.external_traffic_policy.as_deref() == Some("Local");
-    if let Some(number) = spec.health_check_node_port.filter(|number| *number != 0)
-        && !health_checked
+    if let Some(number) = spec.health_check_node_port
+        && !is_health_checked(spec)
     {
         let message = "may be given only for type LoadBalancer with externalTrafficPolicy Local";
         errors.invalid("spec.healthCheckNodePort", number, message);
@@ -273,6 +281,41 @@ fn policies(spec: &ServiceSpec, errors: &mut Errors) {
     if let Some(distribution) = spec.traffic_distribution.as_deref() {
         let allowed = ["PreferClose", "PreferSameNode", "PreferSameZone"];
         errors.one_of("spec.trafficDistribution", Some(distribution), &allowed);
+    }
+}
+
+/// VAL-17. Only of load balancers: what the manifest of another type says of its status is not read.
+fn load_balancer_status(service: &Service, errors: &mut Errors) {
+    let status = service
+        .status
+        .as_ref()
+        .and_then(|status| status.load_balancer.as_ref());
+    let ingress = status.map(|status| given(&status.ingress)).unwrap_or_default();
+    for (index, one) in ingress.iter().enumerate() {
+        let field = |name: &str| format!("status.loadBalancer.ingress[{index}].{name}");
+        if let Some(text) = &one.ip
+            && let Err(wrong) = names::address(text)
+        {
+            errors.invalid(&field("ip"), format!("\"{text}\""), wrong);
+        }
+        match &one.ip_mode {
+            Some(_) if one.ip.is_none() => {
+                errors.forbidden(&field("ipMode"), "may be given only beside an ip");
+            }
+            mode => {
+                if mode.is_some() {
+                    errors.one_of(&field("ipMode"), mode.as_deref(), &["Proxy", "VIP"]);
+                }
+            }
+        }
+        if let Some(hostname) = &one.hostname {
+            let wrong = names::subdomain(hostname);
+            let is_address = hostname.parse::<std::net::IpAddr>().is_ok();
+            let wrong = wrong.or_else(|| is_address.then_some("must be a DNS name, not an IP address"));
+            if let Some(wrong) = wrong {
+                errors.invalid(&field("hostname"), format!("\"{hostname}\""), wrong);
+            }
+        }
     }
 }
 

@@ -39,6 +39,7 @@ mod requests;
 mod quickstart;
 mod servers;
 mod families;
+mod load_balancer;
 mod edits;
 mod pods;
 mod kills;

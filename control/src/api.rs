@@ -135,7 +135,7 @@ impl View {
             }
             List::EndpointSlices => {
                 let slices = self.slices.iter().filter(|(name, _)| is_of(name));
-                items.of(slices.flat_map(|(_, slices)| slices))
+                items.of(slices.flat_map(|(_, slices)| slices).map(|slice| &**slice))
             }
             List::Pods => items.of(self.pods.iter().map(|pod| &**pod)),
             List::Problems => {

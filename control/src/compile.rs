@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -16,7 +17,7 @@ use sluice_dataplane::index::ServicePortIndex;
 
 use crate::endpoints::Slices;
 use crate::endpoints::sets::{self, Here};
-use crate::model::{Model, Service, ServicePort};
+use crate::model::{Model, Service, ServiceName, ServicePort};
 
 /// What names a service port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,43 +118,192 @@ pub struct Compiled {
     pub conflicts: Vec<(String, String)>,
 }
 
-/// Compiles `model`; `before` are the numbers of the last compilation, or of the dataplane's inventory.
-pub fn compile(model: &Model, slices: &Slices, settings: &Settings, before: &Numbers) -> Compiled {
-    let services = model.services().map(|service| &**service);
-    compile_services(services, slices, settings, before)
+/// The desired table in parts, which are the same ones as before where nothing changed.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    /// Frontends, networks and settings, by key.
+    pub shared: BTreeMap<Key, Record>,
+    /// What else each service port has: itself, its backends, its source ranges, in key order.
+    pub ports: BTreeMap<ServicePortIndex, Arc<[Record]>>,
 }
 
-fn compile_services<'a>(
-    services: impl Iterator<Item = &'a Service>,
+impl Desired {
+    /// All records, in key order.
+    pub fn records(&self) -> Vec<Record> {
+        let ports = self.ports.values().flat_map(|records| records.iter());
+        let mut all: Vec<Record> = self.shared.values().chain(ports).cloned().collect();
+        all.sort_by_cached_key(Record::key);
+        all
+    }
+}
+
+impl FromIterator<Record> for Desired {
+    /// The table of these records, in parts.
+    fn from_iter<T: IntoIterator<Item = Record>>(records: T) -> Self {
+        let mut ports = BTreeMap::<ServicePortIndex, BTreeMap<Key, Record>>::new();
+        let mut shared = BTreeMap::new();
+        for record in records {
+            let of_port = match &record {
+                Record::ServicePort(port) => Some(port.index),
+                Record::Backend(backend) => Some(backend.service_port),
+                Record::SourceRange(range) => Some(range.service_port),
+                Record::Frontend(_) | Record::Network(_) | Record::Settings(_) => None,
+            };
+            let part = of_port.map_or(&mut shared, |index| ports.entry(index).or_default());
+            part.insert(record.key(), record);
+        }
+        let ports = ports.into_iter();
+        Self {
+            shared,
+            ports: ports
+                .map(|(index, records)| (index, records.into_values().collect()))
+                .collect(),
+        }
+    }
+}
+
+/// Compiles `model`; `before` are the numbers of the last compilation, or of the dataplane's inventory.
+pub fn compile(model: &Model, slices: &Slices, settings: &Settings, before: &Numbers) -> Compiled {
+    let services: Vec<_> = model.services().cloned().collect();
+    compile_services(&services, slices, settings, before)
+}
+
+fn compile_services(
+    services: &[Arc<Service>],
     slices: &Slices,
     settings: &Settings,
     before: &Numbers,
 ) -> Compiled {
-    let proxied: Vec<&Service> = services.filter(|service| service.is_proxied()).collect();
-    let ports = || {
-        proxied
-            .iter()
-            .flat_map(|service| service.ports.iter().map(move |port| (*service, port)))
-    };
-    let numbers = before.assign(ports().map(|(service, port)| port_name(service, port)));
-    let mut table = Table::default();
-    table.put(Record::Settings(settings.switches));
-    for (kind, network) in networks(settings) {
-        table.put(Record::Network(NetworkRecord { kind, network }));
-    }
-    // Older Services have lower numbers: theirs is the frontend that two want.
-    let mut by_number: Vec<_> = ports()
-        .filter_map(|(service, port)| Some((*numbers.0.get(&port_name(service, port))?, service, port)))
-        .collect();
-    by_number.sort_by_key(|(index, ..)| *index);
-    for (index, service, port) in by_number {
-        let slices = slices.get(&service.name).map_or(&[][..], Vec::as_slice);
-        service_port(&mut table, index, service, port, slices, settings);
-    }
+    let mut compiler = Compiler::new(settings.clone());
+    compiler.numbers = before.clone();
+    let (desired, conflicts) = compiler.compile(services, slices);
     Compiled {
-        records: table.records.into_values().collect(),
-        numbers,
-        conflicts: table.conflicts,
+        records: desired.records(),
+        numbers: compiler.numbers,
+        conflicts,
+    }
+}
+
+/// Compiles again and again: what a Service became is remembered, and not made anew while the Service and its slices are the
+/// same.
+#[derive(Debug)]
+pub struct Compiler {
+    settings: Settings,
+    numbers: Numbers,
+    made: BTreeMap<ServiceName, Made>,
+}
+
+/// What a Service became, and what from.
+#[derive(Debug)]
+struct Made {
+    service: Arc<Service>,
+    slices: Vec<Arc<EndpointSlice>>,
+    /// Of each of its ports.
+    ports: Vec<(ServicePortIndex, Vec<FrontendRecord>, Arc<[Record]>)>,
+}
+
+impl Made {
+    fn is_of(
+        &self,
+        service: &Arc<Service>,
+        slices: &[Arc<EndpointSlice>],
+        indexes: &[ServicePortIndex],
+    ) -> bool {
+        let same = |(a, b): (&Arc<EndpointSlice>, &Arc<EndpointSlice>)| Arc::ptr_eq(a, b);
+        Arc::ptr_eq(&self.service, service)
+            && self.slices.len() == slices.len()
+            && self.slices.iter().zip(slices).all(same)
+            && self.ports.iter().map(|(index, ..)| index).eq(indexes)
+    }
+}
+
+impl Compiler {
+    /// Nothing is numbered yet.
+    pub const fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            numbers: Numbers(BTreeMap::new()),
+            made: BTreeMap::new(),
+        }
+    }
+
+    /// What holds for all Services.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// From now on this gateway is in this zone.
+    pub fn set_zone(&mut self, zone: String) {
+        if self.settings.here.zone != zone {
+            self.settings.here.zone = zone;
+            self.made.clear();
+        }
+    }
+
+    /// Takes over the numbers that a dataplane has, if it has any.
+    pub fn learn(&mut self, inventory: &[Record]) {
+        let learnt = Numbers::learn(inventory);
+        if learnt != Numbers::default() {
+            self.numbers = learnt;
+        }
+    }
+
+    /// The desired table, and the frontends that an older Service has already, as (Service, frontend).
+    pub fn compile(
+        &mut self,
+        services: &[Arc<Service>],
+        slices: &Slices,
+    ) -> (Desired, Vec<(String, String)>) {
+        let proxied = || services.iter().filter(|service| service.is_proxied());
+        let ports =
+            proxied().flat_map(|service| service.ports.iter().map(move |port| port_name(service, port)));
+        self.numbers = self.numbers.assign(ports);
+        let mut before = std::mem::take(&mut self.made);
+        for service in proxied() {
+            let slices = slices.get(&service.name).map_or(&[][..], Vec::as_slice);
+            let numbered = service.ports.iter().filter_map(|port| {
+                let index = self.numbers.0.get(&port_name(service, port)).copied();
+                index.map(|index| (index, port))
+            });
+            let numbered: Vec<_> = numbered.collect();
+            let indexes: Vec<_> = numbered.iter().map(|(index, _)| *index).collect();
+            let made = before
+                .remove(&service.name)
+                .filter(|made| made.is_of(service, slices, &indexes));
+            let made = made.unwrap_or_else(|| {
+                let port = |(index, port): (ServicePortIndex, &ServicePort)| {
+                    let (frontends, records) = service_port(index, service, port, slices, &self.settings);
+                    (index, frontends, records.into_values().collect())
+                };
+                Made {
+                    service: service.clone(),
+                    slices: slices.to_vec(),
+                    ports: numbered.into_iter().map(port).collect(),
+                }
+            });
+            self.made.insert(service.name.clone(), made);
+        }
+        let mut table = Table::default();
+        table.put(Record::Settings(self.settings.switches));
+        for (kind, network) in networks(&self.settings) {
+            table.put(Record::Network(NetworkRecord { kind, network }));
+        }
+        let mut desired = Desired::default();
+        // Older Services have lower numbers: theirs is the frontend that two want.
+        let mut by_number = BTreeMap::new();
+        for made in self.made.values() {
+            for (index, frontends, records) in &made.ports {
+                by_number.insert(*index, (&made.service, frontends));
+                desired.ports.insert(*index, records.clone());
+            }
+        }
+        for (service, frontends) in by_number.into_values() {
+            for frontend in frontends {
+                table.frontend(service, frontend.clone());
+            }
+        }
+        desired.shared = table.records;
+        (desired, table.conflicts)
     }
 }
 
@@ -220,15 +370,16 @@ fn networks(settings: &Settings) -> Vec<(NetworkKind, IpNet)> {
     pods.chain(services).chain(node_ports).collect()
 }
 
+/// The frontends that a service port wants, and what else it has.
 fn service_port(
-    table: &mut Table,
     index: ServicePortIndex,
     service: &Service,
     port: &ServicePort,
-    slices: &[EndpointSlice],
+    slices: &[Arc<EndpointSlice>],
     settings: &Settings,
-) {
-    table.put(Record::ServicePort(ServicePortRecord {
+) -> (Vec<FrontendRecord>, BTreeMap<Key, Record>) {
+    let mut made = (Vec::new(), BTreeMap::new());
+    let record = Record::ServicePort(ServicePortRecord {
         index,
         namespace: service.name.namespace.clone(),
         name: service.name.name.clone(),
@@ -238,7 +389,8 @@ fn service_port(
         affinity_seconds: service.affinity_seconds,
         external_local: service.external_local,
         internal_local: service.internal_local,
-    }));
+    });
+    made.1.insert(record.key(), record);
     // SVC-2, SVC-3: a family without a cluster IP has nothing.
     for cluster_ip in &service.cluster_ips {
         let family = Family {
@@ -247,8 +399,9 @@ fn service_port(
             port,
             cluster_ip: *cluster_ip,
         };
-        family.compile(table, slices, settings);
+        family.compile(&mut made, slices, settings);
     }
+    made
 }
 
 /// A service port in one of its Service's families.
@@ -264,7 +417,13 @@ impl Family<'_> {
         address.is_ipv6() == self.cluster_ip.is_ipv6()
     }
 
-    fn compile(&self, table: &mut Table, slices: &[EndpointSlice], settings: &Settings) {
+    fn compile(
+        &self,
+        (wanted, records): &mut (Vec<FrontendRecord>, BTreeMap<Key, Record>),
+        slices: &[Arc<EndpointSlice>],
+        settings: &Settings,
+    ) {
+        let mut put = |record: Record| records.insert(record.key(), record);
         let (service, port) = (self.service, self.port);
         // SVC-7.
         let mut frontends = vec![(FrontendKind::ClusterIp, self.cluster_ip, port.port)];
@@ -290,18 +449,18 @@ impl Family<'_> {
                 kind,
                 service_port: self.index,
             };
-            table.frontend(service, record);
+            wanted.push(record);
         }
         for network in self.source_ranges(settings) {
             let service_port = self.index;
-            table.put(Record::SourceRange(SourceRangeRecord {
+            put(Record::SourceRange(SourceRangeRecord {
                 service_port,
                 network,
             }));
         }
         let ipv6 = self.cluster_ip.is_ipv6();
         for candidate in sets::candidates(service, port, slices, &settings.here, ipv6, external) {
-            table.put(Record::Backend(BackendRecord {
+            put(Record::Backend(BackendRecord {
                 service_port: self.index,
                 address: candidate.address,
                 port: candidate.port,

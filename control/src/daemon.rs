@@ -17,10 +17,10 @@ use sluice_dataplane::channel::record::SettingsRecord;
 
 use crate::allocate::{Allocator, state};
 use crate::api::{self, Status, View};
-use crate::compile::{self, Numbers, Settings};
+use crate::compile::{Compiler, Settings};
 use crate::dns::sockets::Sockets;
 use crate::dns::{Server, Zone, kube_dns};
-use crate::endpoints::{self, sets::Here};
+use crate::endpoints::{self, Endpoints, sets::Here};
 use crate::health::{self, Proxy};
 use crate::model::{Family, Model};
 use crate::problem::{Problem, Severity};
@@ -74,12 +74,12 @@ pub fn run(config: &Config, dataplane: impl Dataplane) -> anyhow::Result<()> {
     let health = health(config).context("health checks cannot be answered")?;
     Daemon {
         dns,
-        settings: settings(config),
+        compiler: Compiler::new(settings(config)),
+        endpoints: Endpoints::default(),
         config: &config.file,
         state: &config.state,
         model,
         publisher: Publisher::new(dataplane),
-        numbers: Numbers::default(),
         view,
         health,
         proxy: Proxy::default(),
@@ -151,12 +151,12 @@ fn settings(config: &Config) -> Settings {
 
 struct Daemon<'a, D> {
     dns: Option<Arc<Server>>,
-    settings: Settings,
+    compiler: Compiler,
+    endpoints: Endpoints,
     config: &'a Path,
     state: &'a Path,
     model: Model,
     publisher: Publisher<D>,
-    numbers: Numbers,
     view: api::Shared,
     health: health::server::Server,
     proxy: Proxy,
@@ -203,10 +203,7 @@ impl<D: Dataplane> Daemon<'_, D> {
                     "dataplane connected at generation {}",
                     self.publisher.generation().0
                 );
-                let learnt = Numbers::learn(&inventory);
-                if learnt != Numbers::default() {
-                    self.numbers = learnt;
-                }
+                self.compiler.learn(&inventory);
                 self.waiting = None;
                 self.update(now());
             }
@@ -231,11 +228,12 @@ impl<D: Dataplane> Daemon<'_, D> {
                 self.state.display()
             );
         }
-        self.settings.here.zone = self.zone();
-        let slices = endpoints::slices(&self.model);
-        let compiled = compile::compile(&self.model, &slices, &self.settings, &self.numbers);
+        self.compiler.set_zone(self.zone());
+        let slices = self.endpoints.slices(&self.model);
+        let services: Vec<_> = self.model.services().cloned().collect();
+        let (desired, conflicts) = self.compiler.compile(&services, &slices);
         let mut problems = self.model.problems();
-        problems.extend(compiled.conflicts.iter().map(|(service, frontend)| {
+        problems.extend(conflicts.iter().map(|(service, frontend)| {
             let message = format!("{frontend} is left out: an older Service has it");
             Problem::of_field(
                 Severity::Warning,
@@ -245,10 +243,10 @@ impl<D: Dataplane> Daemon<'_, D> {
                 message,
             )
         }));
-        let checks = health::checks(&self.model, &slices, &self.settings.here);
+        let checks = health::checks(&self.model, &slices, &self.compiler.settings().here);
         self.proxy.pending_since.get_or_insert(started);
         if self.model.is_complete() && self.publisher.is_connected() {
-            match self.publisher.publish(&compiled.records) {
+            match self.publisher.publish(&desired) {
                 Ok(Some(difference)) => {
                     self.updated();
                     let took = started.elapsed().as_millis();
@@ -259,6 +257,8 @@ impl<D: Dataplane> Daemon<'_, D> {
                 }
                 Ok(None) => self.updated(),
                 Err(error @ PublishError::Refused(_)) => {
+                    // It answers, and serves all others.
+                    self.updated();
                     log::error!(
                         "{error}; it goes on with generation {}",
                         self.publisher.generation().0
@@ -289,7 +289,6 @@ impl<D: Dataplane> Daemon<'_, D> {
         let view = View::new(&self.model, slices, problems);
         // Whoever sees an object, or its name, knows that the dataplane has what follows from it, if there is a dataplane.
         self.view.set(view);
-        self.numbers = compiled.numbers;
         let status = self.status();
         self.view.set_status(status);
     }
@@ -314,7 +313,7 @@ impl<D: Dataplane> Daemon<'_, D> {
 
     fn status(&mut self) -> Status {
         Status {
-            node: self.settings.here.node.clone(),
+            node: self.compiler.settings().here.node.clone(),
             complete: self.model.is_complete(),
             connected: self.publisher.is_connected(),
             generation: self.publisher.generation().0,
@@ -325,7 +324,7 @@ impl<D: Dataplane> Daemon<'_, D> {
 
     /// This gateway's Node object.
     fn node(&self) -> Option<&Node> {
-        let here = &self.settings.here.node;
+        let here = &self.compiler.settings().here.node;
         let mut nodes = self.model.nodes();
         nodes.find(|node| node.metadata.name.as_ref() == Some(here))
     }
@@ -386,17 +385,17 @@ mod tests {
             service_ranges: vec!["10.96.0.0/16".parse().unwrap()],
             ..Settings::default()
         };
-        let (numbers, view, told, proxy) = Default::default();
+        let (endpoints, view, told, proxy) = Default::default();
         let mut publisher = Publisher::new(double.clone());
         publisher.connect().unwrap();
         Daemon {
             dns: None,
-            settings,
+            compiler: Compiler::new(settings),
+            endpoints,
             config: Path::new(""),
             state,
             model: model(),
             publisher,
-            numbers,
             view,
             health: health::server::Server::new(Vec::new()).unwrap(),
             proxy,
@@ -431,7 +430,8 @@ mod tests {
         }
         let updates = double.borrow().updates;
         let mut second = daemon(&state, &double);
-        second.numbers = Numbers::learn(&second.publisher.connect().unwrap());
+        let inventory = second.publisher.connect().unwrap();
+        second.compiler.learn(&inventory);
         second.model.apply(reset(&format!("{other}---\n{WEB}")));
         second.update(now());
         assert_eq!((updates, double.borrow().updates), (2, 2));

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use k8s_openapi::api::discovery::v1::{
@@ -30,71 +31,105 @@ const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
 
-/// All slices of each Service, in force or not (EP-10).
-pub type Slices = BTreeMap<ServiceName, Vec<EndpointSlice>>;
+const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
+const TOPOLOGY_AWARE_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
 
-/// The slices of all Services.
+/// All slices of each Service, in force or not (EP-10).
+pub type Slices = BTreeMap<ServiceName, Vec<Arc<EndpointSlice>>>;
+
+/// The slices of all Services of `model`.
 pub fn slices(model: &Model) -> Slices {
-    let mut found = Slices::new();
-    for slice in model.slices() {
-        if let Some(service) = slice
-            .metadata
-            .labels
-            .as_ref()
-            .and_then(|labels| labels.get(SERVICE_NAME))
-        {
-            let namespace = slice.metadata.namespace.clone().unwrap_or_default();
+    Endpoints::default().slices(model)
+}
+
+/// Slices as they were last made: one whose Service and pods are the same need not be made again.
+#[derive(Debug, Default)]
+pub struct Endpoints {
+    made: BTreeMap<ServiceName, Made>,
+    zones: BTreeMap<String, Option<String>>,
+}
+
+/// Slices, and what they were made from.
+#[derive(Debug)]
+struct Made {
+    service: Arc<Service>,
+    pods: Vec<Arc<Pod>>,
+    slices: Vec<Arc<EndpointSlice>>,
+}
+
+impl Endpoints {
+    /// The slices of all Services of `model`.
+    pub fn slices(&mut self, model: &Model) -> Slices {
+        let mut found = Slices::new();
+        for slice in model.slices() {
+            let labels = slice.metadata.labels.as_ref();
+            if let Some(service) = labels.and_then(|labels| labels.get(SERVICE_NAME)) {
+                let namespace = slice.metadata.namespace.clone().unwrap_or_default();
+                let name = ServiceName {
+                    namespace,
+                    name: service.clone(),
+                };
+                found.entry(name).or_default().push(slice.clone());
+            }
+        }
+        for endpoints in model.endpoints() {
+            let (namespace, name) = (&endpoints.metadata.namespace, &endpoints.metadata.name);
             let name = ServiceName {
-                namespace,
-                name: service.clone(),
+                namespace: namespace.clone().unwrap_or_default(),
+                name: name.clone().unwrap_or_default(),
             };
-            found.entry(name).or_default().push(defaulted(slice.clone()));
+            let service = model.service(&name);
+            if service.is_some_and(|service| service.selector().is_none()) {
+                let slices = mirror::slices(&name, endpoints).into_iter().map(Arc::new);
+                found.entry(name).or_default().extend(slices);
+            }
         }
-    }
-    for endpoints in model.endpoints() {
-        let (namespace, name) = (&endpoints.metadata.namespace, &endpoints.metadata.name);
-        let name = ServiceName {
-            namespace: namespace.clone().unwrap_or_default(),
-            name: name.clone().unwrap_or_default(),
+        let pods = Pods::new(model);
+        let zones = pods.zones();
+        // Where a node is, is in every slice that has a pod on it.
+        let mut before = if zones == self.zones {
+            std::mem::take(&mut self.made)
+        } else {
+            BTreeMap::new()
         };
-        if model
-            .service(&name)
-            .is_some_and(|service| service.selector().is_none())
-        {
-            found
-                .entry(name.clone())
-                .or_default()
-                .extend(mirror::slices(&name, endpoints));
-        }
-    }
-    let pods = Pods::new(model);
-    for service in model.services() {
-        if let Some(selector) = service.selector() {
+        self.zones = zones;
+        self.made.clear();
+        for service in model.services() {
+            let Some(selector) = service.selector() else {
+                continue;
+            };
             let selected = pods.selected(&service.name.namespace, selector);
+            let made = before
+                .remove(&service.name)
+                .filter(|made| made.is_of(service, &selected));
+            let made = made.unwrap_or_else(|| Made {
+                service: service.clone(),
+                slices: generate(service, &selected, &pods)
+                    .into_iter()
+                    .map(Arc::new)
+                    .collect(),
+                pods: selected.into_iter().cloned().collect(),
+            });
             found
                 .entry(service.name.clone())
                 .or_default()
-                .extend(generate(service, &selected, &pods));
+                .extend(made.slices.iter().cloned());
+            self.made.insert(service.name.clone(), made);
         }
+        found
     }
-    found
 }
 
-/// What the API server adds to a slice that a user wrote.
-fn defaulted(mut slice: EndpointSlice) -> EndpointSlice {
-    slice.ports = slice.ports.filter(|ports| !ports.is_empty());
-    slice.endpoints = slice.endpoints.filter(|endpoints| !endpoints.is_empty());
-    for port in slice.ports.iter_mut().flatten() {
-        port.name.get_or_insert_default();
-        port.protocol.get_or_insert_with(|| "TCP".into());
+impl Made {
+    fn is_of(&self, service: &Arc<Service>, pods: &[&Arc<Pod>]) -> bool {
+        let same = |(a, b): (&Arc<Pod>, &&Arc<Pod>)| Arc::ptr_eq(a, b);
+        Arc::ptr_eq(&self.service, service)
+            && self.pods.len() == pods.len()
+            && self.pods.iter().zip(pods).all(same)
     }
-    for endpoint in slice.endpoints.iter_mut().flatten() {
-        endpoint.conditions.get_or_insert_default();
-    }
-    slice
 }
 
-fn generate(service: &Service, pods: &[&Pod], world: &Pods<'_>) -> Vec<EndpointSlice> {
+fn generate(service: &Service, pods: &[&Arc<Pod>], world: &Pods<'_>) -> Vec<EndpointSlice> {
     let spec = service.object.spec.as_ref();
     let families = spec
         .and_then(|spec| spec.ip_families.as_deref())
@@ -275,8 +310,14 @@ fn endpoint(
     })
 }
 
-/// TOP-6: each ready endpoint is for its own zone, and for its own node if that is preferred.
+/// TOP-6: each ready endpoint is for its own zone, and for its own node if that is preferred. TOP-7: with topology-mode Auto
+/// the field does not count; the proportional hints of that mode are not made here.
 fn hint(service: &Service, endpoints: &mut [Endpoint]) {
+    let annotations = service.object.metadata.annotations.as_ref();
+    let mode = annotations.and_then(|all| all.get(TOPOLOGY_MODE).or_else(|| all.get(TOPOLOGY_AWARE_HINTS)));
+    if mode.is_some_and(|mode| mode == "Auto" || mode == "auto") {
+        return;
+    }
     let wish = service
         .object
         .spec

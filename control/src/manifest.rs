@@ -5,7 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -30,12 +30,22 @@ macro_rules! kinds {
         }
 
         /// A typed object. Shared, since sources, the model and those who ask all keep it.
-        #[derive(Clone, Debug, PartialEq)]
+        #[derive(Clone, Debug)]
         pub enum Body {
             $(
                 #[doc = concat!("A ", stringify!($kind))]
                 $kind(Arc<$kind>),
             )*
+        }
+
+        impl PartialEq for Body {
+            fn eq(&self, other: &Self) -> bool {
+                // Most are compared with themselves, and the same object is equal without a look at it.
+                match (self, other) {
+                    $((Self::$kind(a), Self::$kind(b)) => Arc::ptr_eq(a, b) || a == b,)*
+                    _ => false,
+                }
+            }
         }
 
         impl Kind {
@@ -47,7 +57,8 @@ macro_rules! kinds {
             const ALL: &'static [(Self, &'static str, &'static str)] =
                 &[$((Self::$kind, $api_version, stringify!($kind)),)*];
 
-            const fn is_namespaced(self) -> bool {
+            /// Whether it lives in a namespace.
+            pub const fn is_namespaced(self) -> bool {
                 match self { $(Self::$kind => matches!(Scope::$scope, Scope::Namespaced),)* }
             }
 
@@ -66,6 +77,14 @@ macro_rules! kinds {
             pub fn metadata(&self) -> &ObjectMeta {
                 match self { $(Self::$kind(object) => &object.metadata,)* }
             }
+
+            /// It, with `apiVersion` and `kind`.
+            ///
+            /// # Errors
+            /// It cannot be written, which no Kubernetes type is.
+            pub fn value(&self) -> serde_json::Result<serde_json::Value> {
+                match self { $(Self::$kind(object) => serde_json::to_value(&**object),)* }
+            }
         }
     };
 }
@@ -82,8 +101,68 @@ kinds! {
     EndpointSlice "discovery.k8s.io/v1" Namespaced;
     ReplicaSet "apps/v1" Namespaced;
     Deployment "apps/v1" Namespaced;
+    StatefulSet "apps/v1" Namespaced;
+    DaemonSet "apps/v1" Namespaced;
     Node "v1" Cluster;
     Namespace "v1" Cluster;
+}
+
+impl Kind {
+    /// Its group, with a dot before it.
+    fn group(self) -> &'static str {
+        match self {
+            Self::EndpointSlice => ".discovery.k8s.io",
+            Self::ReplicaSet | Self::Deployment | Self::StatefulSet | Self::DaemonSet => ".apps",
+            _ => "",
+        }
+    }
+
+    /// As messages have one of it: `deployment.apps`.
+    pub fn resource(self) -> String {
+        self.name().to_lowercase() + self.group()
+    }
+
+    /// As messages have several of it: `deployments.apps`.
+    pub fn resources(self) -> String {
+        self.plural() + self.group()
+    }
+
+    fn plural(self) -> String {
+        let name = self.name().to_lowercase();
+        // Endpoints are several already.
+        if name.ends_with('s') && self != Self::Endpoints {
+            name + "es"
+        } else {
+            name.trim_end_matches('s').to_owned() + "s"
+        }
+    }
+
+    /// The kind of this name: singular, plural, short, or with its group, as kubectl takes them.
+    pub fn named(text: &str) -> Option<Self> {
+        let text = text.to_lowercase();
+        let short = |kind: Self| match kind {
+            Self::Service => "svc",
+            Self::Pod => "po",
+            Self::Endpoints => "ep",
+            Self::EndpointSlice => "endpointslices",
+            Self::ReplicaSet => "rs",
+            Self::Deployment => "deploy",
+            Self::StatefulSet => "sts",
+            Self::DaemonSet => "ds",
+            Self::Node => "no",
+            Self::Namespace => "ns",
+        };
+        let is = |kind: Self| {
+            let names = [
+                kind.name().to_lowercase(),
+                kind.plural(),
+                kind.resource(),
+                kind.resources(),
+            ];
+            short(kind) == text || names.contains(&text)
+        };
+        Self::ALL.iter().map(|(kind, ..)| *kind).find(|kind| is(*kind))
+    }
 }
 
 /// What names an object.
@@ -325,6 +404,8 @@ impl Body {
             Self::EndpointSlice(o) => &mut Arc::make_mut(o).metadata,
             Self::ReplicaSet(o) => &mut Arc::make_mut(o).metadata,
             Self::Deployment(o) => &mut Arc::make_mut(o).metadata,
+            Self::StatefulSet(o) => &mut Arc::make_mut(o).metadata,
+            Self::DaemonSet(o) => &mut Arc::make_mut(o).metadata,
             Self::Node(_) | Self::Namespace(_) => return,
         };
         metadata.namespace = Some(namespace.into());

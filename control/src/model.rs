@@ -70,7 +70,10 @@ impl Model {
         for event in batch {
             match event {
                 Event::ResetBegin => self.reset = Some(HashSet::new()),
-                Event::Apply(object) => {
+                Event::Apply(mut object) => {
+                    if let Body::EndpointSlice(slice) = &mut object.body {
+                        defaults::endpoint_slice(Arc::make_mut(slice));
+                    }
                     if let Some(said) = &mut self.reset {
                         said.insert(object.key.clone());
                     }
@@ -173,9 +176,9 @@ impl Model {
     }
 
     /// EndpointSlices that users made.
-    pub fn slices(&self) -> impl Iterator<Item = &EndpointSlice> {
+    pub fn slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         self.of_kind(Kind::EndpointSlice).filter_map(|body| match body {
-            Body::EndpointSlice(slice) => Some(&**slice),
+            Body::EndpointSlice(slice) => Some(slice),
             _ => None,
         })
     }

@@ -5,14 +5,24 @@
 //!
 //! Read next: `sluice_dataplane::channel`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Net};
+use sluice_dataplane::addr::Protocol;
 
 use sluice_dataplane::channel::record::{Key, Record};
-use sluice_dataplane::index::Generation;
+use sluice_dataplane::index::{Generation, ServicePortIndex};
+
+use crate::compile::Desired;
 
 /// The real one.
 pub mod channel;
+
+/// The address before all others.
+const FIRST: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// What a dataplane has.
 #[derive(Debug, Default)]
@@ -92,6 +102,9 @@ pub struct Publisher<D> {
     connected: bool,
     generation: Generation,
     acknowledged: BTreeMap<Key, Record>,
+    /// What service ports have as acknowledged, by identity: who has the same still needs no comparison. Nothing after a
+    /// new connection, or a refusal.
+    ports: BTreeMap<ServicePortIndex, Arc<[Record]>>,
 }
 
 impl<D: Dataplane> Publisher<D> {
@@ -102,6 +115,7 @@ impl<D: Dataplane> Publisher<D> {
             connected: false,
             generation: Generation(0),
             acknowledged: BTreeMap::new(),
+            ports: BTreeMap::new(),
         }
     }
 
@@ -121,6 +135,7 @@ impl<D: Dataplane> Publisher<D> {
         let Inventory { generation, records } = self.dataplane.connect()?;
         self.connected = true;
         self.generation = generation;
+        self.ports.clear();
         self.acknowledged = records
             .iter()
             .map(|record| (record.key(), record.clone()))
@@ -130,12 +145,50 @@ impl<D: Dataplane> Publisher<D> {
 
     /// Makes the dataplane's table `desired`; `None` if it is that already. What is refused is left out and named; the
     /// rest is in force.
-    pub fn publish(&mut self, desired: &[Record]) -> Result<Option<Difference>, PublishError> {
-        let wanted: BTreeMap<Key, &Record> = desired.iter().map(|record| (record.key(), record)).collect();
+    pub fn publish(&mut self, desired: &Desired) -> Result<Option<Difference>, PublishError> {
+        let whole = self.changes(desired);
+        if whole.deletes.is_empty() && whole.puts.is_empty() {
+            self.ports.clone_from(&desired.ports);
+            return Ok(None);
+        }
+        self.ports.clear();
+        match self.send(&whole) {
+            Err(PublishError::Refused(reason)) => self.in_parts(&whole, &desired.records(), reason)?,
+            sent => sent?,
+        }
+        self.ports.clone_from(&desired.ports);
+        Ok(Some(whole.difference))
+    }
+
+    /// What is between the acknowledged table and `desired`.
+    fn changes(&self, desired: &Desired) -> Changes {
         let mut whole = Changes::default();
-        for key in self.acknowledged.keys().filter(|key| !wanted.contains_key(key)) {
+        let known = self.ports.keys().chain(desired.ports.keys());
+        let differs = |index: &&ServicePortIndex| match (self.ports.get(index), desired.ports.get(index)) {
+            (Some(had), Some(wanted)) => !Arc::ptr_eq(had, wanted),
+            _ => true,
+        };
+        let changed: BTreeSet<ServicePortIndex> = known.filter(differs).copied().collect();
+        let ports = changed.iter().filter_map(|index| desired.ports.get(index));
+        let records = ports
+            .flat_map(|records| records.iter())
+            .chain(desired.shared.values());
+        let wanted: BTreeMap<Key, &Record> = records.map(|record| (record.key(), record)).collect();
+        let gone = |key: &Key| !wanted.contains_key(key);
+        let mut delete = |key: &Key| {
             whole.difference.deleted[column(key)] += 1;
             whole.deletes.push(key.clone());
+        };
+        if self.ports.is_empty() {
+            self.acknowledged
+                .keys()
+                .filter(|key| gone(key))
+                .for_each(&mut delete);
+        } else {
+            self.shared_keys().filter(|key| gone(key)).for_each(&mut delete);
+            let keys = changed.iter().flat_map(|index| self.keys_of(*index));
+            keys.filter(|key| gone(key)).for_each(&mut delete);
+            whole.deletes.sort_unstable();
         }
         for (key, record) in wanted {
             match self.acknowledged.get(&key) {
@@ -145,14 +198,32 @@ impl<D: Dataplane> Publisher<D> {
             }
             whole.puts.push(record.clone());
         }
-        if whole.deletes.is_empty() && whole.puts.is_empty() {
-            return Ok(None);
-        }
-        match self.send(&whole) {
-            Err(PublishError::Refused(reason)) => self.in_parts(&whole, desired, reason)?,
-            sent => sent?,
-        }
-        Ok(Some(whole.difference))
+        whole
+    }
+
+    /// Keys of what belongs to no one service port.
+    fn shared_keys(&self) -> impl Iterator<Item = &Key> {
+        let all = self.acknowledged.range(Key::Frontend(FIRST, Protocol(0), 0)..);
+        let frontends = all
+            .map(|(key, _)| key)
+            .take_while(|key| matches!(key, Key::Frontend(..)));
+        let last = self.acknowledged.keys().rev();
+        frontends.chain(last.take_while(|key| matches!(key, Key::Network(..) | Key::Settings)))
+    }
+
+    /// Keys of what a service port has beside its frontends.
+    fn keys_of(&self, index: ServicePortIndex) -> impl Iterator<Item = &Key> {
+        let next = ServicePortIndex(index.0.saturating_add(1));
+        let every = IpNet::from(Ipv4Net::default());
+        let parts = [
+            Key::ServicePort(index)..Key::ServicePort(next),
+            Key::Backend(index, FIRST, 0)..Key::Backend(next, FIRST, 0),
+            Key::SourceRange(index, every)..Key::SourceRange(next, every),
+        ];
+        parts
+            .into_iter()
+            .flat_map(|part| self.acknowledged.range(part))
+            .map(|(key, _)| key)
     }
 
     fn send(&mut self, changes: &Changes) -> Result<(), PublishError> {
@@ -268,11 +339,9 @@ pub(crate) mod tests {
     use std::cell::RefCell;
     use std::rc::Rc;
 
-    use sluice_dataplane::addr::Protocol;
     use sluice_dataplane::channel::record::{
-        Algorithm, FrontendKind, FrontendRecord, ServicePortRecord, SettingsRecord,
+        Algorithm, BackendRecord, FrontendKind, FrontendRecord, ServicePortRecord, SettingsRecord,
     };
-    use sluice_dataplane::index::ServicePortIndex;
 
     use super::*;
 
@@ -344,19 +413,67 @@ pub(crate) mod tests {
         publisher.connect().unwrap();
         assert_eq!(
             publisher
-                .publish(&[settings(false)])
+                .publish(&desired(&[settings(false)]))
                 .unwrap()
                 .unwrap()
                 .to_string(),
             "+1 setting"
         );
-        assert!(publisher.publish(&[settings(false)]).unwrap().is_none());
+        assert!(publisher.publish(&desired(&[settings(false)])).unwrap().is_none());
         assert_eq!(
-            publisher.publish(&[settings(true)]).unwrap().unwrap().to_string(),
+            publisher
+                .publish(&desired(&[settings(true)]))
+                .unwrap()
+                .unwrap()
+                .to_string(),
             "~1 setting"
         );
-        assert_eq!(publisher.publish(&[]).unwrap().unwrap().to_string(), "-1 setting");
+        assert_eq!(
+            publisher.publish(&desired(&[])).unwrap().unwrap().to_string(),
+            "-1 setting"
+        );
         assert_eq!((double.borrow().updates, double.borrow().records.len()), (3, 0));
+    }
+
+    /// The table of these records.
+    fn desired(records: &[Record]) -> Desired {
+        records.iter().cloned().collect()
+    }
+
+    #[test]
+    fn service_ports_that_are_the_same_still_are_not_looked_at_and_the_others_are() {
+        let double = Rc::new(RefCell::new(Double::default()));
+        let mut publisher = Publisher::new(double.clone());
+        publisher.connect().unwrap();
+        let backend = |index: u32, last: u8| {
+            Record::Backend(BackendRecord {
+                service_port: ServicePortIndex(index),
+                address: [10, 244, 0, last].into(),
+                port: 80,
+                in_cluster_set: true,
+                in_local_set: false,
+                usable: true,
+                serving: true,
+                local: false,
+            })
+        };
+        let mut table = desired(&[
+            backend(0, 1),
+            backend(0, 2),
+            backend(1, 1),
+            backend(2, 1),
+            settings(true),
+        ]);
+        publisher.publish(&table).unwrap();
+        assert!(publisher.publish(&table).unwrap().is_none());
+        table
+            .ports
+            .insert(ServicePortIndex(0), [backend(0, 2), backend(0, 3)].into());
+        table.ports.remove(&ServicePortIndex(2));
+        let said = publisher.publish(&table).unwrap().unwrap().to_string();
+        assert_eq!(said, "+1 backend, -2 backends");
+        let has: Vec<Record> = double.borrow().records.values().cloned().collect();
+        assert_eq!(has, table.records());
     }
 
     #[test]
@@ -368,11 +485,11 @@ pub(crate) mod tests {
         let mut publisher = Publisher::new(double.clone());
         publisher.connect().unwrap();
         assert!(matches!(
-            publisher.publish(&[settings(true)]),
+            publisher.publish(&desired(&[settings(true)])),
             Err(PublishError::Refused(_))
         ));
         double.borrow_mut().refuse = false;
-        assert!(publisher.publish(&[settings(true)]).unwrap().is_some());
+        assert!(publisher.publish(&desired(&[settings(true)])).unwrap().is_some());
         assert_eq!(publisher.generation(), Generation(1));
     }
 
@@ -406,7 +523,7 @@ pub(crate) mod tests {
         let mut publisher = Publisher::new(double.clone());
         publisher.connect().unwrap();
         let all: Vec<Record> = (0..9).flat_map(service).chain([settings(true)]).collect();
-        let said = publisher.publish(&all).unwrap_err().to_string();
+        let said = publisher.publish(&desired(&all)).unwrap_err().to_string();
         assert_eq!(said, "Service shop/s5: too many");
         let has = |index: u32| {
             service(index)
@@ -418,7 +535,7 @@ pub(crate) mod tests {
         assert!(double.borrow().records.contains_key(&Key::Settings));
         assert_eq!(publisher.generation(), double.borrow().generation);
         double.borrow_mut().poison = None;
-        assert!(publisher.publish(&all).unwrap().is_some());
+        assert!(publisher.publish(&desired(&all)).unwrap().is_some());
         assert_eq!(has(5), 2);
     }
 
@@ -427,12 +544,15 @@ pub(crate) mod tests {
         let double = Rc::new(RefCell::new(Double::default()));
         let mut publisher = Publisher::new(double.clone());
         publisher.connect().unwrap();
-        publisher.publish(&[settings(true)]).unwrap();
+        publisher.publish(&desired(&[settings(true)])).unwrap();
         double.borrow_mut().gone = true;
-        assert!(matches!(publisher.publish(&[]), Err(PublishError::Lost(_))));
+        assert!(matches!(
+            publisher.publish(&desired(&[])),
+            Err(PublishError::Lost(_))
+        ));
         assert!(!publisher.is_connected());
         double.borrow_mut().gone = false;
         publisher.connect().unwrap();
-        assert!(publisher.publish(&[settings(true)]).unwrap().is_none());
+        assert!(publisher.publish(&desired(&[settings(true)])).unwrap().is_none());
     }
 }

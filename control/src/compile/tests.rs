@@ -68,10 +68,15 @@ fn compiled(service: &Service, endpoints: &[&str], settings: &Settings) -> Compi
             "endpoints": endpoints.map(|(_, endpoint)| endpoint).collect::<Vec<_>>(),
             "ports": [{"name": "", "protocol": "TCP", "port": 8080}],
         });
-        serde_json::from_value(slice).unwrap()
+        Arc::new(serde_json::from_value(slice).unwrap())
     };
     let slices = Slices::from([(service.name.clone(), vec![slice(false), slice(true)])]);
-    compile_services([service].into_iter(), &slices, settings, &Numbers::default())
+    compile_services(
+        &[Arc::new(service.clone())],
+        &slices,
+        settings,
+        &Numbers::default(),
+    )
 }
 
 /// `cluster: … local: … any`, by the last digit of each address; `any` where something counts as an endpoint (CAT-7).
@@ -222,5 +227,65 @@ fn endpoints_are_sorted_into_sets_as_upstream_does_in_either_family() {
             let compiled = compiled(&service, &endpoints, &here(zone));
             assert_eq!(sets_of(&compiled, ipv6), expected, "{name} (IPv6: {ipv6})");
         }
+    }
+}
+
+#[test]
+fn what_is_remembered_gives_what_would_be_made_anew() {
+    use crate::endpoints::Endpoints;
+    use crate::model::tests::{model, reset};
+
+    let service = |name: &str, spec: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{selector: {{app: {name}}}, {spec}}}\n"
+        )
+    };
+    let pod = |name: &str, app: &str, ip: &str, ready: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {app}}}}}\nspec: {{nodeName: n1, containers: []}}\n\
+             status: {{podIP: {ip}, conditions: [{{type: Ready, status: \"{ready}\"}}]}}\n"
+        )
+    };
+    let node = |zone: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Node\nmetadata: {{name: n1, labels: {{topology.kubernetes.io/zone: {zone}}}}}\n"
+        )
+    };
+    let hinted = "trafficDistribution: PreferSameZone, ports: [{port: 80}]";
+    let taken = "externalIPs: [192.0.2.1], ports: [{port: 80}]";
+    let (a, b) = (service("a", hinted), service("b", taken));
+    let pods = pod("p", "a", "10.244.0.1", "True") + &pod("q", "b", "10.244.0.2", "True");
+    let texts = [
+        a.clone() + &b + &pods + &node("z"),
+        // A pod that turns not ready, one that comes, a node that moves.
+        a.clone() + &b + &pods.replacen("True", "False", 1) + &node("z"),
+        a.clone() + &b + &pods + &pod("r", "b", "10.244.0.3", "True") + &node("z2"),
+        // A frontend that two want, and that is free again.
+        a.replace(hinted, taken) + &b + &pods + &node("z2"),
+        a.replace(hinted, taken) + &pods + &node("z2"),
+        // Another port, another name for it, the Service made anew.
+        a.replace("port: 80", "port: 81") + &b + &pods,
+        a.replace("port: 80", "name: x, port: 81") + &b + &pods,
+        b.clone() + &pods,
+        a.clone() + &b + &pods + &node("z"),
+    ];
+    let (mut model, mut endpoints, mut compiler) = (model(), Endpoints::default(), Compiler::new(here("")));
+    for (step, text) in texts.iter().enumerate() {
+        model.apply(reset(text));
+        assert!(model.problems().is_empty(), "{:?}", model.problems());
+        compiler.set_zone(if step % 2 == 0 { "z".into() } else { "z2".into() });
+        let before = compiler.numbers.clone();
+        let slices = endpoints.slices(&model);
+        assert_eq!(slices, crate::endpoints::slices(&model), "{step}");
+        let services: Vec<_> = model.services().cloned().collect();
+        let (desired, conflicts) = compiler.compile(&services, &slices);
+        let anew = compile(&model, &slices, compiler.settings(), &before);
+        assert_eq!(
+            (desired.records(), &compiler.numbers),
+            (anew.records, &anew.numbers),
+            "{step}"
+        );
+        assert_eq!(conflicts, anew.conflicts);
+        assert_eq!(conflicts.len(), usize::from(step == 3), "{step}");
     }
 }

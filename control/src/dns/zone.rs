@@ -170,7 +170,7 @@ impl Zone {
         zone
     }
 
-    fn add(&mut self, service: &Service, slices: &[EndpointSlice], options: &Options) {
+    fn add(&mut self, service: &Service, slices: &[Arc<EndpointSlice>], options: &Options) {
         let key = key(service.name.namespace.as_bytes(), service.name.name.as_bytes());
         if service.external_name {
             let name = service

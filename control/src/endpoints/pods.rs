@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use sluice_dataplane::addr::Protocol;
@@ -12,14 +13,14 @@ use crate::model::{Model, protocol};
 /// All pods.
 pub(super) struct Pods<'m> {
     /// By namespace and label: a selector is answered from its rarest pair instead of from all pods.
-    by_label: HashMap<(&'m str, &'m str, &'m str), Vec<&'m Pod>>,
+    by_label: HashMap<(&'m str, &'m str, &'m str), Vec<&'m Arc<Pod>>>,
     /// Zone of each node, `None` if it has none.
     pub(super) nodes: HashMap<&'m str, Option<&'m String>>,
 }
 
 impl<'m> Pods<'m> {
     pub(super) fn new(model: &'m Model) -> Self {
-        let mut by_label: HashMap<_, Vec<&Pod>> = HashMap::new();
+        let mut by_label: HashMap<_, Vec<&Arc<Pod>>> = HashMap::new();
         for pod in model.pods() {
             let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
             for (key, value) in pod.metadata.labels.iter().flatten() {
@@ -38,7 +39,7 @@ impl<'m> Pods<'m> {
     }
 
     /// Pods with all labels of `selector`, by name.
-    pub(super) fn selected(&self, namespace: &str, selector: &BTreeMap<String, String>) -> Vec<&'m Pod> {
+    pub(super) fn selected(&self, namespace: &str, selector: &BTreeMap<String, String>) -> Vec<&'m Arc<Pod>> {
         let rarest = selector
             .iter()
             .map(
@@ -49,13 +50,19 @@ impl<'m> Pods<'m> {
             )
             .min_by_key(|pods| pods.len())
             .unwrap_or_default();
-        let matches = |pod: &&&Pod| {
+        let matches = |pod: &&&Arc<Pod>| {
             let labels = pod.metadata.labels.as_ref();
             selector
                 .iter()
                 .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
         };
         rarest.iter().filter(matches).copied().collect()
+    }
+
+    /// Zone of each node, for later.
+    pub(super) fn zones(&self) -> BTreeMap<String, Option<String>> {
+        let zone = |(node, zone): (&&str, &Option<&String>)| ((*node).to_owned(), zone.cloned());
+        self.nodes.iter().map(zone).collect()
     }
 
     /// Whether the node is one we may believe in: declared, or no node is declared at all (EPC-2).

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
@@ -59,7 +60,7 @@ struct Seen<'a> {
 pub fn candidates(
     service: &Service,
     port: &ServicePort,
-    slices: &[EndpointSlice],
+    slices: &[Arc<EndpointSlice>],
     here: &Here,
     ipv6: bool,
     external: bool,
@@ -89,12 +90,16 @@ pub fn candidates(
 }
 
 /// How many addresses of a family are ready on this node, over all ports (HC-4).
-pub fn local_ready(slices: &[EndpointSlice], here: &Here, ipv6: bool) -> usize {
+pub fn local_ready(slices: &[Arc<EndpointSlice>], here: &Here, ipv6: bool) -> usize {
     let named = |slice: &&EndpointSlice| {
         let mut ports = slice.ports.iter().flatten();
         ports.any(|port| port.name.is_some() && port.port.is_some_and(|number| number != 0))
     };
-    let endpoints = slices.iter().filter(|slice| feeds(slice, ipv6)).filter(named);
+    let endpoints = slices
+        .iter()
+        .map(|slice| &**slice)
+        .filter(|slice| feeds(slice, ipv6))
+        .filter(named);
     let endpoints = endpoints.flat_map(|slice| slice.endpoints.iter().flatten());
     let local = endpoints.filter_map(|endpoint| {
         let seen = Seen::new(endpoint, here);

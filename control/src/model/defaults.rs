@@ -4,6 +4,7 @@
 use k8s_openapi::api::core::v1::{
     ClientIPConfig, LoadBalancerStatus, Service, ServiceSpec, ServiceStatus, SessionAffinityConfig,
 };
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{Families, families};
@@ -119,6 +120,19 @@ pub fn apply(service: &mut Service, cluster: Families, held: Option<&Holding>) {
     }
     if spec.type_.as_deref() != Some("ExternalName") {
         families::complete(spec, cluster, held);
+    }
+}
+
+/// What the API server adds to a slice that a user wrote.
+pub(super) fn endpoint_slice(slice: &mut EndpointSlice) {
+    slice.ports = slice.ports.take().filter(|ports| !ports.is_empty());
+    slice.endpoints = slice.endpoints.take().filter(|endpoints| !endpoints.is_empty());
+    for port in slice.ports.iter_mut().flatten() {
+        port.name.get_or_insert_default();
+        port.protocol.get_or_insert_with(|| "TCP".into());
+    }
+    for endpoint in slice.endpoints.iter_mut().flatten() {
+        endpoint.conditions.get_or_insert_default();
     }
 }
 

@@ -79,7 +79,13 @@ pub fn doubts(model: &Model) -> Vec<Problem> {
 }
 
 fn candidates(model: &Model) -> Vec<Candidate<'_>> {
-    let kinds = [Kind::Pod, Kind::ReplicaSet, Kind::Deployment];
+    let kinds = [
+        Kind::Pod,
+        Kind::ReplicaSet,
+        Kind::Deployment,
+        Kind::StatefulSet,
+        Kind::DaemonSet,
+    ];
     let bodies = kinds.into_iter().flat_map(|kind| model.of_kind(kind));
     bodies.filter_map(candidate).collect()
 }
@@ -89,6 +95,8 @@ fn candidate(body: &Body) -> Option<Candidate<'_>> {
         Body::Pod(pod) => (pod.metadata.labels.as_ref(), pod.spec.as_ref()),
         Body::ReplicaSet(set) => of_template(set.spec.as_ref()?.template.as_ref()?),
         Body::Deployment(deployment) => of_template(&deployment.spec.as_ref()?.template),
+        Body::StatefulSet(set) => of_template(&set.spec.as_ref()?.template),
+        Body::DaemonSet(set) => of_template(&set.spec.as_ref()?.template),
         _ => return None,
     };
     Some(Candidate {

@@ -169,7 +169,9 @@ impl Bed {
 
     /// Makes `records` the desired table; the worker takes it with its next turn.
     pub(crate) fn publish(&mut self, records: &[Record]) {
-        self.publisher.publish(records).unwrap();
+        self.publisher
+            .publish(&records.iter().cloned().collect())
+            .unwrap();
         self.turn();
     }
 

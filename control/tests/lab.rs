@@ -196,7 +196,7 @@ fn what_is_not_there_is_named_in_one_line_with_what_is() {
     assert!(line(&["logs", "nobody"]).contains("no pod nobody in namespace default"));
     assert!(line(&["delete", "pod", "nobody"]).contains("no pod default/nobody; there are: default/debug"));
     assert!(line(&["scale", "rs/nothing", "1"]).contains("there are: rs/echo-spring, rs/echo-summer"));
-    assert!(line(&["scale", "nothing", "1"]).contains("say rs/NAME or deployment/NAME"));
+    assert!(line(&["scale", "nothing", "1"]).contains("say rs/NAME, sts/NAME or deployment/NAME"));
     assert!(line(&["up", QUICKSTART]).contains("is up already"));
 }
 

@@ -31,7 +31,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         CheckOutput::Json => serde_json::to_string_pretty(&problems)? + "\n",
         CheckOutput::Text => {
             let terminal = stdout.is_terminal();
-            let colour = terminal && std::env::var_os("NO_COLOR").is_none();
+            let colour = terminal && wants_colour();
             let text = |problem: &Problem| match terminal {
                 true => problem.with_source(colour) + "\n\n",
                 false => format!("{problem}\n"),
@@ -47,6 +47,22 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// Problems on standard error, with the lines concerned where a person reads it.
+pub(super) fn print_problems(problems: &[&Problem]) {
+    let terminal = std::io::stderr().is_terminal();
+    for problem in problems {
+        match terminal {
+            true => eprintln!("{}\n", problem.with_source(wants_colour())),
+            false => eprintln!("{problem}"),
+        }
+    }
+}
+
+/// Whether a terminal's reader wants colours (<https://no-color.org>).
+fn wants_colour() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 fn summary(folders: &Folders, model: &Model, problems: &[Problem]) -> String {

@@ -1,7 +1,7 @@
 //! `sluice lab`.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -122,10 +122,9 @@ fn report_problems(state: &State, folder: &Path) -> usize {
     let errors = problems
         .iter()
         .filter(|problem| problem.severity == Severity::Error);
-    let colour = io::stderr().is_terminal();
-    errors
-        .inspect(|problem| eprintln!("{}\n", problem.with_source(colour)))
-        .count()
+    let errors: Vec<_> = errors.collect();
+    super::check::print_problems(&errors);
+    errors.len()
 }
 
 /// Progress lines with the time since the start.
@@ -201,9 +200,11 @@ fn delete(state: &State, namespace: String, name: &str) -> anyhow::Result<()> {
 
 fn scale(state: &State, target: &str, replicas: u32, namespace: String) -> anyhow::Result<()> {
     let (deployment, name) = match target.split_once('/') {
-        Some(("rs" | "replicaset" | "replicasets", name)) => (false, name),
+        Some(("rs" | "replicaset" | "replicasets" | "sts" | "statefulset" | "statefulsets", name)) => {
+            (false, name)
+        }
         Some(("deploy" | "deployment" | "deployments", name)) => (true, name),
-        _ => bail!("{target:?} names nothing to scale: say rs/NAME or deployment/NAME"),
+        _ => bail!("{target:?} names nothing to scale: say rs/NAME, sts/NAME or deployment/NAME"),
     };
     lab::living(state)?;
     let request = Request::Scale {

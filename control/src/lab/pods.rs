@@ -20,10 +20,10 @@ use super::launch::own_binary;
 use super::namespace::Namespaces;
 use super::net::Addresses;
 use super::now;
-use super::probe::Check;
+use super::probe::{Check, Place};
 use super::process::{Exit, HandOver, Reaper, signal};
 use super::state::State;
-use super::workloads::{Key, Template};
+use super::workloads::{Key, SetKind, Template};
 use crate::env;
 
 mod process;
@@ -40,10 +40,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// A pod of the lab.
 pub(super) struct Pod {
     pub(super) key: Key,
-    /// The set that owns it.
-    pub(super) set: Option<Key>,
-    /// The Deployment of that set.
-    pub(super) deployment: Option<String>,
+    /// What keeps it, if anything does.
+    pub(super) owner: Option<Owner>,
     /// The last octet of its address, which nobody else has.
     pub(super) number: u8,
     addresses: Addresses,
@@ -54,6 +52,25 @@ pub(super) struct Pod {
     containers: Vec<Process>,
     terminating: Option<Terminating>,
     reported: Option<PodObject>,
+}
+
+/// What keeps a pod: a set, and what that was made for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Owner {
+    pub(super) kind: SetKind,
+    pub(super) set: Key,
+    /// The Deployment of the set.
+    pub(super) deployment: Option<String>,
+}
+
+/// As commands name it.
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.deployment {
+            Some(deployment) => write!(f, "deployment/{deployment}"),
+            None => write!(f, "{}/{}", self.kind.short(), self.set.name),
+        }
+    }
 }
 
 struct Terminating {
@@ -84,8 +101,7 @@ pub(super) struct Surroundings<'a> {
 impl Pod {
     pub(super) fn new(
         key: Key,
-        set: Option<Key>,
-        deployment: Option<String>,
+        owner: Option<Owner>,
         template: Template,
         (number, addresses): (u8, Addresses),
         namespaces: Namespaces,
@@ -96,8 +112,7 @@ impl Pod {
         let created = Timestamp::from_second(created.as_second()).unwrap_or(created);
         Self {
             key,
-            set,
-            deployment,
+            owner,
             number,
             addresses,
             namespaces,
@@ -180,10 +195,19 @@ impl Pod {
                 .as_ref()
                 .map_or(manifests, Into::into),
         );
+        let check = Check::of(&process.container).unwrap_or_else(|error| {
+            let told = format!("{error:#}; it is ready as it starts");
+            log::warn!("pod {}: {}: {told}", self.key, process.container.name);
+            append(&log, &format!("{told}\n"));
+            None
+        });
+        let set = command
+            .get_envs()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+        let (environment, folder) = (set.collect(), command.get_current_dir().map(Into::into));
         let pid = around
             .reaper
             .spawn(&self.namespaces, command, &log, &HandOver::default())?;
-        let check = Check::of(&process.container);
         let process = &mut self.containers[index];
         process.pid = Some(pid);
         process.restarts += u32::from(process.ended.is_some());
@@ -198,7 +222,17 @@ impl Pod {
                 container: index,
                 ready: false,
             };
-            process.probe = Some(check.start(&self.namespaces, self.addresses.v4, (around.news)(news))?);
+            let place = Place {
+                namespaces: self
+                    .namespaces
+                    .try_clone()
+                    .context("cannot hold the pod's namespaces")?,
+                address: self.addresses.v4,
+                reaper: around.reaper.clone(),
+                environment,
+                folder,
+            };
+            process.probe = Some(check.start(place, (around.news)(news))?);
         }
         Ok(())
     }
@@ -337,6 +371,11 @@ impl Pod {
         self.terminating.is_none() && self.containers_ready()
     }
 
+    /// A label of its own.
+    pub(super) fn label(&self, key: &str) -> Option<&str> {
+        self.template.labels.get(key).map(String::as_str)
+    }
+
     /// Its processes.
     pub(super) fn processes(&self) -> impl Iterator<Item = i32> {
         self.containers.iter().filter_map(|process| process.pid)
@@ -361,10 +400,7 @@ impl Pod {
             ),
             phase: self.doing().to_owned(),
             restarts: self.containers.iter().map(|process| process.restarts).sum(),
-            owner: match (&self.deployment, &self.set) {
-                (Some(deployment), _) => Some(format!("deployment/{deployment}")),
-                (None, set) => set.as_ref().map(|set| format!("rs/{}", set.name)),
-            },
+            owner: self.owner.as_ref().map(ToString::to_string),
             labels: self.template.labels.clone(),
             fds: self.namespaces.fds(),
         }

@@ -1,8 +1,9 @@
 //! Processes of the lab: started inside a host's namespaces, reaped by the keeper, started again with back-off.
 //!
 //! The keeper is the first process of its PID namespace, so orphans become its children too: one thread waits for all of
-//! them. Never waits for one process alone, and never restarts without saying so.
+//! them, and tells whoever waits for one. Never restarts without saying so.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -43,10 +44,14 @@ impl std::fmt::Display for Exit {
     }
 }
 
+/// Those who wait for one child themselves, by its process id.
+type Waiting = Arc<Mutex<HashMap<i32, mpsc::Sender<Exit>>>>;
+
 /// The thread that waits for children.
 #[derive(Clone)]
 pub(super) struct Reaper {
     born: mpsc::Sender<()>,
+    waiting: Waiting,
     /// Held while a child is made: one whose program cannot be run is waited for by the library that made it.
     making: Arc<Mutex<()>>,
 }
@@ -57,6 +62,16 @@ impl Reaper {
         let (born, births) = mpsc::channel();
         let making = Arc::new(Mutex::new(()));
         let lock = Arc::clone(&making);
+        let waiting = Waiting::default();
+        let waited_for = Arc::clone(&waiting);
+        let ended = move |pid: Pid, exit| {
+            let mut waiting = waited_for.lock().unwrap_or_else(PoisonError::into_inner);
+            match waiting.remove(&pid.as_raw()) {
+                // Who waited may have lost patience.
+                Some(waits) => drop(waits.send(exit)),
+                None => ended(pid.as_raw(), exit),
+            }
+        };
         let run = move || {
             loop {
                 match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
@@ -64,10 +79,8 @@ impl Reaper {
                         let _made = lock.lock().unwrap_or_else(PoisonError::into_inner);
                         let Some(pid) = status.pid() else { continue };
                         match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
-                            Ok(WaitStatus::Exited(pid, status)) => ended(pid.as_raw(), Exit::Status(status)),
-                            Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                                ended(pid.as_raw(), Exit::Signal(signal))
-                            }
+                            Ok(WaitStatus::Exited(pid, status)) => ended(pid, Exit::Status(status)),
+                            Ok(WaitStatus::Signaled(pid, signal, _)) => ended(pid, Exit::Signal(signal)),
                             _ => {}
                         }
                     }
@@ -85,7 +98,11 @@ impl Reaper {
             .name("reaper".to_owned())
             .spawn(run)
             .context("cannot start a thread")?;
-        Ok(Self { born, making })
+        Ok(Self {
+            born,
+            waiting,
+            making,
+        })
     }
 
     /// Starts a process inside namespaces, its output appended to `log`. Gives its process id.
@@ -99,11 +116,39 @@ impl Reaper {
         let open = || File::options().create(true).append(true).open(log);
         let output = open().and_then(|file| Ok((file.try_clone()?, file)));
         let (output, errors) = output.with_context(|| format!("cannot write {}", log.display()))?;
+        command.stdin(Stdio::null()).stdout(output).stderr(errors);
+        self.make(namespaces, command, sockets, None)
+    }
+
+    /// Runs a command inside namespaces to its end, its output thrown away. One that takes longer than `within` is killed,
+    /// and gives nothing.
+    pub(super) fn run(
+        &self,
+        namespaces: &Namespaces,
+        mut command: Command,
+        within: Duration,
+    ) -> anyhow::Result<Option<Exit>> {
+        let (ended, end) = mpsc::channel();
         command
             .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors)
-            .process_group_of_its_own();
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let pid = self.make(namespaces, command, &HandOver::default(), Some(ended))?;
+        let exit = end.recv_timeout(within).ok();
+        if exit.is_none() {
+            signal(pid, Signal::SIGKILL);
+        }
+        Ok(exit)
+    }
+
+    fn make(
+        &self,
+        namespaces: &Namespaces,
+        mut command: Command,
+        sockets: &HandOver,
+        waits: Option<mpsc::Sender<Exit>>,
+    ) -> anyhow::Result<i32> {
+        command.process_group_of_its_own();
         let program = command.get_program().to_string_lossy().into_owned();
         let pid = namespaces.enter(|| {
             // The keeper's threads leave SIGTERM to one of them; a child must not inherit that.
@@ -116,7 +161,15 @@ impl Reaper {
             let child = command.spawn();
             sockets.close_to_others()?;
             let child = child.with_context(|| format!("cannot run {program}"))?;
-            i32::try_from(child.id()).context("a process id beyond the kernel's range")
+            let pid = i32::try_from(child.id()).context("a process id beyond the kernel's range")?;
+            // Before the reaper can see its end.
+            if let Some(waits) = waits {
+                self.waiting
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(pid, waits);
+            }
+            Ok(pid)
         })?;
         // If the reaper is gone, so is the keeper.
         let _gone = self.born.send(());

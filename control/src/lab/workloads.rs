@@ -1,4 +1,4 @@
-//! Which pods there should be: Pod, ReplicaSet and Deployment objects of the manifest folder.
+//! Which pods there should be: the Pods, ReplicaSets, Deployments, StatefulSets and DaemonSets of the manifest folder.
 //!
 //! Takes files; gives sets of pods to keep and single pods. Other kinds are control's and are passed over; a file that
 //! cannot be read keeps what it said last, so that a half-saved edit stops nothing. Never touches a pod.
@@ -9,7 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
@@ -36,9 +36,44 @@ pub(super) struct Template {
     pub(super) spec: PodSpec,
 }
 
+/// How a set keeps its pods.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum SetKind {
+    /// So many, whatever they are called.
+    Replica,
+    /// Pods with ordinals for names, which stay whatever becomes of the pod. `parallel`: at once, else one after the other.
+    Stateful { parallel: bool },
+    /// One on every node: the lab has one.
+    Daemon,
+}
+
+impl SetKind {
+    /// As manifests write it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Replica => "ReplicaSet",
+            Self::Stateful { .. } => "StatefulSet",
+            Self::Daemon => "DaemonSet",
+        }
+    }
+
+    /// As commands name it.
+    pub(super) const fn short(self) -> &'static str {
+        match self {
+            Self::Replica => "rs",
+            Self::Stateful { .. } => "sts",
+            Self::Daemon => "ds",
+        }
+    }
+}
+
+/// The label that tells which template a pod was made from, where a set replaces pods of an older one.
+pub(super) const REVISION: &str = "controller-revision-hash";
+
 /// A number of pods alike.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Set {
+    pub(super) kind: SetKind,
     pub(super) replicas: u32,
     pub(super) template: Template,
     /// The Deployment it was made for.
@@ -50,7 +85,7 @@ pub(super) struct Set {
 pub(super) struct Workloads {
     /// Single pods.
     pub(super) pods: BTreeMap<Key, Template>,
-    /// ReplicaSets, those of Deployments included, under their own names.
+    /// Sets, those of Deployments included, under their own names.
     pub(super) sets: BTreeMap<Key, Set>,
 }
 
@@ -114,14 +149,52 @@ impl Workloads {
                 let (key, spec) = (key(&set.metadata)?, set.spec.unwrap_or_default());
                 let pod = spec.template.unwrap_or_default();
                 let template = template(pod.metadata.as_ref(), pod.spec);
-                self.sets.insert(
+                self.set(
                     key,
                     Set {
+                        kind: SetKind::Replica,
                         replicas: replicas(spec.replicas),
                         template,
                         deployment: None,
                     },
+                )?;
+            }
+            Some("StatefulSet") => {
+                let set: StatefulSet = typed(object)?;
+                let (key, spec) = (key(&set.metadata)?, set.spec.unwrap_or_default());
+                let mut template = revised(
+                    &key,
+                    template(spec.template.metadata.as_ref(), spec.template.spec),
                 );
+                // Pods are found under it by name (DNS-16).
+                template.spec.subdomain = spec.service_name.filter(|name| !name.is_empty());
+                let parallel = spec.pod_management_policy.as_deref() == Some("Parallel");
+                self.set(
+                    key,
+                    Set {
+                        kind: SetKind::Stateful { parallel },
+                        replicas: replicas(spec.replicas),
+                        template,
+                        deployment: None,
+                    },
+                )?;
+            }
+            Some("DaemonSet") => {
+                let set: DaemonSet = typed(object)?;
+                let (key, spec) = (key(&set.metadata)?, set.spec.unwrap_or_default());
+                let template = revised(
+                    &key,
+                    template(spec.template.metadata.as_ref(), spec.template.spec),
+                );
+                self.set(
+                    key,
+                    Set {
+                        kind: SetKind::Daemon,
+                        replicas: 1,
+                        template,
+                        deployment: None,
+                    },
+                )?;
             }
             Some("Deployment") => {
                 let deployment: Deployment = typed(object)?;
@@ -136,14 +209,15 @@ impl Workloads {
                     name: format!("{}-{hash}", key.name),
                 };
                 let replicas = replicas(spec.replicas);
-                self.sets.insert(
+                self.set(
                     set,
                     Set {
+                        kind: SetKind::Replica,
                         replicas,
                         template,
                         deployment: Some(key.name),
                     },
-                );
+                )?;
             }
             Some("List") => {
                 for item in object
@@ -159,6 +233,29 @@ impl Workloads {
         }
         Ok(())
     }
+
+    fn set(&mut self, key: Key, set: Set) -> anyhow::Result<()> {
+        if let Some(other) = self
+            .sets
+            .get(&key)
+            .filter(|other| other.kind.name() != set.kind.name())
+        {
+            anyhow::bail!(
+                "{} {key}: a {} has this name already, and the lab tells its pods by it: give one another name",
+                set.kind.name(),
+                other.kind.name()
+            );
+        }
+        self.sets.insert(key, set);
+        Ok(())
+    }
+}
+
+/// A template with the label that tells it from an older one.
+fn revised(set: &Key, mut template: Template) -> Template {
+    let revision = format!("{}-{}", set.name, template_hash(&template));
+    template.labels.insert(REVISION.to_owned(), revision);
+    template
 }
 
 /// The manifests below a folder, in the order of their names.
@@ -312,6 +409,49 @@ mod tests {
         assert_eq!(
             set.template.labels["pod-template-hash"],
             key.name.trim_start_matches("web-")
+        );
+    }
+
+    #[test]
+    fn pods_of_stateful_sets_know_their_service_and_a_changed_template_is_another_revision() {
+        let text = |image: &str| {
+            format!(
+                "kind: StatefulSet\nmetadata: {{name: db}}\nspec:\n  serviceName: db\n  replicas: 3\n  selector: {{}}\n  template:\n    \
+                 spec: {{containers: [{{name: c, image: {image}}}]}}\n---\nkind: DaemonSet\nmetadata: {{name: agent}}\nspec:\n  \
+                 selector: {{}}\n  template: {{spec: {{containers: []}}}}\n"
+            )
+        };
+        let (directory, mut folder) = folder(&[("a.yaml", &text("one"))]);
+        let (one, complaints) = folder.read();
+        assert_eq!(complaints, Vec::<String>::new());
+        fs::write(directory.path().join("a.yaml"), text("two")).unwrap();
+        let two = folder.read().0;
+        let sets = |workloads: &Workloads| workloads.sets.values().cloned().collect::<Vec<_>>();
+        let [agent, db] = &sets(&one)[..] else {
+            panic!("{one:?}")
+        };
+        assert_eq!((agent.kind, agent.replicas), (SetKind::Daemon, 1));
+        assert_eq!((db.kind, db.replicas), (SetKind::Stateful { parallel: false }, 3));
+        assert_eq!(db.template.spec.subdomain.as_deref(), Some("db"));
+        let revisions = |workloads: &Workloads| {
+            sets(workloads)
+                .iter()
+                .map(|set| set.template.labels[REVISION].clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(revisions(&one)[0], revisions(&two)[0]);
+        assert_ne!(revisions(&one)[1], revisions(&two)[1]);
+    }
+
+    #[test]
+    fn two_sets_of_one_name_are_told_not_mixed() {
+        let other = "---\nkind: DaemonSet\nmetadata: {name: echo}\nspec: {selector: {}, template: {}}\n";
+        let (_directory, mut folder) = folder(&[("a.yaml", &format!("{SET}{other}"))]);
+        let (workloads, complaints) = folder.read();
+        assert_eq!((workloads.sets.len(), complaints.len()), (1, 1));
+        assert!(
+            complaints[0].contains("a ReplicaSet has this name already"),
+            "{complaints:?}"
         );
     }
 

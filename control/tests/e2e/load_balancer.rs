@@ -58,12 +58,12 @@ in_every_lab! {
         wait_until("the last endpoint is gone", || (told(lab, &health)?.0 == 503).then_some(()));
         succeed(lab.sluice(&["lab", "scale", "rs/echo", "2"]));
         wait_until("there are endpoints again", || (told(lab, &health)?.1 == "2").then_some(()));
-        lab.edit("echo.yaml", "externalTrafficPolicy: Local", "externalTrafficPolicy: Cluster");
-        lab.edit("echo.yaml", "healthCheckNodePort: 31500", "publishNotReadyAddresses: false");
+        let (asked, not_asked) =
+            ("externalTrafficPolicy: Local\n  healthCheckNodePort: 31500\n", "externalTrafficPolicy: Cluster\n");
+        lab.edit("echo.yaml", asked, not_asked);
         wait_until("nobody is asked any more", || told(lab, &health).is_none().then_some(()));
         requests(lab, "client", &format!("http://{ip}"), 5);
-        lab.edit("echo.yaml", "externalTrafficPolicy: Cluster", "externalTrafficPolicy: Local");
-        lab.edit("echo.yaml", "publishNotReadyAddresses: false", "healthCheckNodePort: 31500");
+        lab.edit("echo.yaml", not_asked, asked);
         wait_until("it is asked again", || told(lab, &health).map(drop));
 
         // A new control gives the same address, and lets others than the listed in no more.

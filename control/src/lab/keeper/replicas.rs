@@ -7,12 +7,29 @@ use serde_json::Value;
 
 use super::super::namespace::Namespaces;
 use super::super::net::{Addresses, FIRST_POD, LAST_POD};
-use super::super::pods::Pod;
+use super::super::pods::{Owner, Pod};
 use super::super::resolv::{self, ResolvConf};
 use super::super::services::{DOMAIN, dns_ips};
-use super::super::workloads::{Key, Set, Template, name_part};
+use super::super::workloads::{Key, REVISION, Set, SetKind, Template, name_part};
 use super::super::{random, uid};
 use super::{Keeper, join};
+
+fn owner(key: &Key, set: &Set) -> Owner {
+    Owner {
+        kind: set.kind,
+        set: key.clone(),
+        deployment: set.deployment.clone(),
+    }
+}
+
+fn is_of(pod: &Pod, set: &Key) -> bool {
+    pod.owner.as_ref().is_some_and(|owner| owner.set == *set)
+}
+
+/// Whether a pod was made from another template than the set has now.
+fn is_older(pod: &Pod, set: &Set) -> bool {
+    pod.label(REVISION) != set.template.labels.get(REVISION).map(String::as_str)
+}
 
 impl Keeper {
     /// Another number of replicas, until the file says a third.
@@ -26,13 +43,13 @@ impl Keeper {
             false => *set == key && spec.deployment.is_none(),
         });
         let Some((_, set)) = set else {
-            let kind = if deployment { "Deployment" } else { "ReplicaSet" };
-            let known = self.wanted.sets.iter().map(|(key, set)| match &set.deployment {
-                Some(name) => format!("deployment/{name}"),
-                None => format!("rs/{}", key.name),
-            });
+            let kind = if deployment { "Deployment" } else { "set" };
+            let known = self.wanted.sets.iter().map(|(key, set)| owner(key, set));
             bail!("no {kind} {key}; there are: {}", join(known));
         };
+        if set.kind == SetKind::Daemon {
+            bail!("DaemonSet {key} has one pod on each node, and the lab has one node");
+        }
         self.scaled
             .insert((deployment, key.clone()), (set.replicas, replicas));
         Ok(Value::Null)
@@ -87,46 +104,38 @@ impl Keeper {
     }
 
     pub(super) fn match_sets(&mut self) {
-        let sets: Vec<(Key, Template, Option<String>)> = self
+        let sets: Vec<(Key, Set)> = self
             .wanted
             .sets
             .iter()
-            .map(|(key, set)| (key.clone(), set.template.clone(), set.deployment.clone()))
+            .map(|(key, set)| (key.clone(), set.clone()))
             .collect();
         let mut replaced = Vec::new();
-        for (key, template, deployment) in sets {
+        for (key, set) in sets {
             let wanted = self.replicas(&key) as usize;
-            let mut owned: Vec<Key> = self.pods_where(|pod| pod.set.as_ref() == Some(&key));
-            // The ones that serve stay longest.
-            owned.sort_by_key(|pod| self.pods.get(pod).is_none_or(|pod| !pod.is_ready()));
-            for pod in owned.iter().skip(wanted) {
-                self.terminate(pod);
-            }
-            for _ in owned.len()..wanted {
-                let name = format!("{}-{}", key.name, name_part(random(), 5));
-                let pod = Key {
-                    namespace: key.namespace.clone(),
-                    name,
-                };
-                if let Err(error) = self.add_pod(pod, Some(key.clone()), deployment.clone(), template.clone())
-                {
-                    log::error!("{key}: {error:#}");
-                    break;
+            match set.kind {
+                SetKind::Replica => self.match_replicas(&key, &set, wanted),
+                SetKind::Daemon => {
+                    self.end_older(&key, &set);
+                    self.match_replicas(&key, &set, wanted);
                 }
+                SetKind::Stateful { parallel } => self.match_ordinals(&key, &set, wanted, parallel),
             }
             let ready = self
                 .pods
                 .values()
-                .filter(|pod| pod.set.as_ref() == Some(&key) && pod.is_ready())
+                .filter(|pod| is_of(pod, &key) && pod.is_ready())
                 .count();
             if ready >= wanted {
-                replaced.extend(deployment.map(|name| (key.namespace, name)));
+                replaced.extend(set.deployment.map(|name| (key.namespace, name)));
             }
         }
         // A set that is no longer wanted ends; that of a changed Deployment only when the new one serves.
         let orphans = self.pods_where(|pod| {
-            let Some(set) = &pod.set else { return false };
-            let waits = pod.deployment.as_ref().is_some_and(|deployment| {
+            let Some(Owner { set, deployment, .. }) = &pod.owner else {
+                return false;
+            };
+            let waits = deployment.as_ref().is_some_and(|deployment| {
                 let same = |spec: &Set| spec.deployment.as_ref() == Some(deployment);
                 self.wanted
                     .sets
@@ -139,8 +148,92 @@ impl Keeper {
         orphans.iter().for_each(|pod| self.terminate(pod));
     }
 
+    fn match_replicas(&mut self, key: &Key, set: &Set, wanted: usize) {
+        let mut owned: Vec<Key> = self.pods_where(|pod| is_of(pod, key));
+        // The ones that serve stay longest.
+        owned.sort_by_key(|pod| self.pods.get(pod).is_none_or(|pod| !pod.is_ready()));
+        for pod in owned.iter().skip(wanted) {
+            self.terminate(pod);
+        }
+        for _ in owned.len()..wanted {
+            let pod = Key {
+                namespace: key.namespace.clone(),
+                name: format!("{}-{}", key.name, name_part(random(), 5)),
+            };
+            if let Err(error) = self.add_pod(pod, Some(owner(key, set)), set.template.clone()) {
+                log::error!("{key}: {error:#}");
+                break;
+            }
+        }
+    }
+
+    /// Pods `NAME-0`, `NAME-1` and so on: one after the other, each once those before it are ready, and the last first when
+    /// they go. A name is used again only when nothing is left of who had it.
+    fn match_ordinals(&mut self, key: &Key, set: &Set, wanted: usize, parallel: bool) {
+        let named = |ordinal: usize| Key {
+            namespace: key.namespace.clone(),
+            name: format!("{}-{ordinal}", key.name),
+        };
+        let ordinal = |pod: &Key| {
+            pod.name
+                .rsplit_once('-')
+                .and_then(|(_, ordinal)| ordinal.parse::<usize>().ok())
+        };
+        let is_going = self
+            .pods
+            .values()
+            .any(|pod| is_of(pod, key) && pod.is_terminating());
+        let surplus = self
+            .pods_where(|pod| is_of(pod, key) && ordinal(&pod.key).is_none_or(|ordinal| ordinal >= wanted));
+        let last = surplus.iter().max_by_key(|pod| ordinal(pod)).cloned();
+        match last {
+            Some(last) if !parallel && !is_going => self.terminate(&last),
+            Some(_) if parallel => surplus.iter().for_each(|pod| self.terminate(pod)),
+            _ => {}
+        }
+        for ordinal in 0..wanted {
+            let name = named(ordinal);
+            if let Some(pod) = self.pods.get(&name) {
+                // One that will never be ready must not be in the way of its own correction.
+                if !parallel && !pod.is_ready() {
+                    return self.end_older(key, set);
+                }
+                continue;
+            }
+            let mut template = set.template.clone();
+            template.spec.hostname = Some(name.name.clone());
+            template
+                .labels
+                .insert("statefulset.kubernetes.io/pod-name".to_owned(), name.name.clone());
+            template
+                .labels
+                .insert("apps.kubernetes.io/pod-index".to_owned(), ordinal.to_string());
+            if let Err(error) = self.add_pod(name, Some(owner(key, set)), template) {
+                log::error!("{key}: {error:#}");
+                return;
+            }
+            if !parallel {
+                return;
+            }
+        }
+        // All are there, and ready: the last of an older template makes room for a newer one.
+        self.end_older(key, set);
+    }
+
+    /// Ends one pod of an older template, the last by name, unless one is on its way already.
+    fn end_older(&mut self, key: &Key, set: &Set) {
+        let is_older = |pod: &Pod| is_older(pod, set);
+        let waits = |pod: &Pod| pod.is_terminating() || !is_older(pod) && !pod.is_ready();
+        let waits = self.pods.values().any(|pod| is_of(pod, key) && waits(pod));
+        let older = self.pods_where(|pod| is_of(pod, key) && is_older(pod));
+        let last = older.iter().max_by_key(|pod| (pod.name.len(), pod.name.clone()));
+        if let Some(last) = last.filter(|_| !waits) {
+            self.terminate(last);
+        }
+    }
+
     pub(super) fn match_single_pods(&mut self) {
-        let unwanted = self.pods_where(|pod| pod.set.is_none() && !self.wanted.pods.contains_key(&pod.key));
+        let unwanted = self.pods_where(|pod| pod.owner.is_none() && !self.wanted.pods.contains_key(&pod.key));
         unwanted.iter().for_each(|pod| self.terminate(pod));
         let missing: Vec<_> = self
             .wanted
@@ -153,7 +246,7 @@ impl Keeper {
             .map(|(k, t)| (k.clone(), t.clone()))
             .collect::<Vec<_>>()
         {
-            if let Err(error) = self.add_pod(key.clone(), None, None, template) {
+            if let Err(error) = self.add_pod(key.clone(), None, template) {
                 log::error!("pod {key}: {error:#}");
             }
         }
@@ -173,13 +266,7 @@ impl Keeper {
         }
     }
 
-    fn add_pod(
-        &mut self,
-        key: Key,
-        set: Option<Key>,
-        deployment: Option<String>,
-        template: Template,
-    ) -> anyhow::Result<()> {
+    fn add_pod(&mut self, key: Key, owner: Option<Owner>, template: Template) -> anyhow::Result<()> {
         let number = self.next_number()?;
         let namespaces = self.network.create_pod(number)?;
         let addresses = Addresses::pod(number, self.network.dual);
@@ -192,8 +279,7 @@ impl Keeper {
         log::info!("pod {key} has {}", addresses.v4);
         let pod = Pod::new(
             key.clone(),
-            set,
-            deployment,
+            owner,
             template,
             (number, addresses),
             namespaces,

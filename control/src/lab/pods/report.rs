@@ -10,8 +10,8 @@ use super::super::net::Addresses;
 use super::super::process::Exit;
 use super::super::state::{State, write_atomically};
 use super::super::uid;
-use super::Pod;
 use super::process::{Process, Program};
+use super::{Owner, Pod};
 
 impl Pod {
     /// Writes the pod's report if it changed.
@@ -77,11 +77,11 @@ impl Pod {
     }
 
     fn object(&self) -> PodObject {
-        let owner = self.set.as_ref().map(|set| OwnerReference {
+        let owner = self.owner.as_ref().map(|Owner { kind, set, .. }| OwnerReference {
             api_version: "apps/v1".to_owned(),
             block_owner_deletion: Some(true),
             controller: Some(true),
-            kind: "ReplicaSet".to_owned(),
+            kind: kind.name().to_owned(),
             name: set.name.clone(),
             uid: uid(set),
         });

@@ -20,6 +20,8 @@ pub trait Rows {
     const KIND: &'static str;
     /// Its plural, as in "services "web" not found".
     const PLURAL: &'static str;
+    /// Fields that it can be chosen by, beside its name and namespace.
+    const FIELDS: &'static [&'static str];
 
     /// Its metadata.
     fn metadata(&self) -> &ObjectMeta;
@@ -27,55 +29,80 @@ pub trait Rows {
     fn row(&self, now: Timestamp) -> Vec<String>;
 }
 
-/// The table of `items`.
-pub fn table<T: Rows>(items: &[&T], wide: bool, namespaces: bool, headers: bool, now: Timestamp) -> String {
-    let columns = if wide {
-        T::COLUMNS.len()
-    } else {
-        T::COLUMNS.len() - T::WIDE
-    };
-    let mut rows: Vec<Vec<String>> = Vec::new();
-    if headers {
-        rows.push(
-            T::COLUMNS[..columns]
+/// What a table shows of its items. It remembers how wide its columns were, so that rows that come later stand under those
+/// before.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    /// The columns of the wide form, too.
+    pub wide: bool,
+    /// The namespace first.
+    pub namespaces: bool,
+    /// Headings.
+    pub headers: bool,
+    /// Labels as further columns.
+    pub labels: Vec<String>,
+    /// Of the columns so far.
+    pub widths: Vec<usize>,
+}
+
+impl Table {
+    /// Rows of `items`.
+    pub fn rows<T: Rows>(&mut self, items: &[&T], now: Timestamp) -> String {
+        let columns = T::COLUMNS.len() - if self.wide { 0 } else { T::WIDE };
+        let mut rows: Vec<Vec<String>> = Vec::new();
+        if self.headers {
+            let mut heads: Vec<String> = T::COLUMNS[..columns]
                 .iter()
                 .map(|&name| name.to_owned())
-                .collect(),
-        );
-    }
-    for item in items {
-        let mut row = item.row(now);
-        row.truncate(columns);
-        rows.push(row);
-    }
-    if namespaces {
-        let names = headers.then(|| "NAMESPACE".to_owned()).into_iter();
-        let names = names.chain(
-            items
-                .iter()
-                .map(|item| item.metadata().namespace.clone().unwrap_or_default()),
-        );
-        rows.iter_mut()
-            .zip(names)
-            .for_each(|(row, name)| row.insert(0, name));
-    }
-    let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut out = String::new();
-    for row in &rows {
-        for (column, cell) in row.iter().enumerate() {
-            // The last column is not padded; the others are three apart.
-            let pad = if column + 1 == columns {
-                0
-            } else {
-                widths[column] + 3
+                .collect();
+            heads.extend(self.labels.iter().map(|key| {
+                let name = key.rsplit('/').next().unwrap_or(key);
+                name.to_uppercase()
+            }));
+            rows.push(heads);
+        }
+        for item in items {
+            let mut row = item.row(now);
+            row.truncate(columns);
+            let labels = item.metadata().labels.as_ref();
+            let label = |key: &String| {
+                labels
+                    .and_then(|labels| labels.get(key))
+                    .cloned()
+                    .unwrap_or_default()
             };
+            row.extend(self.labels.iter().map(label));
+            rows.push(row);
+        }
+        if self.namespaces {
+            let names = self.headers.then(|| "NAMESPACE".to_owned()).into_iter();
+            let names = names.chain(
+                items
+                    .iter()
+                    .map(|item| item.metadata().namespace.clone().unwrap_or_default()),
+            );
+            rows.iter_mut()
+                .zip(names)
+                .for_each(|(row, name)| row.insert(0, name));
+        }
+        aligned(&rows, &mut self.widths)
+    }
+}
+
+/// Rows whose columns stand three apart, and are at least as wide as `widths`, which learns how wide they are.
+pub fn aligned(rows: &[Vec<String>], widths: &mut Vec<usize>) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    widths.resize(columns, 0);
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut out = String::new();
+    for row in rows {
+        for (column, (cell, width)) in row.iter().zip(widths.iter()).enumerate() {
+            // The last column is not padded.
+            let pad = if column + 1 == columns { 0 } else { width + 3 };
             let _ = write!(out, "{cell:pad$}");
         }
         out.push('\n');
@@ -120,7 +147,7 @@ fn name(metadata: &ObjectMeta) -> String {
 }
 
 /// The first few, and how many more.
-fn few(mut items: Vec<String>, absent: &str, count: usize) -> String {
+pub(crate) fn few(mut items: Vec<String>, absent: &str, count: usize) -> String {
     items.truncate(SHOWN);
     let text = or(items.join(","), absent);
     if count > SHOWN {
@@ -143,6 +170,7 @@ impl Rows for Service {
     const WIDE: usize = 1;
     const KIND: &'static str = "service";
     const PLURAL: &'static str = "services";
+    const FIELDS: &'static [&'static str] = &["spec.clusterIP", "spec.type"];
 
     fn metadata(&self) -> &ObjectMeta {
         &self.metadata
@@ -222,6 +250,7 @@ impl Rows for Endpoints {
     const WIDE: usize = 0;
     const KIND: &'static str = "endpoints";
     const PLURAL: &'static str = "endpoints";
+    const FIELDS: &'static [&'static str] = &[];
 
     fn metadata(&self) -> &ObjectMeta {
         &self.metadata
@@ -262,6 +291,7 @@ impl Rows for EndpointSlice {
     const WIDE: usize = 0;
     const KIND: &'static str = "endpointslice.discovery.k8s.io";
     const PLURAL: &'static str = "endpointslices.discovery.k8s.io";
+    const FIELDS: &'static [&'static str] = &[];
 
     fn metadata(&self) -> &ObjectMeta {
         &self.metadata
@@ -307,6 +337,12 @@ impl Rows for Pod {
     const WIDE: usize = 4;
     const KIND: &'static str = "pod";
     const PLURAL: &'static str = "pods";
+    const FIELDS: &'static [&'static str] = &[
+        "spec.nodeName",
+        "spec.restartPolicy",
+        "status.phase",
+        "status.podIP",
+    ];
 
     fn metadata(&self) -> &ObjectMeta {
         &self.metadata

@@ -45,6 +45,18 @@ impl FromStr for Selector {
     }
 }
 
+/// Labels as typed after `--labels`: `a=b,c=d`.
+///
+/// # Errors
+/// A part that is no `key=value`.
+pub fn pairs(text: &str) -> anyhow::Result<BTreeMap<String, String>> {
+    let pair = |part: &str| match part.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => bail!("\"{part}\" is no label; write key=value,key=value"),
+    };
+    text.split(',').map(pair).collect()
+}
+
 /// Splits at commas outside of parentheses.
 fn parts(text: &str) -> Vec<&str> {
     let (mut depth, mut start, mut found) = (0_usize, 0, Vec::new());

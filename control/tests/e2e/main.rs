@@ -40,6 +40,8 @@ mod quickstart;
 mod servers;
 mod families;
 mod load_balancer;
+mod changes;
+mod sets;
 mod edits;
 mod pods;
 mod kills;

@@ -11,6 +11,8 @@ mod conformance;
 mod fake_netmap;
 #[path = "nic/forwarding.rs"]
 mod forwarding;
+#[path = "nic/memif.rs"]
+mod memif;
 #[path = "nic/namespace.rs"]
 mod namespace;
 #[path = "nic/netmap.rs"]

@@ -26,6 +26,7 @@ use crate::network::{Interface, Network, Route};
 use crate::nic::memif::{self, MemifSpec};
 use crate::nic::netmap::name::PortName;
 use crate::nic::open::{self, Attach, DriverSpec, PortSpec, ZeroCopy};
+use crate::nic::pcap::PcapSpec;
 use crate::nic::xdp_socket::Umem;
 use crate::nic::{Driver, DriverInfo, FrameMemory, OpenError, oversize, vlan};
 use crate::segment;
@@ -237,10 +238,10 @@ fn open_ports(config: &Config, worker: WorkerIndex) -> Result<Queues, StartError
     Ok((memory, drivers))
 }
 
-/// Taps, and all netmap ports but those of an interface that leave open which ring pair.
+/// Taps, files, and all netmap ports but those of an interface that leave open which ring pair.
 fn has_one_queue(port: &config::NicPort) -> bool {
     match port.driver {
-        DriverKind::Tap => true,
+        DriverKind::Tap | DriverKind::Pcap => true,
         DriverKind::Netmap => !PortName::parse(&port.interface).is_ok_and(|name| name.has_queues()),
         DriverKind::AfXdp | DriverKind::AfPacket | DriverKind::Memif => false,
     }
@@ -262,6 +263,7 @@ fn spec(config: &Config, port: &config::NicPort, worker: WorkerIndex, mtu: usize
         },
         DriverKind::Memif => DriverSpec::Memif(memif_spec(config, port)),
         DriverKind::Netmap => DriverSpec::Netmap,
+        DriverKind::Pcap => DriverSpec::Pcap(pcap_spec(port)),
         DriverKind::Tap => DriverSpec::Tap {
             mtu: if mtu == 0 { TAP_MTU } else { mtu },
         },
@@ -271,6 +273,18 @@ fn spec(config: &Config, port: &config::NicPort, worker: WorkerIndex, mtu: usize
         ring_size: port.ring_size,
         complete_checksums: port.complete_checksums,
         ..PortSpec::new(&port.name, &port.interface, driver)
+    }
+}
+
+fn pcap_spec(port: &config::NicPort) -> PcapSpec {
+    // The config has been checked: a pcap port has these.
+    let pcap = port.pcap.clone().unwrap_or_default();
+    PcapSpec {
+        read: pcap.read,
+        write: pcap.write,
+        recorded_pace: pcap.pace == config::Pace::Recorded,
+        mac: pcap.mac.map(|station| station.0),
+        peer_mac: pcap.peer_mac.map(|station| station.0),
     }
 }
 

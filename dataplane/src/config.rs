@@ -75,11 +75,15 @@ pub struct NicPort {
     pub name: String,
     /// Which driver opens it.
     pub driver: DriverKind,
-    /// The interface it opens; the name of the tap it makes; the name a memif peer is told; the name of a netmap port.
+    /// The interface it opens; the name of the tap it makes; the name a memif peer is told; the name of a netmap port; of
+    /// pcap files only a name.
     pub interface: String,
     /// memif: whom it meets, and where.
     #[serde(default)]
     pub memif: Option<Memif>,
+    /// pcap: which files.
+    #[serde(default)]
+    pub pcap: Option<Pcap>,
     /// Its VLAN (802.1Q): several NIC ports may have one interface, each its own VLAN, and one none.
     #[serde(default)]
     pub vlan: Option<u16>,
@@ -113,8 +117,42 @@ pub enum DriverKind {
     Memif,
     /// Rings of netmap; the interface is a name in netmap's grammar: `eth0`, `netmap:eth0^`, `vale0:p`, `netmap:x{1`.
     Netmap,
+    /// Files of packets. It has one queue.
+    Pcap,
     /// A tap interface: the host port.
     Tap,
+}
+
+/// A pcap port's files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Pcap {
+    /// Packets to receive: a pcap or pcapng file, which is followed while it grows, or a folder of such, watched for more.
+    #[serde(default)]
+    pub read: Option<PathBuf>,
+    /// Where packets that are sent go; made anew at start. pcapng if its name ends so.
+    #[serde(default)]
+    pub write: Option<PathBuf>,
+    /// How fast.
+    #[serde(default)]
+    pub pace: Pace,
+    /// The station the port is: that of the gateway whose traffic was recorded.
+    #[serde(default)]
+    pub mac: Option<Station>,
+    /// The station that all neighbours are behind: files answer neither ARP nor neighbour discovery.
+    #[serde(default)]
+    pub peer_mac: Option<Station>,
+}
+
+/// How fast a recording is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pace {
+    /// As fast as the worker goes. What is sent has no time, only an order.
+    #[default]
+    Full,
+    /// As it was recorded. What is sent has the time it was sent at.
+    Recorded,
 }
 
 /// A memif port's options. It has a queue pair for each worker.

@@ -17,6 +17,8 @@ mod memif;
 mod namespace;
 #[path = "nic/netmap.rs"]
 mod netmap;
+#[path = "nic/pcap.rs"]
+mod pcap;
 
 use std::net::UdpSocket;
 use std::os::fd::AsFd as _;

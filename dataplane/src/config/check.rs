@@ -75,6 +75,9 @@ impl Config {
             if let Some((name, problem)) = port.bad_memif(&self.ports[..i]) {
                 return Some((field(name), problem));
             }
+            if let Some((name, problem)) = port.bad_pcap() {
+                return Some((field(name), problem));
+            }
             if port.driver == DriverKind::Tap && port.role != Role::Host {
                 return Some((
                     field("role"),
@@ -185,6 +188,21 @@ impl NicPort {
             return Some(("memif.socket", problem.into()));
         }
         None
+    }
+
+    /// What of its files cannot be.
+    fn bad_pcap(&self) -> Option<(&'static str, String)> {
+        match (self.driver, &self.pcap) {
+            (DriverKind::Pcap, Some(pcap)) if pcap.read.is_none() && pcap.write.is_none() => {
+                Some(("pcap", "give a file to read, one to write, or both".into()))
+            }
+            (DriverKind::Pcap, Some(pcap)) if pcap.read == pcap.write => {
+                Some(("pcap.write", "would empty the file that is to be read".into()))
+            }
+            (DriverKind::Pcap, None) => Some(("pcap", "say which files: {read: PATH, write: PATH}".into())),
+            (DriverKind::Pcap, Some(_)) | (_, None) => None,
+            (_, Some(_)) => Some(("pcap", "is for driver pcap only".into())),
+        }
     }
 
     /// What of it contradicts the ports before it, or itself.

@@ -82,6 +82,45 @@ fn errors_name_the_file_the_place_and_what_is_allowed() {
 }
 
 #[test]
+fn a_pcap_port_has_files_and_no_other_port_has() {
+    let config = |driver: &str, pcap: &str| {
+        format!(
+            "
+node: {{addresses: [172.18.0.2]}}
+ports:
+- {{name: up0, driver: {driver}, interface: up0{pcap}}}
+channel: {{socket: /run/sluice/dataplane.sock}}
+"
+        )
+    };
+    for (driver, pcap, problem) in [
+        ("pcap", "", "pcap: say which files"),
+        ("pcap", ", pcap: {pace: recorded}", "pcap: give a file to read"),
+        (
+            "pcap",
+            ", pcap: {read: a.pcap, write: a.pcap}",
+            "pcap.write: would empty",
+        ),
+        (
+            "af_packet",
+            ", pcap: {read: a.pcap}",
+            "pcap: is for driver pcap only",
+        ),
+    ] {
+        let told = error(&config(driver, pcap));
+        assert!(
+            told.starts_with(&format!("gateway.yaml: ports[0].{problem}")),
+            "{told}"
+        );
+    }
+    Config::parse(
+        &config("pcap", ", pcap: {read: a.pcap}"),
+        Path::new("gateway.yaml"),
+    )
+    .unwrap();
+}
+
+#[test]
 fn a_netmap_port_has_a_name_of_netmap_and_host_rings_are_the_host_port() {
     let config = |interface: &str, role: &str| {
         format!(

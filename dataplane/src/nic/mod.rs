@@ -50,6 +50,9 @@ pub mod memif;
 /// Netmap ports.
 #[cfg(feature = "nic")]
 pub mod netmap;
+/// Recorded packets.
+#[cfg(feature = "nic")]
+pub mod pcap;
 /// The host port.
 #[cfg(feature = "nic")]
 pub mod tap;
@@ -123,7 +126,7 @@ pub trait Driver: Send {
 /// What a driver found when it opened its NIC port.
 #[derive(Clone, Debug)]
 pub struct DriverInfo {
-    /// Driver name as in the config: `af_xdp`, `af_packet`, `memif`, `netmap`, `tap`, `memory`.
+    /// Driver name as in the config: `af_xdp`, `af_packet`, `memif`, `netmap`, `pcap`, `tap`, `memory`.
     pub driver: &'static str,
     /// Interface name, or the driver's own word for the other side.
     pub interface: String,

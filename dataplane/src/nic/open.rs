@@ -9,6 +9,7 @@ use super::frame::HEADROOM;
 use super::interface::{FRAME_OVERHEAD, Interface};
 use super::memif::{Memif, MemifSpec};
 use super::netmap::Netmap;
+use super::pcap::{Pcap, PcapSpec};
 use super::tap::Tap;
 use super::xdp_socket::Umem;
 use super::{Driver, FrameMemory, OpenError};
@@ -54,6 +55,8 @@ pub enum DriverSpec {
     Memif(MemifSpec),
     /// A netmap port; the interface's name is in netmap's grammar (`netmap::name`).
     Netmap,
+    /// Files of packets.
+    Pcap(PcapSpec),
     /// A tap: the host port.
     Tap {
         /// Largest IP packet, in bytes.
@@ -104,6 +107,7 @@ pub fn open(
         DriverSpec::AfPacket { fanout } => Box::new(AfPacket::open(spec, *fanout, memory)?),
         DriverSpec::Memif(options) => Box::new(Memif::open(spec, options, memory)?),
         DriverSpec::Netmap => Box::new(Netmap::open(spec, memory)?),
+        DriverSpec::Pcap(options) => Box::new(Pcap::open(spec, options)?),
         DriverSpec::Tap { mtu } => Box::new(Tap::open(spec, *mtu, memory)?),
     })
 }

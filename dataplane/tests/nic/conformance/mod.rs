@@ -10,6 +10,7 @@ mod end;
 mod memif;
 mod memory;
 mod netmap;
+mod pcap;
 mod tap;
 mod veth;
 
@@ -151,3 +152,5 @@ conforms!(
     netmap::Virtual::switch_zero_copy()
 );
 conforms!(netmap_kernel_veth, User::Same, netmap::Emulated);
+conforms!(pcap_file, User::Same, pcap::Pcap::new("pcap"));
+conforms!(pcapng_file, User::Same, pcap::Pcap::new("pcapng"));

@@ -28,6 +28,10 @@ mod channel;
 mod connect;
 /// A hostile memif peer.
 mod memif;
+/// A hostile netmap module.
+mod netmap;
+/// Recordings.
+mod pcap;
 /// The dataplane's config file.
 mod config;
 /// Neighbours' messages.
@@ -101,6 +105,14 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "memif",
         run: memif::run,
+    },
+    Target {
+        name: "netmap",
+        run: netmap::run,
+    },
+    Target {
+        name: "pcap",
+        run: pcap::run,
     },
     Target {
         name: "config",

@@ -55,6 +55,8 @@ pub(super) struct Source {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
+    /// The first packet was, and nobody has been told.
+    is_bad: bool,
     /// Inotify: readable when there may be more.
     news: OwnedFd,
 }
@@ -93,15 +95,16 @@ impl Source {
             buffer: vec![0; BUFFER].into(),
             start: 0,
             end: 0,
+            is_bad: false,
             news,
         };
-        match source.next() {
-            Next::Bad if source.file.is_none() => Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "it is no pcap or pcapng of an Ethernet link",
-            )),
-            _ => Ok(source),
+        // A file alone is looked at now; one of a folder is passed over if it is none.
+        source.is_bad = !folder && source.next() == Next::Bad;
+        if source.is_bad && source.file.is_none() {
+            let what = "it is no pcap or pcapng of an Ethernet link";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
+        Ok(source)
     }
 
     /// Readable when there may be more, until `next` has said that there is nothing.
@@ -119,6 +122,9 @@ impl Source {
     }
 
     pub(super) fn next(&mut self) -> Next {
+        if std::mem::take(&mut self.is_bad) {
+            return Next::Bad;
+        }
         loop {
             match self.front() {
                 Front::Packet(packet) => return Next::Packet(packet),

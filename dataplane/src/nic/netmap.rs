@@ -56,7 +56,7 @@ pub struct Netmap {
     info: DriverInfo,
     stats: DriverStats,
     complete_checksums: bool,
-    /// The device refused a sync: the port behind it is gone.
+    /// The device refused the last sync: the port behind it is gone, or stopped.
     failed: bool,
     /// Rx slots taken since the last sync.
     taken: u32,
@@ -177,11 +177,11 @@ impl Netmap {
     }
 
     fn sync_tx(&mut self) {
-        self.failed |= self.device.sync_tx().is_err();
+        self.failed = self.device.sync_tx().is_err();
     }
 
     fn sync_rx(&mut self) {
-        self.failed |= self.device.sync_rx().is_err();
+        self.failed = self.device.sync_rx().is_err();
         self.taken = 0;
     }
 
@@ -477,12 +477,11 @@ impl Driver for Netmap {
         self.stats
     }
 
-    /// Only a sync tells that a port without an interface is gone.
+    /// Only a sync tells that a port without an interface is gone. One that has an interface may be stopped and go on.
     fn link(&self) -> Link {
-        let failed = self.failed || self.device.sync_rx().is_err();
         match &self.interface {
-            _ if failed => Link::Gone,
             Some(interface) => interface.link(),
+            None if self.device.sync_rx().is_err() => Link::Gone,
             None => Link::Up,
         }
     }

@@ -1,7 +1,10 @@
 //! What of netmap is not every driver's: packets that are forwarded without a copy, whose memory it is, a kernel that breaks
 //! every rule; and the kernel's own host rings, where there is a module.
 
+use std::io::Write as _;
+use std::net::UdpSocket;
 use std::path::Path;
+use std::time::Duration;
 
 use sluice_dataplane::nic::netmap::Netmap;
 use sluice_dataplane::nic::netmap::abi::DEVICE;
@@ -251,7 +254,27 @@ fn every_failure_to_open_a_netmap_port_says_what_to_do() {
     assert_eq!(memory.available(), FRAMES);
 }
 
-/// The way to the node's own stack, on the kernel's own module.
+#[test]
+fn without_the_kernels_own_module_its_cases_are_counted() {
+    use crate::conformance as drivers;
+    let cases = [
+        drivers::netmap_kernel_pipe::cases(),
+        drivers::netmap_kernel_switch::cases(),
+        drivers::netmap_kernel_switch_zero_copy::cases(),
+        drivers::netmap_kernel_veth::cases(),
+    ];
+    assert!(cases.iter().all(|&cases| cases > 5), "{cases:?}");
+    if !Path::new(DEVICE).exists() {
+        // And the host rings.
+        let count = cases.iter().sum::<usize>() + 1;
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED {count} cases of netmap on the kernel's own module: {DEVICE} is not there"
+        );
+    }
+}
+
+/// The way to the node's own stack and from it, on the kernel's own module.
 #[test]
 fn the_node_speaks_through_netmaps_host_rings() {
     let name = "netmap::the_node_speaks_through_netmaps_host_rings";
@@ -262,6 +285,28 @@ fn the_node_speaks_through_netmaps_host_rings() {
         veth("va", "vb");
         address_with_neighbour("va");
         assert!(!udp_checksum_completed("netmap:va^", DriverSpec::Netmap));
+        // A punted packet: to the kernel's station and address.
+        let mut memory = worker();
+        let host = spec("netmap:va^", DriverSpec::Netmap);
+        let mut port = sluice_dataplane::nic::open::open(&host, &mut memory, &mut None).unwrap();
+        let socket = UdpSocket::bind("10.9.0.1:53").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let (ours, theirs) = (port.info().mac.0, port.info().peer_mac.unwrap().0);
+        let mut punted = Vec::new();
+        etherparse::PacketBuilder::ethernet2(ours, theirs)
+            .ipv4([10, 9, 0, 2], [10, 9, 0, 1], 64)
+            .udp(1000, 53)
+            .write(&mut punted, b"punted")
+            .unwrap();
+        let mut frames: Burst = memory.copy_in(&punted).into_iter().collect();
+        port.tx_burst(&mut memory, &mut frames);
+        let mut read = [0; 16];
+        let (len, from) = socket.recv_from(&mut read).unwrap();
+        assert_eq!(
+            (&read[..len], from.to_string().as_str()),
+            (&b"punted"[..], "10.9.0.2:1000")
+        );
+        port.close(&mut memory);
         delete("va");
     });
 }

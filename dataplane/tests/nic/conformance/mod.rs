@@ -109,7 +109,7 @@ fn run(name: &str, user: User, mut rig: impl Rig, case: fn(&mut dyn Rig)) {
 /// All cases for one driver, as tests of a module of its name.
 macro_rules! conforms {
     ($driver:ident, $user:expr, $rig:expr) => {
-        mod $driver {
+        pub(crate) mod $driver {
             #[allow(unused_imports, reason = "not every rig has options")]
             use super::*;
             conforms!(@ $driver, $user, $rig;
@@ -121,6 +121,14 @@ macro_rules! conforms {
         }
     };
     (@ $driver:ident, $user:expr, $rig:expr; $($case:ident),*) => {
+        /// How many cases there are for the driver.
+        #[allow(dead_code, reason = "asked of the drivers that most machines cannot run")]
+        pub(crate) fn cases() -> usize {
+            let rig = $rig;
+            let absent = |case: &str| rig.absent().iter().any(|(absent, _)| *absent == case);
+            [$(stringify!($case)),*].into_iter().filter(|case| !absent(case)).count()
+        }
+
         $(#[test]
         fn $case() {
             let name = concat!("conformance::", stringify!($driver), "::", stringify!($case));

@@ -34,7 +34,7 @@ pub mod validate;
 pub use family::{Families, Family};
 pub(crate) use field_error::Errors;
 pub use field_error::{FieldError, Reason};
-pub use service::{Service, ServiceName, ServicePort, Target, protocol};
+pub use service::{Service, ServiceName, ServicePort, Target, ingress, protocol};
 
 /// Everything that is in force.
 #[derive(Debug)]

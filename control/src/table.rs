@@ -7,6 +7,8 @@ use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
+use crate::model::ingress;
+
 /// Cells a list shows before "+ N more...".
 const SHOWN: usize = 3;
 
@@ -218,15 +220,8 @@ fn external_ip(service: &Service) -> String {
     match spec.type_.as_deref() {
         Some("ExternalName") => spec.external_name.clone().unwrap_or_default(),
         Some("LoadBalancer") => {
-            let status = service
-                .status
-                .as_ref()
-                .and_then(|status| status.load_balancer.as_ref());
-            let ingress = status
-                .and_then(|status| status.ingress.as_ref())
-                .into_iter()
-                .flatten();
-            let mut all: Vec<String> = ingress
+            let mut all: Vec<String> = ingress(service)
+                .iter()
                 .filter_map(|ingress| {
                     ingress
                         .ip

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{LoadBalancerIngress, LoadBalancerStatus, Servic
 use super::cluster_ips::number;
 use super::pool::{Pool, hash};
 use super::{Allocator, Wanted};
-use crate::model::{Errors, Family, FieldError, ServiceName};
+use crate::model::{Errors, Family, FieldError, ServiceName, ingress};
 
 /// Addresses for load balancers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,11 +85,7 @@ impl Allocator {
     pub fn balance(&mut self, name: &ServiceName, service: &mut Service, wanted: &Wanted) -> Vec<FieldError> {
         let mut errors = Errors::default();
         let addresses = self.load_balancer_ips(name, service, wanted, &mut errors);
-        let written = service
-            .status
-            .as_ref()
-            .and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
-        if written.is_none_or(Vec::is_empty) && !addresses.is_empty() {
+        if ingress(service).is_empty() && !addresses.is_empty() {
             let ingress = |address: &IpAddr| LoadBalancerIngress {
                 ip: Some(address.to_string()),
                 ip_mode: Some("VIP".into()),
@@ -235,15 +231,8 @@ impl Allocator {
 
 /// Addresses that a manifest gives its Service.
 pub(super) fn written(service: &Service) -> Vec<IpAddr> {
-    let status = service
-        .status
-        .as_ref()
-        .and_then(|status| status.load_balancer.as_ref());
-    let ingress = status
-        .and_then(|status| status.ingress.as_ref())
-        .into_iter()
-        .flatten();
-    ingress
+    ingress(service)
+        .iter()
         .filter_map(|one| one.ip.as_deref()?.parse().ok())
         .collect()
 }

@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::args::{DescribeArgs, GetKind};
 use crate::api::{self, List};
+use crate::model;
 use crate::table::few;
 
 /// What the control process says of a mistake.
@@ -270,20 +271,12 @@ fn is(endpoint: &Endpoint, condition: Condition) -> bool {
 }
 
 fn ingress(service: &Service) -> Vec<String> {
-    let status = service
-        .status
-        .as_ref()
-        .and_then(|status| status.load_balancer.as_ref());
-    let ingress = status
-        .and_then(|status| status.ingress.as_ref())
-        .into_iter()
-        .flatten();
     let text = |one: &k8s_openapi::api::core::v1::LoadBalancerIngress| match (&one.ip, &one.ip_mode) {
         (Some(ip), Some(mode)) => Some(format!("{ip} ({mode})")),
         (Some(ip), None) => Some(ip.clone()),
         (None, _) => one.hostname.clone(),
     };
-    ingress.filter_map(text).collect()
+    model::ingress(service).iter().filter_map(text).collect()
 }
 
 /// What clients can address.
@@ -291,15 +284,8 @@ fn frontends(service: &Service, spec: &ServiceSpec) -> String {
     let mut rows = vec![["Kind", "Address", "Port"].map(str::to_owned).to_vec()];
     let cluster_ips = spec.cluster_ips.iter().flatten().filter(|ip| *ip != "None");
     let cluster_ips = cluster_ips.map(|ip| ("ClusterIP", ip.clone()));
-    let status = service
-        .status
-        .as_ref()
-        .and_then(|status| status.load_balancer.as_ref());
-    let ingress = status
-        .and_then(|status| status.ingress.as_ref())
-        .into_iter()
-        .flatten();
-    let balanced = ingress
+    let balanced = model::ingress(service)
+        .iter()
         .filter(|one| one.ip_mode.as_deref() != Some("Proxy"))
         .filter_map(|one| Some(("LoadBalancer", one.ip.clone()?)));
     let external = spec

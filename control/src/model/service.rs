@@ -169,19 +169,24 @@ impl Service {
 
 fn load_balancer_ips(object: &core::Service) -> Vec<IpAddr> {
     let balanced = |spec: &core::ServiceSpec| spec.type_.as_deref() == Some("LoadBalancer");
-    let status = object
-        .status
-        .as_ref()
-        .filter(|_| object.spec.as_ref().is_some_and(balanced));
-    let ingress = status
-        .and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref())
-        .into_iter()
-        .flatten();
+    let ingress = ingress(object).iter();
     ingress
+        .filter(|_| object.spec.as_ref().is_some_and(balanced))
         .filter(|one| one.ip_mode.as_deref().is_none_or(|mode| mode == "VIP"))
         .filter_map(|one| names::old_address(one.ip.as_deref()?))
         .filter(|address| names::unusable(*address).is_none())
         .collect()
+}
+
+/// What is said of a Service's load balancer, in its status.
+pub fn ingress(object: &core::Service) -> &[core::LoadBalancerIngress] {
+    let status = object
+        .status
+        .as_ref()
+        .and_then(|status| status.load_balancer.as_ref());
+    status
+        .and_then(|status| status.ingress.as_deref())
+        .unwrap_or_default()
 }
 
 /// The number of a protocol's name; TCP if it has none.

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::defaults::{is_externally_reachable, is_headless, is_health_checked};
 use super::field_error::{Errors, FieldError};
-use super::{Families, families, given, names};
+use super::{Families, families, given, ingress, names};
 
 /// What endpoints that users write may not say.
 pub(super) mod endpoints;
@@ -286,12 +286,7 @@ fn policies(spec: &ServiceSpec, errors: &mut Errors) {
 
 /// VAL-17. Only of load balancers: what the manifest of another type says of its status is not read.
 fn load_balancer_status(service: &Service, errors: &mut Errors) {
-    let status = service
-        .status
-        .as_ref()
-        .and_then(|status| status.load_balancer.as_ref());
-    let ingress = status.map(|status| given(&status.ingress)).unwrap_or_default();
-    for (index, one) in ingress.iter().enumerate() {
+    for (index, one) in ingress(service).iter().enumerate() {
         let field = |name: &str| format!("status.loadBalancer.ingress[{index}].{name}");
         if let Some(text) = &one.ip
             && let Err(wrong) = names::address(text)

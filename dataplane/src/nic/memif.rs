@@ -1,12 +1,12 @@
 //! FD.io's shared-memory packet interface, version 2.0: a NIC port whose other side is a process, as VPP and DPDK programs
 //! have it (net_memif).
 //!
-//! A Unix socket tells of processes that come and go ([`control`](self), a thread of its own, and [`handshake`]); packets go
-//! through rings in shared memory ([`ring`]). A port without a peer receives nothing, and refuses and counts what it is given to
+//! A Unix socket tells of processes that come and go (`control`, a thread of its own, and `handshake`); packets go
+//! through rings in shared memory (`ring`). A port without a peer receives nothing, and refuses and counts what it is given to
 //! send. When a peer comes, or comes back, it works again by itself.
 //!
 //! Memory is of the client, which was once called slave. The peer of either role is not trusted with anything but its own
-//! packets: see [`region`](self) for what it may do to shared memory, and [`ring`] for what becomes of it.
+//! packets: see `region` for what it may do to shared memory, and `ring` for what becomes of it.
 //!
 //! Interrupts: while a worker is busy its rings say that it wants none. One that is about to sleep asks for one, looks once
 //! more, and sleeps. A peer that asks for them is sent them by the thread.

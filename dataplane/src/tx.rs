@@ -1,5 +1,5 @@
 //! Takes  frames, each with its outgoing NIC port.   Gives  them to the rings.
-//! Drops  TxFull: what a ring refuses is counted and freed here and nowhere else.
+//! Drops  TxFull, NoPeer: what a ring refuses is counted and freed here and nowhere else.
 //! Never  waits for room: a full ring means the wire or the peer is slower, and waiting would stall every other port.
 //! Next   the wire.
 
@@ -14,6 +14,8 @@ pub struct Flushed {
     pub bytes: usize,
     /// Frames it refused, now free.
     pub refused: usize,
+    /// It refused them because nobody is at the other side.
+    pub no_peer: bool,
 }
 
 /// A NIC port's queue with the frames that wait for this turn's end.
@@ -53,6 +55,7 @@ impl TxQueue {
             packets: packets - refused,
             bytes: bytes - self.bytes(),
             refused,
+            no_peer: refused > 0 && !driver.has_peer(),
         };
         for frame in self.frames.drain(..) {
             memory.free(frame);
@@ -91,9 +94,40 @@ mod tests {
             Flushed {
                 packets: 2,
                 bytes: 130,
-                refused: 1
+                refused: 1,
+                no_peer: false
             }
         );
         assert_eq!(queue.flush(&mut port, &mut memory), Flushed::default());
+    }
+
+    #[test]
+    #[cfg(all(feature = "nic", not(miri)))]
+    fn what_is_refused_since_nobody_is_there_is_told_from_a_full_ring() {
+        use crate::nic::memif::{BUFFER_SIZE, MemifSpec, Role};
+        use crate::nic::open::{DriverSpec, PortSpec, open};
+
+        let mut memory = FrameMemory::new(8, 2048).unwrap();
+        let options = MemifSpec {
+            socket: format!("@sluice-nobody-{}", std::process::id()),
+            role: Role::Client,
+            id: 0,
+            secret: String::new(),
+            queues: 1,
+            buffer_size: BUFFER_SIZE,
+            interrupts: false,
+            mtu: 1500,
+            mac: None,
+            peer_mac: None,
+        };
+        let spec = PortSpec::new("a", "memif0", DriverSpec::Memif(options));
+        let mut port = open(&spec, &mut memory, &mut None).unwrap();
+        let mut queue = TxQueue::new();
+        queue.push(memory.copy_in(&[0; 60]).unwrap());
+        let flushed = queue.flush(port.as_mut(), &mut memory);
+        assert_eq!(
+            (flushed.refused, flushed.no_peer, memory.available()),
+            (1, true, 8)
+        );
     }
 }

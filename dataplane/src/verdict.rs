@@ -106,6 +106,7 @@ drop_reasons! {
     NoFrame "no-frame" "No free frame to receive into or to build an answer in.",
     TooBig "too-big" "Larger than the outgoing NIC port can send.",
     TxFull "tx-full" "The outgoing ring is full.",
+    NoPeer "no-peer" "Nobody is at the other side of the outgoing NIC port.",
 }
 
 #[cfg(test)]

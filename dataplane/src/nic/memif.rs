@@ -229,6 +229,10 @@ impl Driver for Memif {
         Some(slot.events())
     }
 
+    fn has_peer(&self) -> bool {
+        self.pair.as_ref().is_some_and(|pair| pair.tx.is_some())
+    }
+
     fn info(&self) -> &DriverInfo {
         &self.info
     }

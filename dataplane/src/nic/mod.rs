@@ -106,6 +106,11 @@ pub trait Driver: Send {
         false
     }
 
+    /// Whether somebody is at the other side, as far as is known without asking: why frames were not accepted.
+    fn has_peer(&self) -> bool {
+        true
+    }
+
     /// What was opened, for the start-up line and for the steward's ARP.
     fn info(&self) -> &DriverInfo;
 

@@ -194,6 +194,13 @@ impl Driver for Port {
         !self.sending.is_empty() || self.trunk().driver.as_mut().is_some_and(|driver| driver.owes())
     }
 
+    fn has_peer(&self) -> bool {
+        self.trunk()
+            .driver
+            .as_ref()
+            .is_none_or(|driver| driver.has_peer())
+    }
+
     fn info(&self) -> &DriverInfo {
         &self.info
     }
@@ -209,8 +216,10 @@ impl Driver for Port {
         DriverStats {
             rx_missed: lost.rx_missed,
             rx_errors: lost.rx_errors + refused,
+            rx_bad_descriptors: lost.rx_bad_descriptors,
             rx_checksums_completed: lost.rx_checksums_completed,
             tx_errors: self.stats.tx_errors + lost.tx_errors,
+            tx_unlinked: lost.tx_unlinked,
             ..self.stats
         }
     }

@@ -440,7 +440,12 @@ impl Worker {
             self.counters.add(CounterId::TX_PACKETS, flushed.packets as u64);
             self.counters.add(CounterId::TX_BYTES, flushed.bytes as u64);
         }
-        self.count_drops(DropReason::TxFull, flushed.refused);
+        let reason = if flushed.no_peer {
+            DropReason::NoPeer
+        } else {
+            DropReason::TxFull
+        };
+        self.count_drops(reason, flushed.refused);
     }
 }
 

@@ -394,9 +394,9 @@ fn testpmd_killed_under_load_is_missed_and_served_again_when_it_is_back() {
                 });
                 // The sink goes under load: what is sent to nobody is counted, and the generator is received from as before.
                 pod.kill();
-                let lost = gateway.counter("drop-tx-full");
+                let lost = gateway.counter("drop-no-peer");
                 wait_until("drops are counted", SOON, || {
-                    (gateway.counter("drop-tx-full") > lost + MANY).then_some(())
+                    (gateway.counter("drop-no-peer") > lost + MANY).then_some(())
                 });
                 pod = sink(Memory::Small, pods, 1);
                 wait_for_link(&gateway, PODS, round);

@@ -12,6 +12,8 @@ use super::station::Port;
 pub struct Nic {
     port: MemoryPort,
     info: DriverInfo,
+    /// Somebody is at the other side; else nothing is taken.
+    pub has_peer: bool,
 }
 
 impl Nic {
@@ -23,7 +25,12 @@ impl Nic {
             peer_mac: None,
             ..memory.info().clone()
         };
-        (Self { port: memory, info }, end)
+        let nic = Self {
+            port: memory,
+            info,
+            has_peer: true,
+        };
+        (nic, end)
     }
 }
 
@@ -33,7 +40,13 @@ impl Driver for Nic {
     }
 
     fn tx_burst(&mut self, memory: &mut FrameMemory, frames: &mut Burst) {
-        self.port.tx_burst(memory, frames);
+        if self.has_peer {
+            self.port.tx_burst(memory, frames);
+        }
+    }
+
+    fn has_peer(&self) -> bool {
+        self.has_peer
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {

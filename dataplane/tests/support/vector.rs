@@ -48,6 +48,8 @@ pub struct Setup {
     pub no_midstream_pickup: bool,
     /// There is no host port.
     pub no_host: bool,
+    /// The port at whose other side nobody is.
+    pub no_peer: Option<Port>,
     /// There is no default route.
     pub no_default_route: bool,
     /// Next hops are not known beforehand: the steward's ARP finds them.
@@ -363,6 +365,7 @@ impl Reader {
             ("mtu", [n]) => setup.mtu = number(n)?,
             ("without", ["midstream-pickup"]) => setup.no_midstream_pickup = true,
             ("without", ["host"]) => setup.no_host = true,
+            ("without", ["peer", port]) => setup.no_peer = Some(Port::named(port)?),
             ("without", ["default-route"]) => setup.no_default_route = true,
             ("resolve", []) => setup.resolve = true,
             ("only", _) => {

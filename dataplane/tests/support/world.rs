@@ -179,7 +179,8 @@ impl World {
                     ends.push(None);
                     continue;
                 }
-                let (nic, end) = Nic::new(port, self.setup.ring.unwrap_or(4 * BURST));
+                let (mut nic, end) = Nic::new(port, self.setup.ring.unwrap_or(4 * BURST));
+                nic.has_peer = self.setup.no_peer != Some(port);
                 drivers.push(Some(Box::new(nic)));
                 ends.push(Some(end));
             }

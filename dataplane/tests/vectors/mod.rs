@@ -1,8 +1,8 @@
 //! Golden vectors: a folder each, named for what must happen, with a `vector.txt`:
 //!
 //! * comment lines: what must happen, then the IDs of the rules that say so;
-//! * the world, where it is not as usual: `capacity flows 2`, `without host`, `resolve` (next hops are found by ARP),
-//!   `only single: REASON`;
+//! * the world, where it is not as usual: `capacity flows 2`, `without host`, `without peer pods`, `resolve` (next hops are
+//!   found by ARP), `only single: REASON`;
 //! * tables: `use NAME` (from `_common`) and records (`support/records.rs`);
 //! * what happens, in order: `client > PACKET` (arrives; lines without a break arrive together), `tables put …`,
 //!   `wait 31s`, `restart` (the process is killed, another adopts its flows, and control has not spoken to it yet),

@@ -217,15 +217,18 @@ impl Workers {
             let index = WorkerIndex(index as u8);
             let page = WorkerCounters::private();
             counters.push(page.reader());
-            workers.push(Worker::new(WorkerParts {
-                index,
-                memory: FrameMemory::new(FRAMES, 2_048)?,
-                drivers: vec![Some(client_port), Some(pod_port)],
-                sides: Sides::new(&sides(setup, shared.steering.slice(index))?)?,
-                picker: Picker::new(u64::from(index.0) + 1, &limits),
-                counters: page,
-                tables: Arc::clone(&tables),
-            }));
+            workers.push(Worker::new(
+                WorkerParts {
+                    index,
+                    memory: FrameMemory::new(FRAMES, 2_048)?,
+                    drivers: vec![Some(client_port), Some(pod_port)],
+                    sides: Sides::new(&sides(setup, shared.steering.slice(index))?)?,
+                    picker: Picker::new(u64::from(index.0) + 1, &limits),
+                    counters: page,
+                    tables: Arc::clone(&tables),
+                },
+                &shared.network,
+            ));
         }
         Ok(Self {
             workers,

@@ -181,6 +181,20 @@ impl Mac {
     /// ff:ff:ff:ff:ff:ff.
     pub const BROADCAST: Self = Self([0xff; 6]);
 
+    /// Its bytes as the low 48 bits of a word, the first one lowest.
+    #[inline(always)]
+    pub const fn bits(self) -> u64 {
+        let [a, b, c, d, e, f] = self.0;
+        u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+    }
+
+    /// From the low 48 bits of a word.
+    #[inline(always)]
+    pub const fn of_bits(bits: u64) -> Self {
+        let [a, b, c, d, e, f, ..] = bits.to_le_bytes();
+        Self([a, b, c, d, e, f])
+    }
+
     /// Group bit set: broadcast or multicast, never a unicast station.
     pub const fn is_group(self) -> bool {
         self.0[0] & 1 != 0

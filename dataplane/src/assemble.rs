@@ -145,15 +145,18 @@ impl Dataplane {
             );
             // The standard library's own source of unpredictable keys.
             let seed = RandomState::new().build_hasher().finish();
-            workers.push(Worker::new(WorkerParts {
-                index,
-                memory,
-                drivers,
-                sides,
-                picker: Picker::new(seed, &limits),
-                counters,
-                tables: Arc::clone(builder.tables()),
-            }));
+            workers.push(Worker::new(
+                WorkerParts {
+                    index,
+                    memory,
+                    drivers,
+                    sides,
+                    picker: Picker::new(seed, &limits),
+                    counters,
+                    tables: Arc::clone(builder.tables()),
+                },
+                &network,
+            ));
         }
         let mailbox = || Mailbox::new(MAILBOX).map_err(resources("a mailbox"));
         let shared = Shared {

@@ -102,8 +102,9 @@ pub fn rewrite_plain<A: Ip>(bytes: &mut [u8], packet: &Packet<A>, rewrite: &Rewr
     let Some(checksum) = rest.get_mut(checksum_at - 4..checksum_at - 2) else {
         return;
     };
-    headers[..6].copy_from_slice(&dst.0);
-    headers[6..12].copy_from_slice(&src.0);
+    let (dst, src) = (dst.bits(), src.bits());
+    headers[..8].copy_from_slice(&(dst | src << 48).to_le_bytes());
+    headers[8..12].copy_from_slice(&((src >> 16) as u32).to_le_bytes());
     let ip = &mut headers[L3..l4];
     put_addresses(ip, &rewrite.to);
     ip[A::TTL] = ip[A::TTL].wrapping_sub(1);

@@ -179,10 +179,7 @@ impl NextHops {
         let state = word.load(Ordering::Relaxed);
         let once = matches!(state & KIND, REACHABLE | LOST);
         let kind = match reachability {
-            Reachability::Reachable(mac) => {
-                let [a, b, c, d, e, f] = mac.0;
-                REACHABLE | u64::from_be_bytes([0, 0, a, b, c, d, e, f])
-            }
+            Reachability::Reachable(mac) => REACHABLE | mac.bits(),
             _ if once => LOST,
             Reachability::Unreachable => UNREACHABLE,
             Reachability::Incomplete | Reachability::Forgotten => 0,
@@ -264,8 +261,7 @@ fn port(state: u64) -> NicPortIndex {
 
 #[inline(always)]
 const fn mac(state: u64) -> Mac {
-    let [_, _, a, b, c, d, e, f] = state.to_be_bytes();
-    Mac([a, b, c, d, e, f])
+    Mac::of_bits(state & MAC)
 }
 
 fn reachability(state: u64) -> Reachability {

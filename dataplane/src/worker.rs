@@ -13,13 +13,14 @@ use arrayvec::ArrayVec;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::sockopt;
 
+use crate::addr::Mac;
 use crate::affinity::Affinity;
 use crate::counters::{CounterId, WorkerCounters};
 use crate::fragments::Transport;
 use crate::index::{NicPortIndex, WorkerIndex};
 use crate::lookup::LookupOptions;
 use crate::mailbox::{Mailbox, Purpose};
-use crate::network::Network;
+use crate::network::{Interface, Network};
 use crate::nic::{BURST, Burst, Driver, Frame, FrameMemory};
 use crate::parse::Parsed;
 use crate::reject::RateLimiter;
@@ -30,7 +31,7 @@ use crate::tables::{Picker, Tables};
 use crate::tick::Tick;
 use crate::tx::TxQueue;
 use crate::verdict::DropReason;
-use crate::wire::Ethernet;
+use crate::wire::{Ethernet, ethernet};
 
 mod burst;
 mod carry_out;
@@ -113,6 +114,10 @@ pub struct Worker {
 struct NicPort {
     driver: Box<dyn Driver>,
     queue: TxQueue,
+    /// What frames to it are sent from.
+    mac: Mac,
+    /// Longest frame that it takes.
+    longest: usize,
 }
 
 /// The parts of a worker, made at start.
@@ -134,16 +139,25 @@ pub struct WorkerParts {
 }
 
 impl Worker {
-    /// A worker that has not had its first turn.
-    pub fn new(parts: WorkerParts) -> Self {
-        let port = |driver: Box<dyn Driver>| NicPort {
-            driver,
-            queue: TxQueue::new(),
+    /// A worker that has not had its first turn. `network` is what it will find in `Shared`.
+    pub fn new(parts: WorkerParts, network: &Network) -> Self {
+        let port = |(driver, interface): (Option<Box<dyn Driver>>, &Interface)| {
+            Some(NicPort {
+                driver: driver?,
+                queue: TxQueue::new(),
+                mac: interface.mac,
+                longest: interface.mtu + ethernet::HEADER_LEN,
+            })
         };
         Self {
             index: parts.index,
             memory: parts.memory,
-            ports: parts.drivers.into_iter().map(|d| d.map(port)).collect(),
+            ports: parts
+                .drivers
+                .into_iter()
+                .zip(network.interfaces())
+                .map(port)
+                .collect(),
             tables: parts.tables,
             sides: parts.sides,
             picker: parts.picker,

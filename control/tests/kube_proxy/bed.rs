@@ -125,22 +125,26 @@ impl Bed {
             admission: Admission::default(),
             hash_key: secret(3),
         };
-        let worker = Worker::new(WorkerParts {
-            index: WorkerIndex(0),
-            memory: FrameMemory::new(2 * BURST, 2048).unwrap(),
-            drivers,
-            sides: Sides::new(&SideConfig {
-                flows,
-                snat_ports: pool,
-                fragments: FragmentConfig::default(),
-            })
-            .unwrap(),
-            picker: Picker::new(5, &limits),
-            counters: page,
-            tables: builder.tables().clone(),
-        });
+        let network = network(extra);
+        let worker = Worker::new(
+            WorkerParts {
+                index: WorkerIndex(0),
+                memory: FrameMemory::new(2 * BURST, 2048).unwrap(),
+                drivers,
+                sides: Sides::new(&SideConfig {
+                    flows,
+                    snat_ports: pool,
+                    fragments: FragmentConfig::default(),
+                })
+                .unwrap(),
+                picker: Picker::new(5, &limits),
+                counters: page,
+                tables: builder.tables().clone(),
+            },
+            &network,
+        );
         let shared = Rc::new(Shared {
-            network: network(extra),
+            network,
             steering,
             workers: vec![Mailbox::new(2 * BURST).unwrap()],
             slots: vec![TableSlot::new()],

@@ -262,14 +262,14 @@ impl<A: Address> Flow<A> {
 
     /// Whether a packet surely leaves its state as it is (`State::stays`).
     #[inline(always)]
-    pub(super) const fn stays(&self, direction: Direction, signals: u8) -> bool {
-        State::stays(self.state, self.protocol, direction, signals)
+    pub(super) fn stays(&self, direction: Direction, signals: u8) -> bool {
+        State::stays(self.state, direction, signals)
     }
 
     /// A packet with a hop left does no more to the flow than to `refresh` it: it is as others, its backend has served since
     /// it was asked for (`Tables::losses`), and its state stays.
     #[inline(always)]
-    pub(crate) const fn is_steady(&self, direction: Direction, signals: u8, losses: u32) -> bool {
+    pub(crate) fn is_steady(&self, direction: Direction, signals: u8, losses: u32) -> bool {
         self.flags.is_plain() & (self.link == losses) & self.stays(direction, signals)
     }
 

@@ -48,11 +48,11 @@ pub use state::{Dispensable, State};
 pub use timeouts::Timeouts;
 
 use pool::Pool;
-use table::{First, Table};
+use table::{ABSENT, Table};
 use victims::Victims;
 
-/// Most flows a worker can hold: a table word is a flow's number and one bit for the direction.
-pub const MAX_CAPACITY: usize = 1 << 31;
+/// Most flows a worker can hold: a table word is a flow's number and one bit for the direction, and two words are no flow's.
+pub const MAX_CAPACITY: usize = (1 << 31) - 1;
 
 /// How a worker's flow table is made.
 #[derive(Clone, Copy, Debug)]
@@ -105,18 +105,18 @@ pub struct Flows<A: Address = V4> {
     rate: admission::Rate,
 }
 
-/// What `Flows::guess` found.
+/// What `Flows::guess` found: a word of the table, or what `Table::first` says instead.
 #[derive(Clone, Copy, Debug)]
-pub struct Guess(First);
+pub struct Guess(u32);
 
 impl Guess {
     /// There was no such flow when the guess was made.
-    pub const ABSENT: Self = Self(First::Absent);
+    pub const ABSENT: Self = Self(ABSENT);
 
     /// Whether it is that.
     #[inline(always)]
     pub const fn is_absent(self) -> bool {
-        matches!(self.0, First::Absent)
+        self.0 == ABSENT
     }
 }
 
@@ -183,20 +183,20 @@ impl<A: Address> Flows<A> {
     /// Second wave: which flow it must be. Its entry begins to come in.
     #[inline(always)]
     pub fn guess(&self, hash: Hash) -> Guess {
-        let first = self.table.first(hash);
-        if let First::Word(word) = first {
-            self.flows[at(word)].prefetch();
+        let word = self.table.first(hash);
+        // What stands for no flow is beyond `MAX_CAPACITY`.
+        if let Some(flow) = self.flows.get(at(word)) {
+            flow.prefetch();
         }
-        Guess(first)
+        Guess(word)
     }
 
     /// Which flow it is, if the guess was right. Only the key in the entry counts, so that it may be an old guess.
     #[inline(always)]
-    pub fn confirm(&self, guess: Guess, key: &FlowKey<A>) -> Option<(FlowIndex, Direction)> {
-        match guess.0 {
-            First::Word(word) if self.is(word, key) => Some(parts(word)),
-            _ => None,
-        }
+    pub(crate) fn confirm(&mut self, guess: Guess, key: &FlowKey<A>) -> Option<(&mut Flow<A>, Direction)> {
+        let (FlowIndex(at), direction) = parts(guess.0);
+        let flow = self.flows.get_mut(at as usize)?;
+        flow.has_key(direction, key).then_some((flow, direction))
     }
 
     /// Opens a flow, its first packet having come at `tick`. A flow that had to go for it (CT-18) is shown to `gone`, as by
@@ -250,12 +250,6 @@ impl<A: Address> Flows<A> {
     #[inline(always)]
     pub fn flow(&self, index: FlowIndex) -> &Flow<A> {
         &self.flows[index.get()]
-    }
-
-    /// Flow `index`, for a packet that it `is_steady` for.
-    #[inline(always)]
-    pub(crate) fn flow_mut(&mut self, index: FlowIndex) -> &mut Flow<A> {
-        &mut self.flows[index.get()]
     }
 
     /// What to do to a packet of flow `index`.

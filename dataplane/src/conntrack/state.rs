@@ -79,6 +79,19 @@ pub enum Dispensable {
     Unreplied,
 }
 
+/// By state and direction: which signals count, and what they must be for the state to stay.
+const STAYS: [(u8, u8); 2 * State::ALL.len()] = {
+    let mut stays = [(0, 1); 2 * State::ALL.len()]; // never
+    let mut direction = 0;
+    while direction < 2 {
+        stays[State::Established as usize * 2 + direction] = tcp::BULK;
+        stays[State::Replied as usize * 2 + direction] = (0, 0);
+        direction += 1;
+    }
+    stays[State::Unreplied as usize * 2 + Direction::Original as usize] = (0, 0);
+    stays
+};
+
 impl State {
     /// Every state, in storage order.
     pub const ALL: [Self; 22] = [
@@ -120,15 +133,12 @@ impl State {
         matches!(self, Self::Midstream | Self::CookieEchoed | Self::HeartbeatSent)
     }
 
-    /// Whether a packet of TCP or of a protocol without a state machine surely leaves a flow in the state that is stored as
-    /// `state`, as nearly every one does: cheaper to ask than `advance`.
+    /// Whether a packet surely leaves a flow in the state that is stored as `state`, as nearly every one does: one look
+    /// instead of `advance`. Never of SCTP.
     #[inline(always)]
-    pub(super) const fn stays(state: u8, protocol: Protocol, direction: Direction, signals: u8) -> bool {
-        match protocol {
-            Protocol::TCP => tcp::is_bulk(signals) & (state == Self::Established as u8),
-            Protocol::SCTP => false,
-            _ => matches!(direction, Direction::Original) | (state == Self::Replied as u8),
-        }
+    pub(super) fn stays(state: u8, direction: Direction, signals: u8) -> bool {
+        let at = usize::from(state) * 2 + direction as usize;
+        STAYS.get(at).is_some_and(|(mask, only)| signals & mask == *only)
     }
 
     /// What a packet of `protocol` does in this state.
@@ -248,7 +258,7 @@ mod tests {
                     .into_iter()
                     .flat_map(|d| (0..=u8::MAX).map(move |s| (d, s)))
                 {
-                    if State::stays(state as u8, protocol, direction, signals) {
+                    if State::stays(state as u8, direction, signals) {
                         assert_eq!(state.advance(protocol, direction, signals), Advance::Next(state));
                     }
                 }

@@ -39,16 +39,10 @@ pub(super) struct Table {
     buckets: Slab<Bucket>,
 }
 
-/// What the first bucket of a key says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum First {
-    /// The table has no such key.
-    Absent,
-    /// Only the second bucket can have it.
-    Elsewhere,
-    /// It is this word's, or another's with the same tag.
-    Word(u32),
-}
+/// What `first` says instead of a word where the table has no such key: no word that is stored.
+pub(super) const ABSENT: u32 = u32::MAX;
+/// What `first` says where only the second bucket can have the key: no word that is stored.
+pub(super) const ELSEWHERE: u32 = u32::MAX - 1;
 
 /// Both buckets of a key are full, and so are the other buckets of all keys in them.
 #[derive(Debug, PartialEq, Eq)]
@@ -76,19 +70,20 @@ impl Table {
         prefetch(&self.buckets[self.primary(hash)]);
     }
 
-    /// What the first bucket says of a hash; if a second bucket must be read, it begins to come in.
+    /// What the first bucket says of a hash: a word, which may be another's with the same tag, `ABSENT` or `ELSEWHERE`. If
+    /// a second bucket must be read, it begins to come in.
     #[inline(always)]
-    pub(super) fn first(&self, hash: Hash) -> First {
+    pub(super) fn first(&self, hash: Hash) -> u32 {
         let bucket = &self.buckets[self.primary(hash)];
         let matching = group::matching(&bucket.tags, tag(hash));
         if matching != 0 {
-            return First::Word(bucket.words[matching.trailing_zeros() as usize]);
+            return bucket.words[matching.trailing_zeros() as usize];
         }
         if bucket.elsewhere == 0 {
-            return First::Absent;
+            return ABSENT;
         }
         prefetch(&self.buckets[self.alternate(hash)]);
-        First::Elsewhere
+        ELSEWHERE
     }
 
     /// The word stored under `hash` for which `is` holds.
@@ -117,6 +112,7 @@ impl Table {
         word: u32,
         hash_of: impl Fn(u32) -> Hash,
     ) -> Result<(), NoRoom> {
+        debug_assert!(word < ELSEWHERE);
         let (primary, alternate) = (self.primary(hash), self.alternate(hash));
         for (at, make_room) in [
             (primary, false),

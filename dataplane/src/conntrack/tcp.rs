@@ -24,11 +24,8 @@ const SYN_ACK: u8 = SYN | ACK;
 const FIN_ACK: u8 = FIN | ACK;
 const RST_ACK: u8 = RST | ACK;
 
-/// The packet is of the bulk of a connection: it acknowledges, and neither begins nor ends anything.
-#[inline(always)]
-pub(super) const fn is_bulk(flags: u8) -> bool {
-    flags & CLASS == ACK
-}
+/// Which flags count, and what they are in the bulk of a connection: it acknowledges, and neither begins nor ends anything.
+pub(super) const BULK: (u8, u8) = (CLASS, ACK);
 
 /// The state after a packet. From `Free`: `SynSent` for a SYN, `Midstream` for a pure ACK, which the caller may refuse
 /// (CT-15).

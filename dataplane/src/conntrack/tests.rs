@@ -6,12 +6,19 @@ use crate::index::{BackendIndex, NextHopIndex, ServicePortIndex};
 use crate::tick::TICKS_PER_SECOND;
 use crate::wire::sctp::chunks;
 
-/// As a worker finds a burst's flows: in two waves, the keys that were not guessed right afterwards.
-fn find_burst<A: Address>(flows: &Flows<A>, keys: &[FlowKey<A>]) -> Vec<Option<(FlowIndex, Direction)>> {
+/// As a worker finds a burst's flows: in two waves, the keys that were not guessed right afterwards. Checks the guesses.
+fn find_burst<A: Address>(flows: &mut Flows<A>, keys: &[FlowKey<A>]) -> Vec<Option<(FlowIndex, Direction)>> {
     let hashes: Vec<_> = keys.iter().map(|key| flows.ask(key)).collect();
     let guesses: Vec<_> = hashes.iter().map(|&hash| flows.guess(hash)).collect();
-    let found = |(&guess, key)| flows.confirm(guess, key).or_else(|| flows.find(key));
-    guesses.iter().zip(keys).map(found).collect()
+    let found = |(guess, key): (Guess, &FlowKey<A>)| {
+        let found = flows.find(key);
+        if let Some((flow, direction)) = flows.confirm(guess, key) {
+            assert_eq!(flow.key(direction), *key);
+            assert_eq!(found.map(|(_, direction)| direction), Some(direction));
+        }
+        found
+    };
+    guesses.into_iter().zip(keys).map(found).collect()
 }
 
 /// Runs what is generic over the family for both.
@@ -213,7 +220,7 @@ fn a_full_table_refuses_new_flows_keeps_the_old_and_recovers<A: Numbered>() {
     let keys: Vec<_> = (0..CAPACITY)
         .map(|n| new::<A>(Protocol::TCP, n).original)
         .collect();
-    let found = find_burst(&flows, &keys);
+    let found = find_burst(&mut flows, &keys);
     assert!(
         found
             .iter()

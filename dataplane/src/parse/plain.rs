@@ -19,9 +19,7 @@ pub(super) fn inspect(place: &mut Parsed, frame: &[u8], station: Mac) -> bool {
     let Some(head) = frame.first_chunk::<{ V4_L4 + udp::HEADER_LEN }>() else {
         return false;
     };
-    let [a, b, c, d, e, f] = station.0;
-    let station = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
-    if le64(head, 0) << 16 != station << 16 {
+    if le64(head, 0) << 16 != station.bits() << 16 {
         return false;
     }
     // EtherType and the IP version: with IPv4's header length.

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use arrayvec::ArrayVec;
 
-use super::carry_out::send_plain;
+use super::carry_out::Link;
 use super::{Served, Shared, Worker};
 use crate::addr::{V4, V6};
 use crate::conntrack::{Guess, Hash, OpenError};
@@ -37,8 +37,8 @@ struct Waves {
     parsed: [Parsed; BURST],
     hashes: [Hash; BURST],
     guesses: [Guess; BURST],
-    /// Whose headers are at fixed places, a bit each.
-    plain: u64,
+    /// Whose headers are at fixed places, a bit each, of IPv4 and of IPv6.
+    plain: [u64; 2],
 }
 
 const _: () = assert!(BURST <= 64, "a bit for each");
@@ -58,7 +58,7 @@ impl Worker {
             parsed: [Parsed::Neighbour; BURST],
             hashes: [Hash::default(); BURST],
             guesses: [Guess::ABSENT; BURST],
-            plain: 0,
+            plain: [0; 2],
         };
         let mut frames = std::mem::take(frames).into_iter();
         let all = frames.len();
@@ -108,7 +108,7 @@ impl Worker {
         let mac = shared.network.interfaces()[port.get()].mac;
         let from_host = shared.network.host() == Some(port);
         let (v4, v6) = (&self.sides.v4.tracked.flows, &self.sides.v6.tracked.flows);
-        let mut fragments = false;
+        let (mut fragments, mut plain) = (false, [0; 2]);
         let places = waves.parsed[part.clone()]
             .iter_mut()
             .zip(&mut waves.hashes[part.clone()]);
@@ -117,35 +117,48 @@ impl Worker {
             let ours = match parsed {
                 Parsed::Ipv4(packet) if is_plain => {
                     *hash = v4.ask(&packet.key);
+                    plain[0] |= 1 << at;
                     shared.network.is_own(packet.key.src)
                 }
                 Parsed::Ipv6(packet) if is_plain => {
                     *hash = v6.ask(&packet.key);
+                    plain[1] |= 1 << at;
                     shared.network.is_own(packet.key.src)
                 }
                 _ => self.uncommon(shared, parsed, &mut fragments),
             };
-            waves.plain |= u64::from(is_plain) << at;
             if ours && !from_host {
                 // Only the host speaks with our addresses; from a link they are forged (RFC 1812 §5.3.8), and would be
                 // treated as the node is: exempt from the limit of refusals, served past external traffic policies (TP-4).
                 *parsed = Parsed::Drop(DropReason::BadSource);
             }
         }
+        waves.plain[0] |= plain[0];
+        waves.plain[1] |= plain[1];
         fragments
     }
 
     /// The second wave.
     fn guess(&self, waves: &mut Waves, part: Range<usize>) {
         let (v4, v6) = (&self.sides.v4.tracked.flows, &self.sides.v6.tracked.flows);
-        let places = waves.parsed[part.clone()].iter().zip(&waves.hashes[part.clone()]);
-        for ((at, guess), (parsed, &hash)) in part.clone().zip(&mut waves.guesses[part]).zip(places) {
-            *guess = match parsed {
-                _ if waves.plain >> at & 1 == 0 => Guess::ABSENT,
-                Parsed::Ipv4(_) => v4.guess(hash),
-                Parsed::Ipv6(_) => v6.guess(hash),
-                _ => Guess::ABSENT,
-            };
+        let all = u64::MAX >> (64 - part.len()) << part.start;
+        let [plain_v4, plain_v6] = waves.plain;
+        let places = waves.guesses[part.clone()]
+            .iter_mut()
+            .zip(&waves.hashes[part.clone()]);
+        // Nearly always of one family, and then without a question for each.
+        if plain_v4 & all == all {
+            places.for_each(|(guess, &hash)| *guess = v4.guess(hash));
+        } else if plain_v6 & all == all {
+            places.for_each(|(guess, &hash)| *guess = v6.guess(hash));
+        } else {
+            for (at, (guess, &hash)) in part.zip(places) {
+                if plain_v4 >> at & 1 != 0 {
+                    *guess = v4.guess(hash);
+                } else if plain_v6 >> at & 1 != 0 {
+                    *guess = v6.guess(hash);
+                }
+            }
         }
     }
 
@@ -227,39 +240,49 @@ impl Worker {
             let Some(frame) = frames.next() else { break };
             run += 1;
             let flows = &mut A::own(&mut self.sides).tracked.flows;
-            let flow = match flows.confirm(guess, &packet.key) {
-                None if !guess.is_absent() => flows.find(&packet.key),
-                flow => flow,
-            };
-            let mut frame = frame;
-            if let Some((index, direction)) = flow
-                && let entry = flows.flow_mut(index)
-                && entry.is_steady(direction, packet.signals, self.tables.losses())
+            if let Some((flow, direction)) = flows.confirm(guess, &packet.key)
+                && flow.is_steady(direction, packet.signals, self.tables.losses())
                 && packet.ttl > 1
+                && let Some(link) = Link::open(shared, &mut self.ports, flow.next_hop(direction), &frame)
             {
-                let hop = (entry.next_hop(direction), entry.rewrite(direction));
-                match send_plain(shared, &mut self.ports, &self.memory, frame, packet, hop) {
-                    Ok(()) => {
-                        entry.refresh(tick);
-                        self.forwarded += 1;
-                        continue;
-                    }
-                    Err(refused) => frame = refused,
-                }
-            }
-            if let Some((index, direction)) = flow
-                && let Ok(way) = lookup::step(flows, &self.tables, packet, index, direction, tick)
-            {
-                self.forward_plain(shared, port, frame, packet, way, tick);
-            } else if flow.is_none() && packet.is_plain() {
-                late.push((frame, packet));
+                link.send(&self.memory, frame, packet, &flow.rewrite(direction));
+                flow.refresh(tick);
+                self.forwarded += 1;
             } else {
-                self.open(shared, port, &mut late, tick);
-                self.consider(shared, port, frame, packet, tick);
+                self.step(shared, port, (frame, packet), guess, &mut late, tick);
             }
         }
         self.open(shared, port, &mut late, tick);
         run
+    }
+
+    /// `follow`, of a packet that is to do more than to pass.
+    #[inline(never)]
+    fn step<'p, A: Served>(
+        &mut self,
+        shared: &Shared,
+        port: NicPortIndex,
+        (frame, packet): (Frame, &'p Packet<A>),
+        guess: Guess,
+        late: &mut ArrayVec<(Frame, &'p Packet<A>), BURST>,
+        tick: Tick,
+    ) {
+        let flows = &mut A::own(&mut self.sides).tracked.flows;
+        let flow = if guess.is_absent() {
+            None
+        } else {
+            flows.find(&packet.key)
+        };
+        if let Some((index, direction)) = flow
+            && let Ok(way) = lookup::step(flows, &self.tables, packet, index, direction, tick)
+        {
+            self.forward_plain(shared, port, frame, packet, way, tick);
+        } else if flow.is_none() && packet.is_plain() {
+            late.push((frame, packet));
+        } else {
+            self.open(shared, port, late, tick);
+            self.consider(shared, port, frame, packet, tick);
+        }
     }
 
     /// Plain packets that probably open flows, in order: prepared together, so that they wait for the flow table together.

@@ -59,11 +59,11 @@ impl Worker {
         Way { next_hop, rewrite }: Way<A>,
         tick: Tick,
     ) {
-        let hop = (next_hop, rewrite);
-        if let Err(frame) = send_plain(shared, &mut self.ports, &self.memory, frame, packet, hop) {
-            self.forward(shared, port, frame, packet, (next_hop, Some(&rewrite)), tick);
-        } else {
+        if let Some(link) = Link::open(shared, &mut self.ports, next_hop, &frame) {
+            link.send(&self.memory, frame, packet, &rewrite);
             self.forwarded += 1;
+        } else {
+            self.forward(shared, port, frame, packet, (next_hop, Some(&rewrite)), tick);
         }
     }
 
@@ -449,28 +449,43 @@ impl Worker {
     }
 }
 
-/// Rewrites a plain packet and adds it to the queue of its NIC port, where all is as nearly always: its next hop is known
-/// and in use, it fits, and there is room. Else nothing was done, and `forward` sees to it.
-#[inline(always)]
-pub(super) fn send_plain<A: Served>(
-    shared: &Shared,
-    ports: &mut [Option<NicPort>],
-    memory: &FrameMemory,
-    mut frame: Frame,
-    packet: &Packet<A>,
-    (next_hop, rewrite): (NextHopIndex, Rewrite<A>),
-) -> Result<(), Frame> {
-    if let Some((out, mac)) = shared.network.next_hops().get_reachable(next_hop)
-        && let interface = &shared.network.interfaces()[out.get()]
-        && frame.len() <= interface.mtu + ethernet::HEADER_LEN
-        && let Some(nic) = &mut ports[out.get()]
-        && !nic.queue.is_full()
-    {
-        nat::rewrite_plain(memory.bytes_mut(&mut frame), packet, &rewrite, mac, interface.mac);
-        nic.queue.push(frame);
-        Ok(())
-    } else {
-        Err(frame)
+/// The way to a next hop where all is as nearly always: it is known and in use, the frame fits, and there is room for it.
+pub(super) struct Link<'a> {
+    nic: &'a mut NicPort,
+    to: Mac,
+}
+
+impl<'a> Link<'a> {
+    /// `None`: `forward` sees to it.
+    #[inline(always)]
+    pub(super) fn open(
+        shared: &Shared,
+        ports: &'a mut [Option<NicPort>],
+        next_hop: NextHopIndex,
+        frame: &Frame,
+    ) -> Option<Self> {
+        let (out, to) = shared.network.next_hops().get_reachable(next_hop)?;
+        let nic = ports.get_mut(out.get())?.as_mut()?;
+        (frame.len() <= nic.longest && !nic.queue.is_full()).then_some(Link { nic, to })
+    }
+
+    /// Rewrites a plain packet and adds it to the queue.
+    #[inline(always)]
+    pub(super) fn send<A: Served>(
+        self,
+        memory: &FrameMemory,
+        mut frame: Frame,
+        packet: &Packet<A>,
+        rewrite: &Rewrite<A>,
+    ) {
+        nat::rewrite_plain(
+            memory.bytes_mut(&mut frame),
+            packet,
+            rewrite,
+            self.to,
+            self.nic.mac,
+        );
+        self.nic.queue.push(frame);
     }
 }
 

@@ -64,15 +64,26 @@ fn worker(owes: [bool; 2]) -> Worker {
         fragments: FragmentConfig::default(),
     };
     let port = |owes| Some(Box::new(Owing(owes, info.clone())) as Box<dyn Driver>);
-    Worker::new(WorkerParts {
-        index: WorkerIndex(0),
-        memory: FrameMemory::new(1, 2048).unwrap(),
-        drivers: vec![port(owes[0]), None, port(owes[1])],
-        sides: Sides::new(&sides).unwrap(),
-        picker: Picker::new(1, &TableLimits::default()),
-        counters: WorkerCounters::private(),
-        tables: Arc::new(Tables::empty()),
-    })
+    let interface = Interface {
+        name: "a".to_owned(),
+        mac: info.mac,
+        mtu: info.mtu,
+        addresses: Vec::new(),
+        peer_mac: None,
+    };
+    let network = Network::new(vec![interface; 3], Vec::new(), Vec::new(), None, 1);
+    Worker::new(
+        WorkerParts {
+            index: WorkerIndex(0),
+            memory: FrameMemory::new(1, 2048).unwrap(),
+            drivers: vec![port(owes[0]), None, port(owes[1])],
+            sides: Sides::new(&sides).unwrap(),
+            picker: Picker::new(1, &TableLimits::default()),
+            counters: WorkerCounters::private(),
+            tables: Arc::new(Tables::empty()),
+        },
+        &network,
+    )
 }
 
 #[test]

@@ -187,15 +187,18 @@ impl World {
             self.peers.push(ends);
             let page = WorkerCounters::private();
             self.counters.push(page.reader());
-            self.workers.push(Worker::new(WorkerParts {
-                index,
-                memory: FrameMemory::new(frames(&self.setup), 2048).unwrap(),
-                drivers,
-                sides,
-                picker: Picker::new(self.random.next(), &limits()),
-                counters: page,
-                tables: self.builder.tables().clone(),
-            }));
+            self.workers.push(Worker::new(
+                WorkerParts {
+                    index,
+                    memory: FrameMemory::new(frames(&self.setup), 2048).unwrap(),
+                    drivers,
+                    sides,
+                    picker: Picker::new(self.random.next(), &limits()),
+                    counters: page,
+                    tables: self.builder.tables().clone(),
+                },
+                &self.shared.network,
+            ));
         }
     }
 

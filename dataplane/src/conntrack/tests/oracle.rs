@@ -74,7 +74,7 @@ fn holds_what_a_hash_map_holds<A: Numbered>(steps: &[Step]) -> Result<(), TestCa
                     if reply { new.reply } else { new.original }
                 };
                 let keys: Vec<_> = which.into_iter().map(key).collect();
-                let found = find_burst(&flows, &keys);
+                let found = find_burst(&mut flows, &keys);
                 for (key, found) in keys.iter().zip(found) {
                     prop_assert_eq!(found, oracle.get(key).copied());
                     prop_assert_eq!(flows.find(key), found);

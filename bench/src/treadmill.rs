@@ -132,12 +132,9 @@ impl Driver for Treadmill {
         if self.staged.is_empty() {
             return self.stage(memory);
         }
-        let room = frames.remaining_capacity().min(self.staged.len());
-        for _ in 0..room {
-            let Some(frame) = self.staged.pop() else { break };
-            frames.push(frame);
-        }
-        self.stats.rx_packets += room as u64;
+        let rest = self.staged.len().saturating_sub(frames.remaining_capacity());
+        self.stats.rx_packets += (self.staged.len() - rest) as u64;
+        frames.extend(self.staged.drain(rest..).rev());
     }
 
     fn tx_burst(&mut self, memory: &mut FrameMemory, frames: &mut Burst) {
@@ -149,9 +146,7 @@ impl Driver for Treadmill {
                 }
             });
         }
-        for frame in frames.drain(..) {
-            memory.free(frame);
-        }
+        memory.free_all(frames.drain(..));
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -57,9 +57,7 @@ impl TxQueue {
             refused,
             no_peer: refused > 0 && !driver.has_peer(),
         };
-        for frame in self.frames.drain(..) {
-            memory.free(frame);
-        }
+        memory.free_all(self.frames.drain(..));
         flushed
     }
 

@@ -16,6 +16,7 @@ use crate::fragments::Fragmented;
 use crate::index::{BackendIndex, FlowIndex, NextHopIndex, ServicePortIndex, WorkerIndex};
 use crate::nat::Rewrite;
 use crate::network::{Hop, Network};
+use crate::next_hop::Hints;
 use crate::open::Prepared;
 use crate::parse::{Fragment, Packet, Parsed};
 use crate::steering::Steering;
@@ -90,6 +91,8 @@ pub struct Tracked<A: Address> {
     pub flows: Flows<A>,
     /// Ports for those that the endpoint must see coming from us.
     pub snat_ports: PortPool<A>,
+    /// Where new flows went of late.
+    pub hints: Hints<A>,
 }
 
 impl<A: Address> Tracked<A> {
@@ -394,10 +397,8 @@ impl<A: Family> Lookup<'_, A> {
     fn find_next_hops(&mut self, index: FlowIndex) -> Result<[NextHopIndex; 2], Verdict> {
         let flows = &self.tracked.flows;
         let to = |direction| flows.rewrite(index, direction).to.dst;
-        let next_hops = [
-            self.next_hop(to(Direction::Original))?,
-            self.next_hop(to(Direction::Reply))?,
-        ];
+        let [there, back] = Direction::BOTH.map(to);
+        let next_hops = [self.next_hop(there)?, self.next_hop(back)?];
         self.tracked.flows.set_next_hops(index, next_hops);
         Ok(next_hops)
     }
@@ -436,7 +437,7 @@ impl<A: Family> Lookup<'_, A> {
     }
 
     /// A packet that addresses no frontend: the node's own, a service address without this port, or routed on.
-    fn unserved(&self, packet: &Packet<A>) -> Verdict {
+    fn unserved(&mut self, packet: &Packet<A>) -> Verdict {
         let key = &packet.key;
         if self.network.is_own(key.dst) {
             return host_or(self.network, DropReason::NoHostPort);
@@ -498,9 +499,16 @@ impl<A: Family> Lookup<'_, A> {
     }
 
     /// The next hop to an address; a verdict where there is none that answers. So a flow never names another.
-    pub(crate) fn next_hop(&self, address: A) -> Result<NextHopIndex, Verdict> {
+    pub(crate) fn next_hop(&mut self, address: A) -> Result<NextHopIndex, Verdict> {
+        if let Some(index) = self.tracked.hints.get(self.network.next_hops(), address) {
+            return Ok(index);
+        }
         match self.network.hop(address) {
-            Hop::Known(index) => Ok(index),
+            Hop::Router(index) => Ok(index),
+            Hop::Neighbour(index) => {
+                self.tracked.hints.put(address, index);
+                Ok(index)
+            }
             Hop::Unknown(port, neighbour) => Err(Verdict::Resolve(port, neighbour)),
             Hop::Unreachable => Err(Verdict::Drop(DropReason::NeighbourUnreachable)),
             Hop::NoRoute => Err(Verdict::Drop(DropReason::NoRoute)),

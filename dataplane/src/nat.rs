@@ -26,8 +26,10 @@ pub use crate::wire::checksum::negate;
 
 /// `l3_delta` and `l4_delta` of a rewrite from one key to another.
 pub fn deltas<A: Address>(from: &FlowKey<A>, to: &FlowKey<A>) -> (u16, u16) {
-    let addresses =
-        |key: &FlowKey<A>| checksum::add(checksum::sum(key.src.as_ref()), checksum::sum(key.dst.as_ref()));
+    let addresses = |key: &FlowKey<A>| {
+        let ([a, b], [c, d]) = (key.src.halves(), key.dst.halves());
+        checksum::sum_words([a, b, c, d])
+    };
     let ports = |key: &FlowKey<A>| checksum::add(key.src_port.number(), key.dst_port.number());
     let (before, after) = (addresses(from), addresses(to));
     (

@@ -51,8 +51,10 @@ pub struct Route {
 /// Where a packet to some address goes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hop {
-    /// To this neighbour, which answers.
-    Known(NextHopIndex),
+    /// To the destination itself, which is on the link and answers.
+    Neighbour(NextHopIndex),
+    /// To this router, which answers.
+    Router(NextHopIndex),
     /// To a neighbour that the steward must resolve first.
     Unknown(NicPortIndex, IpAddr),
     /// To a neighbour that does not answer.
@@ -289,29 +291,37 @@ impl Network {
 
     /// Where a packet to `destination` goes next.
     pub fn hop<A: Address>(&self, destination: A) -> Hop {
-        let routed = if self.is_own(destination) {
-            None
-        } else {
-            self.destinations(destination).filter(|route| route.via.is_some())
-        };
-        if let Some(route) = routed {
-            let index = NextHopIndex(route.router.load(Ordering::Relaxed));
-            if self.next_hops.get_reachable(index).is_some() {
-                return Hop::Known(index);
-            }
+        if self.is_own(destination) {
+            return self.hop_to(self.route(destination));
         }
-        match self.route(destination) {
-            None => Hop::NoRoute,
-            Some((port, neighbour)) => match self.next_hops.look_up(port, neighbour) {
-                Some((index, Reachability::Reachable(_))) => {
-                    if let Some(route) = routed {
-                        route.router.store(index.0, Ordering::Relaxed);
-                    }
-                    Hop::Known(index)
-                }
-                Some((_, Reachability::Unreachable)) => Hop::Unreachable,
-                _ => Hop::Unknown(port, neighbour.into()),
-            },
+        let Some(route) = self.destinations(destination) else {
+            return Hop::NoRoute;
+        };
+        let Some(router) = route.via else {
+            return self.hop_to(Some((route.port, destination)));
+        };
+        let index = NextHopIndex(route.router.load(Ordering::Relaxed));
+        if self.next_hops.get_reachable(index).is_some() {
+            return Hop::Router(index);
+        }
+        match self.hop_to(Some((route.port, router))) {
+            Hop::Neighbour(index) => {
+                route.router.store(index.0, Ordering::Relaxed);
+                Hop::Router(index)
+            }
+            hop => hop,
+        }
+    }
+
+    /// `hop`, of what `route` says.
+    fn hop_to<A: Address>(&self, route: Option<(NicPortIndex, A)>) -> Hop {
+        let Some((port, neighbour)) = route else {
+            return Hop::NoRoute;
+        };
+        match self.next_hops.look_up(port, neighbour) {
+            Some((index, Reachability::Reachable(_))) => Hop::Neighbour(index),
+            Some((_, Reachability::Unreachable)) => Hop::Unreachable,
+            _ => Hop::Unknown(port, neighbour.into()),
         }
     }
 }
@@ -469,7 +479,7 @@ mod tests {
         network
             .next_hops()
             .set(index, Reachability::Reachable(Mac([2; 6])));
-        assert_eq!(network.hop(address), Hop::Known(index));
+        assert_eq!(network.hop(address), Hop::Neighbour(index));
         network.next_hops().set(index, Reachability::Unreachable);
         assert_eq!(network.hop(address), Hop::Unreachable);
     }

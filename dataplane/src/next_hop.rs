@@ -17,7 +17,7 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use crate::addr::Mac;
+use crate::addr::{Address, Mac};
 use crate::index::{NextHopIndex, NicPortIndex};
 
 /// Slots looked at before a neighbour counts as absent. At the load `NextHops::insert` allows (3/4) and a good
@@ -229,6 +229,43 @@ impl NextHops {
         let start = (word.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as usize;
         (0..PROBES).map(move |i| (start + i) & mask)
     }
+}
+
+/// On-link neighbours that one worker has asked for of late (a route remembers its router): a few Services have most new
+/// flows, and to look for the same endpoints over and over would be a sixth of what such a flow costs. A hint is as good
+/// as an index in a flow: it names no other neighbour.
+#[derive(Debug)]
+pub struct Hints<A>(Box<[(A, NextHopIndex); HINTS]>);
+
+/// Of IPv4, two kilobytes: what else a new flow needs stays in the first cache beside them.
+const HINTS: usize = 256;
+
+impl<A: Address> Hints<A> {
+    /// The index of `address`, if it was `put` and can be sent to.
+    #[inline(always)]
+    pub fn get(&self, hops: &NextHops, address: A) -> Option<NextHopIndex> {
+        let (of, index) = self.0[place(address)];
+        (of == address && hops.get_reachable(index).is_some()).then_some(index)
+    }
+
+    /// Remembers the index of `address`.
+    pub fn put(&mut self, address: A, index: NextHopIndex) {
+        self.0[place(address)] = (address, index);
+    }
+}
+
+impl<A: Address> Default for Hints<A> {
+    fn default() -> Self {
+        Self(Box::new([(A::default(), NextHopIndex::UNKNOWN); HINTS]))
+    }
+}
+
+/// Where the hint about an address is. Fibonacci hashing, as above.
+#[inline(always)]
+fn place<A: Address>(address: A) -> usize {
+    let [high, low] = address.halves();
+    let word = (high.rotate_left(32) ^ low).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (word >> (64 - HINTS.trailing_zeros())) as usize
 }
 
 /// What in a tag, and which words, name this neighbour.

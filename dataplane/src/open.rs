@@ -108,18 +108,20 @@ impl<A: Family> Lookup<'_, A> {
             service_port: frontend.service_port,
             next_hops: [to_backend, to_client],
         };
-        let returns = self.returns_here(&flow.forwarded);
         let source = match source {
             // The node's own address stays, but not a port with which replies would be looked for where their sender's
             // flows are, or that another flow has: those of its other ports that are free are its sockets' (TP-7).
             None if self.network.is_own(packet.key.src)
-                && (!returns || self.tracked.flows.find(&flow.forwarded.reversed()).is_some()) =>
+                && (!self.returns_here(&flow.forwarded)
+                    || self.tracked.flows.find(&flow.forwarded.reversed()).is_some()) =>
             {
                 Some(packet.key.src)
             }
             // A client that speaks from a Service's address: replies to it are looked for where their sender's flows are,
             // whatever its port. So the endpoint must see our address.
-            None if !returns && self.tables.address(packet.key.src) != AddressKind::Other => {
+            None if !self.returns_here(&flow.forwarded)
+                && self.tables.address(packet.key.src) != AddressKind::Other =>
+            {
                 Some(self.snat_address(to_backend)?)
             }
             source => source,
@@ -336,7 +338,9 @@ impl<A: Family> Lookup<'_, A> {
             l4_delta,
             flags,
         };
-        let Tracked { flows, snat_ports } = &mut *self.tracked;
+        let Tracked {
+            flows, snat_ports, ..
+        } = &mut *self.tracked;
         let (picker, counted) = (&mut *self.picker, &mut self.counted);
         let index = flows.open(&new, self.tick, &mut |gone| {
             Tracked::ended(gone, snat_ports, picker);

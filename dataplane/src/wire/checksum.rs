@@ -31,8 +31,18 @@ pub fn sum(bytes: &[u8]) -> u16 {
     }
     let mut last = [0; 8];
     last[..tail.len()].copy_from_slice(tail);
-    total = add_wide(total, u64::from_ne_bytes(last));
+    fold(add_wide(total, u64::from_ne_bytes(last)))
+}
 
+/// `sum` of words in the machine's own byte order, each of whole 16-bit words.
+#[inline(always)]
+pub fn sum_words<const N: usize>(words: [u64; N]) -> u16 {
+    fold(words.into_iter().fold(0, add_wide))
+}
+
+/// A sum 64 bits wide and in the machine's own byte order, 16 bits wide and in the network's.
+#[inline(always)]
+const fn fold(total: u64) -> u16 {
     let total = (total >> 32) + (total & 0xffff_ffff);
     let total = (total >> 16 & 0xffff) + (total & 0xffff) + (total >> 32);
     let total = (total >> 16) + (total & 0xffff);

@@ -18,7 +18,7 @@ use crate::counters::CounterId;
 use crate::fragments::Transport;
 use crate::icmp_error;
 use crate::index::NicPortIndex;
-use crate::lookup::{self, Counted, Decision, Lookup};
+use crate::lookup::{self, Counted, Decision, Lookup, Way};
 use crate::nic::{BURST, Burst, Frame};
 use crate::open::{self, Prepared};
 use crate::parse::{self, Fragment, Packet, Parsed};
@@ -300,16 +300,21 @@ impl Worker {
             self.tables.prefetch(key.dst, key.protocol, key.dst_port);
         }
         let mut pending = ArrayVec::<(Frame, &Packet<A>, Prepared<A>), BURST>::new_const();
-        for (frame, packet) in late.drain(..) {
-            let prepared = self.with_lookup(shared, tick, |lookup| lookup.prepare_only(packet));
-            if let Some(prepared) = prepared {
-                pending.push((frame, packet, prepared));
-            } else {
-                self.commit(shared, port, &mut pending, tick);
-                self.consider(shared, port, frame, packet, tick);
-            }
+        let mut late = late.drain(..);
+        loop {
+            let other = self.with_lookup(shared, tick, |lookup| {
+                for (frame, packet) in &mut late {
+                    match lookup.prepare_only(packet) {
+                        Some(prepared) => pending.push((frame, packet, prepared)),
+                        None => return Some((frame, packet)),
+                    }
+                }
+                None
+            });
+            self.commit(shared, port, &mut pending, tick);
+            let Some((frame, packet)) = other else { break };
+            self.consider(shared, port, frame, packet, tick);
         }
-        self.commit(shared, port, &mut pending, tick);
     }
 
     fn commit<A: Served>(
@@ -319,8 +324,12 @@ impl Worker {
         pending: &mut ArrayVec<(Frame, &Packet<A>, Prepared<A>), BURST>,
         tick: Tick,
     ) {
-        for (frame, packet, prepared) in pending.drain(..) {
-            match self.with_lookup(shared, tick, |lookup| lookup.commit(&prepared)) {
+        let mut ways = ArrayVec::<Result<Way<A>, OpenError>, BURST>::new_const();
+        self.with_lookup(shared, tick, |lookup| {
+            ways.extend(pending.iter().map(|(_, _, prepared)| lookup.commit(prepared)));
+        });
+        for ((frame, packet, _), way) in pending.drain(..).zip(ways) {
+            match way {
                 Ok(way) => self.forward_plain(shared, port, frame, packet, way, tick),
                 // Another packet of this burst has opened it.
                 Err(OpenError::OriginalTaken) => self.consider(shared, port, frame, packet, tick),

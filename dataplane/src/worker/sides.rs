@@ -16,6 +16,7 @@ use crate::fragments::{FragmentConfig, Fragments, Passage, Transport};
 use crate::index::{NicPortIndex, WorkerIndex};
 use crate::lookup::{Family, Tracked};
 use crate::network::Network;
+use crate::next_hop::Hints;
 use crate::parse::{Fragment, Packet};
 use crate::reject::Answer;
 use crate::steering::Steering;
@@ -118,6 +119,7 @@ impl<A: Family> Side<A> {
         Ok(Self {
             tracked: Tracked {
                 flows: Flows::new(config.flows)?,
+                hints: Hints::default(),
                 snat_ports: PortPool::new(config.snat_ports.clone())?,
             },
             fragments: Fragments::new(config.fragments)?,
@@ -148,7 +150,9 @@ impl<A: Family> Side<A> {
         })?;
         let (flows, mut adopted) = Flows::open_file(&shard, config.flows, now)?;
         side.tracked.flows = flows;
-        let Tracked { flows, snat_ports } = &mut side.tracked;
+        let Tracked {
+            flows, snat_ports, ..
+        } = &mut side.tracked;
         let mut homeless = Vec::new();
         for (index, flow) in flows
             .iter()
@@ -185,7 +189,9 @@ impl<A: Family> Side<A> {
     }
 
     pub(super) fn expire(&mut self, picker: &mut Picker, tick: Tick, most: usize) -> Expired {
-        let Tracked { flows, snat_ports } = &mut self.tracked;
+        let Tracked {
+            flows, snat_ports, ..
+        } = &mut self.tracked;
         let mut expired = Expired {
             flows: 0,
             fragments: 0,

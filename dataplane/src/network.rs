@@ -301,7 +301,7 @@ impl Network {
             return self.hop_to(Some((route.port, destination)));
         };
         let index = NextHopIndex(route.router.load(Ordering::Relaxed));
-        if self.next_hops.get_reachable(index).is_some() {
+        if self.next_hops.is_reachable(index) {
             return Hop::Router(index);
         }
         match self.hop_to(Some((route.port, router))) {

@@ -146,6 +146,14 @@ impl NextHops {
         (state & !(0xff << 48 | MAC) == wanted).then(|| (port(state), mac(state)))
     }
 
+    /// Whether the neighbour of this index can be sent to.
+    #[inline(always)]
+    pub fn is_reachable(&self, index: NextHopIndex) -> bool {
+        // Relaxed: as in `get`.
+        let state = self.states[self.slot(index)].load(Ordering::Relaxed);
+        is_of(index, state) && state & KIND == REACHABLE
+    }
+
     /// Steward: the index of this neighbour, entered as `Incomplete` if new; `None` when the table is full.
     pub fn insert(&self, port: NicPortIndex, address: impl Into<IpAddr>) -> Option<NextHopIndex> {
         let address = address.into();
@@ -245,7 +253,7 @@ impl<A: Address> Hints<A> {
     #[inline(always)]
     pub fn get(&self, hops: &NextHops, address: A) -> Option<NextHopIndex> {
         let (of, index) = self.0[place(address)];
-        (of == address && hops.get_reachable(index).is_some()).then_some(index)
+        (of == address && hops.is_reachable(index)).then_some(index)
     }
 
     /// Remembers the index of `address`.

@@ -89,20 +89,20 @@ impl Table {
     /// The word stored under `hash` for which `is` holds.
     #[inline(always)]
     pub(super) fn find(&self, hash: Hash, is: impl Fn(u32) -> bool) -> Option<u32> {
-        let primary = &self.buckets[self.primary(hash)];
-        let place = |bucket: &Bucket| {
-            bucket
-                .places(tag(hash))
-                .map(|i| bucket.words[i])
-                .find(|&word| is(word))
-        };
-        place(primary).or_else(|| {
-            if primary.elsewhere == 0 {
-                None
-            } else {
-                place(&self.buckets[self.alternate(hash)])
+        let mut at = self.primary(hash);
+        loop {
+            let bucket = &self.buckets[at];
+            for place in bucket.places(tag(hash)) {
+                if is(bucket.words[place]) {
+                    return Some(bucket.words[place]);
+                }
             }
-        })
+            let next = self.alternate(hash);
+            if bucket.elsewhere == 0 || at == next {
+                return None;
+            }
+            at = next;
+        }
     }
 
     /// Stores `word`, which must not be stored yet, under `hash`; `hash_of` says under which hash another word is.

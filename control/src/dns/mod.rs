@@ -4,7 +4,7 @@
 //! `zone` of the moment → `wire` writes it → `server` sends it. What is not the cluster's goes by way of `upstream`, in a
 //! thread of its own. A new zone is made aside whenever the model changes; nobody waits for it.
 //!
-//! It is itself a Service, `kube-system/kube-dns`, reached through the dataplane like every other: see [`kube_dns`].
+//! It is itself a Service, `kube-system/kube-dns`, reached through the dataplane like every other: see `kube_dns.rs`.
 
 /// What names stand for.
 pub mod zone;

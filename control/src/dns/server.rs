@@ -113,7 +113,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Begins to answer at `sockets` as soon as there is a whole zone, or after [`HOLD`]; until then questions wait.
+    /// Begins to answer at `sockets` as soon as there is a whole zone, or after `HOLD`; until then questions wait.
     pub fn start(sockets: Sockets, settings: Settings) -> io::Result<Self> {
         let (jobs, waiting) = channel::bounded(0);
         let shared = Arc::new(Shared {

@@ -59,6 +59,14 @@ pub trait Address:
     /// Its bits as two words, the last in the lower half of the second.
     fn halves(self) -> [u64; 2];
 
+    /// A word whose high bits tell neighbouring addresses apart (Fibonacci hashing). No secret: for caches and filters, not
+    /// for tables that somebody could fill.
+    #[inline(always)]
+    fn spread(self) -> u64 {
+        let [high, low] = self.halves();
+        (high.rotate_left(32) ^ low).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
     /// The part of `of` that is this family's.
     fn part<F: Families>(of: &F) -> &F::Part<Self>;
 }

@@ -16,7 +16,7 @@ use crate::fragments::Fragmented;
 use crate::index::{BackendIndex, FlowIndex, NextHopIndex, ServicePortIndex, WorkerIndex};
 use crate::nat::Rewrite;
 use crate::network::{Hop, Network};
-use crate::next_hop::Hints;
+use crate::next_hop::Recent;
 use crate::open::Prepared;
 use crate::parse::{Fragment, Packet, Parsed};
 use crate::steering::Steering;
@@ -91,8 +91,8 @@ pub struct Tracked<A: Address> {
     pub flows: Flows<A>,
     /// Ports for those that the endpoint must see coming from us.
     pub snat_ports: PortPool<A>,
-    /// Where new flows went of late.
-    pub hints: Hints<A>,
+    /// Neighbours that packets of no flow, and new flows, went to of late.
+    pub recent: Recent<A>,
 }
 
 impl<A: Address> Tracked<A> {
@@ -500,13 +500,13 @@ impl<A: Family> Lookup<'_, A> {
 
     /// The next hop to an address; a verdict where there is none that answers. So a flow never names another.
     pub(crate) fn next_hop(&mut self, address: A) -> Result<NextHopIndex, Verdict> {
-        if let Some(index) = self.tracked.hints.get(self.network.next_hops(), address) {
+        if let Some(index) = self.tracked.recent.get(self.network.next_hops(), address) {
             return Ok(index);
         }
         match self.network.hop(address) {
             Hop::Router(index) => Ok(index),
             Hop::Neighbour(index) => {
-                self.tracked.hints.put(address, index);
+                self.tracked.recent.put(address, index);
                 Ok(index)
             }
             Hop::Unknown(port, neighbour) => Err(Verdict::Resolve(port, neighbour)),

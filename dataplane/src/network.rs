@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use crate::addr::{Address, Families, Mac, V4, V6};
 use crate::index::{NextHopIndex, NicPortIndex};
 use crate::next_hop::{NextHops, Reachability};
+use crate::wire::ethernet;
 
 /// What a NIC port is to the gateway.
 #[derive(Clone, Debug)]
@@ -28,6 +29,11 @@ pub struct Interface {
 }
 
 impl Interface {
+    /// Longest frame, in bytes, that the NIC port takes.
+    pub const fn longest_frame(&self) -> usize {
+        self.mtu + ethernet::HEADER_LEN
+    }
+
     /// Our link-local address on it: what neighbour discovery speaks with.
     pub fn link_local(&self) -> Option<Ipv6Addr> {
         self.addresses.iter().find_map(|a| match a.addr() {
@@ -66,9 +72,7 @@ pub enum Hop {
 /// The bit of `Side::own_bits` that an address names.
 #[inline(always)]
 fn bit<A: Address>(address: A) -> u64 {
-    let [high, low] = address.halves();
-    // Fibonacci hashing: neighbouring addresses go far apart.
-    1 << ((high.rotate_left(32) ^ low).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58)
+    1 << (address.spread() >> 58)
 }
 
 /// A route, as it is asked for with every new flow.
@@ -313,7 +317,7 @@ impl Network {
         }
     }
 
-    /// `hop`, of what `route` says.
+    /// `hop`, to a neighbour that `route` says.
     fn hop_to<A: Address>(&self, route: Option<(NicPortIndex, A)>) -> Hop {
         let Some((port, neighbour)) = route else {
             return Hop::NoRoute;
@@ -488,6 +492,29 @@ mod tests {
     fn a_neighbour_is_unknown_until_it_has_answered() {
         is_unknown_until_it_has_answered([10, 244, 0, 9]);
         is_unknown_until_it_has_answered(v6("fd00:10:244::9"));
+    }
+
+    fn a_router_is_found_as_long_as_it_answers<A: Address>(destination: A, router: A) {
+        let network = network();
+        let unknown = Hop::Unknown(WAN, router.into());
+        assert_eq!(network.hop(destination), unknown);
+        let index = network.next_hops().insert(WAN, router).unwrap();
+        let reachable = Reachability::Reachable(Mac([2; 6]));
+        network.next_hops().set(index, reachable);
+        // Looked for, then remembered by the route: though nobody has sent to it.
+        assert_eq!(
+            [(); 2].map(|()| network.hop(destination)),
+            [Hop::Router(index); 2]
+        );
+        assert!(!network.next_hops().take_used(index));
+        network.next_hops().set(index, Reachability::Unreachable);
+        assert_eq!(network.hop(destination), Hop::Unreachable);
+    }
+
+    #[test]
+    fn a_router_is_found_whether_or_not_anything_was_sent_to_it() {
+        a_router_is_found_as_long_as_it_answers([8, 8, 8, 8], [192, 0, 2, 1]);
+        a_router_is_found_as_long_as_it_answers(v6("2600::1"), v6("fe80::1"));
     }
 
     #[test]

@@ -239,41 +239,38 @@ impl NextHops {
     }
 }
 
-/// On-link neighbours that one worker has asked for of late (a route remembers its router): a few Services have most new
-/// flows, and to look for the same endpoints over and over would be a sixth of what such a flow costs. A hint is as good
-/// as an index in a flow: it names no other neighbour.
+/// On-link neighbours that one worker has asked for of late, by address (a route remembers its router): a few Services have
+/// most new flows, and the same endpoints need not be looked for over and over. What is remembered is as good as an index
+/// in a flow: it names no other neighbour.
 #[derive(Debug)]
-pub struct Hints<A>(Box<[(A, NextHopIndex); HINTS]>);
+pub struct Recent<A>(Box<[(A, NextHopIndex); RECENT]>);
 
 /// Of IPv4, two kilobytes: what else a new flow needs stays in the first cache beside them.
-const HINTS: usize = 256;
+const RECENT: usize = 256;
 
-impl<A: Address> Hints<A> {
+impl<A: Address> Recent<A> {
     /// The index of `address`, if it was `put` and can be sent to.
     #[inline(always)]
     pub fn get(&self, hops: &NextHops, address: A) -> Option<NextHopIndex> {
-        let (of, index) = self.0[place(address)];
+        let (of, index) = self.0[Self::place(address)];
         (of == address && hops.is_reachable(index)).then_some(index)
     }
 
     /// Remembers the index of `address`.
     pub fn put(&mut self, address: A, index: NextHopIndex) {
-        self.0[place(address)] = (address, index);
+        self.0[Self::place(address)] = (address, index);
+    }
+
+    #[inline(always)]
+    fn place(address: A) -> usize {
+        (address.spread() >> (64 - RECENT.trailing_zeros())) as usize
     }
 }
 
-impl<A: Address> Default for Hints<A> {
+impl<A: Address> Default for Recent<A> {
     fn default() -> Self {
-        Self(Box::new([(A::default(), NextHopIndex::UNKNOWN); HINTS]))
+        Self(Box::new([(A::default(), NextHopIndex::UNKNOWN); RECENT]))
     }
-}
-
-/// Where the hint about an address is. Fibonacci hashing, as above.
-#[inline(always)]
-fn place<A: Address>(address: A) -> usize {
-    let [high, low] = address.halves();
-    let word = (high.rotate_left(32) ^ low).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    (word >> (64 - HINTS.trailing_zeros())) as usize
 }
 
 /// What in a tag, and which words, name this neighbour.
@@ -306,7 +303,7 @@ fn port(state: u64) -> NicPortIndex {
 
 #[inline(always)]
 const fn mac(state: u64) -> Mac {
-    Mac::of_bits(state & MAC)
+    Mac::of_bits(state)
 }
 
 fn reachability(state: u64) -> Reachability {
@@ -328,6 +325,37 @@ mod tests {
 
     fn mac(last: u8) -> Reachability {
         Reachability::Reachable(Mac([2, 0, 0, 0, 0, last]))
+    }
+
+    #[test]
+    fn a_recent_neighbour_is_known_while_it_answers_and_nobody_else_is_taken_for_it() {
+        let (hops, mut recent) = (NextHops::new(2_000), Recent::default());
+        let address = |n: u32| n.to_be_bytes();
+        let index = hops.insert(PORT, address(1)).unwrap();
+        recent.put(address(1), index);
+        assert_eq!(recent.get(&hops, address(1)), None, "it has not answered yet");
+        hops.set(index, mac(1));
+        assert_eq!(recent.get(&hops, address(1)), Some(index));
+        // Several of these share its place.
+        assert!((2..2_000).all(|n| recent.get(&hops, address(n)).is_none()));
+        for n in 2..1_000 {
+            let other = hops.insert(PORT, address(n)).unwrap();
+            hops.set(other, mac(2));
+            recent.put(address(n), other);
+            assert_eq!(recent.get(&hops, address(n)), Some(other));
+        }
+        recent.put(address(1), index);
+        hops.set(index, Reachability::Unreachable);
+        assert_eq!(recent.get(&hops, address(1)), None);
+        hops.set(index, mac(1));
+        hops.forget(index);
+        let again = hops.insert(PORT, address(1)).unwrap();
+        hops.set(again, mac(3));
+        assert_ne!(
+            recent.get(&hops, address(1)),
+            Some(again),
+            "the index was another generation's"
+        );
     }
 
     #[test]

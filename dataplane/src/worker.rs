@@ -31,7 +31,7 @@ use crate::tables::{Picker, Tables};
 use crate::tick::Tick;
 use crate::tx::TxQueue;
 use crate::verdict::DropReason;
-use crate::wire::{Ethernet, ethernet};
+use crate::wire::Ethernet;
 
 mod burst;
 mod carry_out;
@@ -114,9 +114,8 @@ pub struct Worker {
 struct NicPort {
     driver: Box<dyn Driver>,
     queue: TxQueue,
-    /// What frames to it are sent from.
+    /// Of its `Interface`, beside the queue where every packet needs them: what frames are sent from, and the longest.
     mac: Mac,
-    /// Longest frame that it takes.
     longest: usize,
 }
 
@@ -146,7 +145,7 @@ impl Worker {
                 driver: driver?,
                 queue: TxQueue::new(),
                 mac: interface.mac,
-                longest: interface.mtu + ethernet::HEADER_LEN,
+                longest: interface.longest_frame(),
             })
         };
         Self {

@@ -112,12 +112,6 @@ pub struct Guess(u32);
 impl Guess {
     /// There was no such flow when the guess was made.
     pub const ABSENT: Self = Self(ABSENT);
-
-    /// Whether it is that.
-    #[inline(always)]
-    pub const fn is_absent(self) -> bool {
-        self.0 == ABSENT
-    }
 }
 
 /// Why a flow could not be opened. Nothing was changed.
@@ -197,6 +191,18 @@ impl<A: Address> Flows<A> {
         let (FlowIndex(at), direction) = parts(guess.0);
         let flow = self.flows.get_mut(at as usize)?;
         flow.has_key(direction, key).then_some((flow, direction))
+    }
+
+    /// Which flow it is, whether or not the guess was right: but for a guess of none, which is believed.
+    pub(crate) fn find_guessed(&self, guess: Guess, key: &FlowKey<A>) -> Option<(FlowIndex, Direction)> {
+        if guess.0 == ABSENT {
+            return None;
+        }
+        let (index, direction) = parts(guess.0);
+        match self.flows.get(index.get()) {
+            Some(flow) if flow.has_key(direction, key) => Some((index, direction)),
+            _ => self.find(key),
+        }
     }
 
     /// Opens a flow, its first packet having come at `tick`. A flow that had to go for it (CT-18) is shown to `gone`, as by

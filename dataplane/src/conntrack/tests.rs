@@ -6,15 +6,17 @@ use crate::index::{BackendIndex, NextHopIndex, ServicePortIndex};
 use crate::tick::TICKS_PER_SECOND;
 use crate::wire::sctp::chunks;
 
-/// As a worker finds a burst's flows: in two waves, the keys that were not guessed right afterwards. Checks the guesses.
+/// As a worker finds a burst's flows: in two waves, the keys that were not guessed right afterwards.
 fn find_burst<A: Address>(flows: &mut Flows<A>, keys: &[FlowKey<A>]) -> Vec<Option<(FlowIndex, Direction)>> {
     let hashes: Vec<_> = keys.iter().map(|key| flows.ask(key)).collect();
     let guesses: Vec<_> = hashes.iter().map(|&hash| flows.guess(hash)).collect();
     let found = |(guess, key): (Guess, &FlowKey<A>)| {
-        let found = flows.find(key);
+        let found = flows.find_guessed(guess, key);
         if let Some((flow, direction)) = flows.confirm(guess, key) {
-            assert_eq!(flow.key(direction), *key);
-            assert_eq!(found.map(|(_, direction)| direction), Some(direction));
+            assert_eq!(
+                (flow.key(direction), found.map(|(_, d)| d)),
+                (*key, Some(direction))
+            );
         }
         found
     };

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use arrayvec::ArrayVec;
 
-use super::carry_out::Link;
+use super::carry_out::Egress;
 use super::{Served, Shared, Worker};
 use crate::addr::{V4, V6};
 use crate::conntrack::{Guess, Hash, OpenError};
@@ -243,13 +243,13 @@ impl Worker {
             if let Some((flow, direction)) = flows.confirm(guess, &packet.key)
                 && flow.is_steady(direction, packet.signals, self.tables.losses())
                 && packet.ttl > 1
-                && let Some(link) = Link::open(shared, &mut self.ports, flow.next_hop(direction), &frame)
+                && let Some(egress) = Egress::open(shared, &mut self.ports, flow.next_hop(direction), &frame)
             {
-                link.send(&self.memory, frame, packet, &flow.rewrite(direction));
+                egress.send(&self.memory, frame, packet, &flow.rewrite(direction));
                 flow.refresh(tick);
                 self.forwarded += 1;
             } else {
-                self.step(shared, port, (frame, packet), guess, &mut late, tick);
+                self.follow_slowly(shared, port, (frame, packet), guess, &mut late, tick);
             }
         }
         self.open(shared, port, &mut late, tick);
@@ -258,7 +258,7 @@ impl Worker {
 
     /// `follow`, of a packet that is to do more than to pass.
     #[inline(never)]
-    fn step<'p, A: Served>(
+    fn follow_slowly<'p, A: Served>(
         &mut self,
         shared: &Shared,
         port: NicPortIndex,
@@ -268,11 +268,7 @@ impl Worker {
         tick: Tick,
     ) {
         let flows = &mut A::own(&mut self.sides).tracked.flows;
-        let flow = if guess.is_absent() {
-            None
-        } else {
-            flows.find(&packet.key)
-        };
+        let flow = flows.find_guessed(guess, &packet.key);
         if let Some((index, direction)) = flow
             && let Ok(way) = lookup::step(flows, &self.tables, packet, index, direction, tick)
         {

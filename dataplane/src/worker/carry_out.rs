@@ -20,7 +20,7 @@ use crate::reject;
 use crate::tick::Tick;
 use crate::tx::Flushed;
 use crate::verdict::{DropReason, Rejection, Verdict};
-use crate::wire::{Ipv4, ethernet, fragments_out};
+use crate::wire::{Ipv4, fragments_out};
 
 impl Worker {
     /// Carries out the decision on a packet.
@@ -59,8 +59,8 @@ impl Worker {
         Way { next_hop, rewrite }: Way<A>,
         tick: Tick,
     ) {
-        if let Some(link) = Link::open(shared, &mut self.ports, next_hop, &frame) {
-            link.send(&self.memory, frame, packet, &rewrite);
+        if let Some(egress) = Egress::open(shared, &mut self.ports, next_hop, &frame) {
+            egress.send(&self.memory, frame, packet, &rewrite);
             self.forwarded += 1;
         } else {
             self.forward(shared, port, frame, packet, (next_hop, Some(&rewrite)), tick);
@@ -348,7 +348,7 @@ impl Worker {
     /// Addresses a frame to its next station and sends it.
     fn send(&mut self, shared: &Shared, out: NicPortIndex, to: Mac, mut frame: Frame) {
         let interface = &shared.network.interfaces()[out.get()];
-        if frame.len() > interface.mtu + ethernet::HEADER_LEN {
+        if frame.len() > interface.longest_frame() {
             return self.drop_frame(frame, DropReason::TooBig);
         }
         nat::set_macs(self.memory.bytes_mut(&mut frame), to, interface.mac);
@@ -450,12 +450,12 @@ impl Worker {
 }
 
 /// The way to a next hop where all is as nearly always: it is known and in use, the frame fits, and there is room for it.
-pub(super) struct Link<'a> {
+pub(super) struct Egress<'a> {
     nic: &'a mut NicPort,
     to: Mac,
 }
 
-impl<'a> Link<'a> {
+impl<'a> Egress<'a> {
     /// `None`: `forward` sees to it.
     #[inline(always)]
     pub(super) fn open(
@@ -466,7 +466,7 @@ impl<'a> Link<'a> {
     ) -> Option<Self> {
         let (out, to) = shared.network.next_hops().get_reachable(next_hop)?;
         let nic = ports.get_mut(out.get())?.as_mut()?;
-        (frame.len() <= nic.longest && !nic.queue.is_full()).then_some(Link { nic, to })
+        (frame.len() <= nic.longest && !nic.queue.is_full()).then_some(Egress { nic, to })
     }
 
     /// Rewrites a plain packet and adds it to the queue.

@@ -16,7 +16,7 @@ use crate::fragments::{FragmentConfig, Fragments, Passage, Transport};
 use crate::index::{NicPortIndex, WorkerIndex};
 use crate::lookup::{Family, Tracked};
 use crate::network::Network;
-use crate::next_hop::Hints;
+use crate::next_hop::Recent;
 use crate::parse::{Fragment, Packet};
 use crate::reject::Answer;
 use crate::steering::Steering;
@@ -119,7 +119,7 @@ impl<A: Family> Side<A> {
         Ok(Self {
             tracked: Tracked {
                 flows: Flows::new(config.flows)?,
-                hints: Hints::default(),
+                recent: Recent::default(),
                 snat_ports: PortPool::new(config.snat_ports.clone())?,
             },
             fragments: Fragments::new(config.fragments)?,

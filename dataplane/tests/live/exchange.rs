@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::host::Host;
 use crate::random::Random;
-use crate::sandbox::now;
+use crate::sandbox::{now, wait_until};
 
 /// A connection that makes no progress for so long is stuck: with retransmission every second (`patient`), longer than
 /// chance lets thirty attempts in turn be lost.
@@ -71,7 +71,11 @@ pub(crate) fn patient(host: Host) {
 pub(crate) fn serve(host: Host, pod: u8, address: IpAddr) {
     let (tcp, udp) = host.enter(move || {
         let at = SocketAddr::new(address, PORT);
-        (TcpListener::bind(at).unwrap(), UdpSocket::bind(at).unwrap())
+        // The kernel takes an IPv6 address into use a while after it was added, and tells nobody.
+        wait_until("the pod has its address", STUCK, || match TcpListener::bind(at) {
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => None,
+            tcp => Some((tcp.unwrap(), UdpSocket::bind(at).unwrap())),
+        })
     });
     thread::spawn(move || {
         for stream in tcp.incoming().map(Result::unwrap) {

@@ -1,5 +1,6 @@
 //! A bad cable: carries frames between two wires, and loses, repeats and holds back some of them, as its seed says.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -23,6 +24,11 @@ pub(crate) struct Faults {
 }
 
 const HELD_MAX: u64 = 5_000;
+
+/// Frames remembered: of more connections than a soak has in a minute.
+const TURNS: usize = 1 << 16;
+/// TCP's flags of which one is set where a connection begins or ends.
+const SYN_FIN_RST: u8 = 0x07;
 
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
@@ -49,6 +55,9 @@ struct Cable {
     random: Random,
     faults: Faults,
     held: Vec<(Instant, usize, Vec<u8>)>,
+    /// Frames that begin or end TCP connections over IPv4, by the end they came in at, and how the dice fell: so that a
+    /// complaint about one tells what went before it.
+    turns: VecDeque<(Instant, usize, Vec<u8>, usize)>,
     counts: Arc<Counts>,
     inspect: Inspect,
     complaints: SyncSender<String>,
@@ -76,6 +85,7 @@ impl Relay {
             random: Random(seed),
             faults,
             held: Vec::new(),
+            turns: VecDeque::new(),
             counts: Arc::clone(&counts),
             inspect,
             complaints: complain,
@@ -126,6 +136,15 @@ impl Drop for Relay {
     }
 }
 
+/// Both ports of a TCP packet over IPv4 without options, the lower one first.
+fn ports(bytes: &[u8]) -> Option<[u16; 2]> {
+    if bytes.len() < 54 || bytes[12..15] != [8, 0, 0x45] || bytes[23] != 6 {
+        return None;
+    }
+    let [a, b] = [34, 36].map(|at| u16::from_be_bytes([bytes[at], bytes[at + 1]]));
+    Some([a.min(b), a.max(b)])
+}
+
 impl Cable {
     fn turn(&mut self) {
         let mut idle = true;
@@ -156,11 +175,12 @@ impl Cable {
     }
 
     fn judge(&mut self, from: usize, bytes: Vec<u8>) {
+        let dice = self.random.below(1000);
+        self.remember(from, &bytes, dice);
         if let Some(complaint) = (self.inspect)(from, &bytes) {
             // Those that do not fit are as bad as those that do.
-            let _ = self.complaints.try_send(complaint);
+            let _ = self.complaints.try_send(complaint + &self.before(&bytes));
         }
-        let dice = self.random.below(1000);
         let Faults { lost, repeated, held } = self.faults;
         let counted = match dice {
             _ if dice < lost => &self.counts.lost,
@@ -180,6 +200,29 @@ impl Cable {
             }
         };
         counted.fetch_add(1, Relaxed);
+    }
+
+    fn remember(&mut self, from: usize, bytes: &[u8], dice: usize) {
+        if ports(bytes).is_some() && bytes[47] & SYN_FIN_RST != 0 {
+            if self.turns.len() == TURNS {
+                self.turns.pop_front();
+            }
+            self.turns.push_back((now(), from, bytes[..54].to_vec(), dice));
+        }
+    }
+
+    /// What was remembered of the connections between this frame's ports, whichever their addresses.
+    fn before(&self, bytes: &[u8]) -> String {
+        let between = ports(bytes);
+        let same = |turn: &&(Instant, usize, Vec<u8>, usize)| between.is_some() && ports(&turn.2) == between;
+        self.turns
+            .iter()
+            .filter(same)
+            .map(|(when, from, bytes, dice)| {
+                let ago = when.elapsed().as_secs_f64();
+                format!("\n  {ago:.3} s before, at end {from}, dice {dice}: {bytes:02x?}")
+            })
+            .collect()
     }
 
     fn release(&mut self) {

@@ -102,22 +102,11 @@ mod tests {
     #[test]
     #[cfg(all(feature = "nic", not(miri)))]
     fn what_is_refused_since_nobody_is_there_is_told_from_a_full_ring() {
-        use crate::nic::memif::{BUFFER_SIZE, MemifSpec, Role};
+        use crate::nic::memif::{MemifSpec, Role};
         use crate::nic::open::{DriverSpec, PortSpec, open};
 
         let mut memory = FrameMemory::new(8, 2048).unwrap();
-        let options = MemifSpec {
-            socket: format!("@sluice-nobody-{}", std::process::id()),
-            role: Role::Client,
-            id: 0,
-            secret: String::new(),
-            queues: 1,
-            buffer_size: BUFFER_SIZE,
-            interrupts: false,
-            mtu: 1500,
-            mac: None,
-            peer_mac: None,
-        };
+        let options = MemifSpec::new(format!("@sluice-nobody-{}", std::process::id()), Role::Client);
         let spec = PortSpec::new("a", "memif0", DriverSpec::Memif(options));
         let mut port = open(&spec, &mut memory, &mut None).unwrap();
         let mut queue = TxQueue::new();

@@ -29,13 +29,18 @@ pub mod handshake;
 pub mod ring;
 /// Shared memory.
 mod region;
-/// The socket and its thread.
+/// Where thread and port meet.
+mod slot;
+/// Messages on their way.
+mod socket;
+/// The thread.
 mod control;
 
-use control::{Interface, Pair};
+use control::Interface;
 pub use handshake::Role;
 use handshake::Terms;
 use ring::{Received, Sent};
+use slot::Pair;
 
 /// Bytes of a buffer if nothing else is said: a packet of Ethernet's MTU, as both other implementations have it.
 pub const BUFFER_SIZE: u32 = 2048;
@@ -68,6 +73,25 @@ pub struct MemifSpec {
     pub mac: Option<Mac>,
     /// The station at the other side, if it is not to be asked for.
     pub peer_mac: Option<Mac>,
+}
+
+impl MemifSpec {
+    /// Of interface 0 at `socket` and one queue pair: an open door, Ethernet's MTU, buffers and wake-ups as usual, stations by
+    /// themselves.
+    pub fn new(socket: impl Into<String>, role: Role) -> Self {
+        Self {
+            socket: socket.into(),
+            role,
+            id: 0,
+            secret: String::new(),
+            queues: 1,
+            buffer_size: BUFFER_SIZE,
+            interrupts: true,
+            mtu: 1500,
+            mac: None,
+            peer_mac: None,
+        }
+    }
 }
 
 /// The interfaces of this process: the ports of its queues, in whichever worker, share one.

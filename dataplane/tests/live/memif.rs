@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use sluice_dataplane::nic::memif::{BUFFER_SIZE, MemifSpec, Role};
+use sluice_dataplane::nic::memif::{MemifSpec, Role};
 use sluice_dataplane::nic::open::{DriverSpec, PortSpec, open};
 use sluice_dataplane::nic::{Burst, Driver, FrameMemory, Link};
 
@@ -139,6 +139,7 @@ fn sink(memory: Memory, role: &str, queues: u8) -> Testpmd {
 pub(crate) fn settled(mut read: impl FnMut() -> u64) -> u64 {
     let mut last = None;
     wait_until("the counters stand still", SOON, || {
+        // Still is what does not move for so long: nobody reports the last packet.
         std::thread::sleep(Duration::from_millis(100));
         let now = read();
         (last.replace(now) == Some(now)).then_some(now)
@@ -222,18 +223,7 @@ impl Station {
 
     fn open(socket: &str, role: Role) -> Self {
         let mut memory = FrameMemory::new(4096, 2048).unwrap();
-        let options = MemifSpec {
-            socket: socket.to_owned(),
-            role,
-            id: 0,
-            secret: String::new(),
-            queues: 1,
-            buffer_size: BUFFER_SIZE,
-            interrupts: true,
-            mtu: 1500,
-            mac: None,
-            peer_mac: None,
-        };
+        let options = MemifSpec::new(socket, role);
         let spec = PortSpec::new("station", "station0", DriverSpec::Memif(options));
         let port = open(&spec, &mut memory, &mut None).unwrap();
         Self { port, memory }

@@ -21,18 +21,7 @@ use crate::conformance::{FRAMES, Port};
 use crate::port;
 
 fn server(memory: &mut FrameMemory, path: &str) -> Port {
-    let options = MemifSpec {
-        socket: path.to_owned(),
-        role: Role::Server,
-        id: 0,
-        secret: String::new(),
-        queues: 1,
-        buffer_size: BUFFER_SIZE,
-        interrupts: true,
-        mtu: 1500,
-        mac: None,
-        peer_mac: None,
-    };
+    let options = MemifSpec::new(path, Role::Server);
     port(memory, &mut None, "memif0", DriverSpec::Memif(options))
 }
 

@@ -4,28 +4,21 @@
 //! It is a thread of its own because it does what a worker must not: it maps memory, and it writes to eventfds that a
 //! hostile peer may make block. It sleeps in poll(2) but for those moments.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::io::{self};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use crossbeam::queue::ArrayQueue;
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-};
+use rustix::net::{SocketAddrUnix, SocketFlags};
 
 use super::handshake::{Handshake, Link, Refusal, Role, Terms};
-use super::message::{MESSAGE, Message, Text};
-use super::ring::{RxRing, TxRing};
+use super::message::{Message, Text};
+use super::slot::{Pair, Slot};
+use super::socket::{Listener, address, hear, send, seqpacket};
 use crate::channel::BindError;
-use crate::channel::endpoint::Endpoint;
 
 /// Before the next attempt, and after a peer that went: a restarted peer is back in a tenth of a second, and one that fails
 /// in a loop costs ten handshakes a second.
@@ -36,113 +29,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MESSAGES: usize = 16;
 /// How long a port that closes waits for the thread, which may hang in a hostile peer's eventfd.
 const FAREWELL: Duration = Duration::from_secs(2);
-
-/// A queue's rings, of one link.
-#[derive(Debug)]
-pub(super) struct Pair {
-    /// Number of the link.
-    pub(super) link: u32,
-    pub(super) rx: Option<RxRing>,
-    pub(super) tx: Option<TxRing>,
-}
-
-/// Where the thread and the port of a queue meet.
-#[derive(Debug)]
-pub(super) struct Slot {
-    newest: ArrayQueue<Option<Box<Pair>>>,
-    /// What the port has laid down: unmapping takes time.
-    retired: ArrayQueue<Box<Pair>>,
-    /// A link whose rings the port found broken.
-    broken: AtomicU32,
-    up: AtomicBool,
-    /// A port has this queue.
-    claimed: AtomicBool,
-    /// What a waiting port waits on: the peer's interrupt and `wake`, edge-triggered, so that neither is ever read.
-    events: OwnedFd,
-    wake: OwnedFd,
-}
-
-impl Slot {
-    fn new() -> io::Result<Self> {
-        let events = epoll::create(CreateFlags::CLOEXEC)?;
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        watch(&events, wake.as_fd())?;
-        Ok(Self {
-            newest: ArrayQueue::new(1),
-            // One for every offer that was taken; `offer` collects before it offers.
-            retired: ArrayQueue::new(4),
-            broken: AtomicU32::new(0),
-            up: AtomicBool::new(false),
-            claimed: AtomicBool::new(false),
-            events,
-            wake,
-        })
-    }
-
-    /// Thread: other rings, or none.
-    fn offer(&self, pair: Option<Box<Pair>>) {
-        self.collect();
-        self.up.store(pair.is_some(), Ordering::Relaxed);
-        drop(self.newest.force_push(pair));
-        self.wake();
-    }
-
-    /// Thread: unmaps what the port has laid down.
-    fn collect(&self) {
-        while self.retired.pop().is_some() {}
-    }
-
-    /// Port: exchanges its rings for the newest; whether it laid any down.
-    pub(super) fn take(&self, current: &mut Option<Box<Pair>>) -> bool {
-        match self.newest.pop() {
-            None => false,
-            Some(newest) => match std::mem::replace(current, newest) {
-                None => false,
-                Some(old) => {
-                    // Never full (see `new`); if it were, unmapping here would be slow but not wrong.
-                    drop(self.retired.push(old));
-                    true
-                }
-            },
-        }
-    }
-
-    /// Port: whether there is something to take.
-    #[inline(always)]
-    pub(super) fn is_newer(&self) -> bool {
-        !self.newest.is_empty()
-    }
-
-    pub(super) fn is_up(&self) -> bool {
-        self.up.load(Ordering::Relaxed)
-    }
-
-    /// Has whoever waits on `events` wake up.
-    pub(super) fn wake(&self) {
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-    }
-
-    /// What to wait on.
-    pub(super) fn events(&self) -> BorrowedFd<'_> {
-        self.events.as_fd()
-    }
-
-    /// Forgets what woke us, without reading what is the peer's.
-    pub(super) fn quiet(&self) {
-        let mut seen = [MaybeUninit::<epoll::Event>::uninit(); 4];
-        let _ = epoll::wait(&self.events, &mut seen, Some(&NO_TIME));
-    }
-}
-
-const NO_TIME: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 0,
-};
-
-fn watch(events: &OwnedFd, fd: BorrowedFd<'_>) -> io::Result<()> {
-    let flags = EventFlags::IN | EventFlags::ET;
-    Ok(epoll::add(events, fd, EventData::new_u64(0), flags)?)
-}
 
 /// What the thread and all ports of an interface share.
 #[derive(Debug)]
@@ -242,63 +128,6 @@ impl Drop for Interface {
                 "memif {}: its thread hangs in its peer's eventfd and is left there",
                 self.terms.name
             );
-        }
-    }
-}
-
-fn address(socket: &str) -> io::Result<SocketAddrUnix> {
-    Ok(match socket.strip_prefix('@') {
-        Some(name) => SocketAddrUnix::new_abstract_name(name.as_bytes())?,
-        None => SocketAddrUnix::new(socket)?,
-    })
-}
-
-fn seqpacket() -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        flags,
-        None,
-    )?)
-}
-
-/// What a server listens with.
-#[derive(Debug)]
-enum Listener {
-    /// A socket file, which goes with it.
-    File(Endpoint),
-    /// A name.
-    Abstract(OwnedFd),
-}
-
-impl Listener {
-    fn new(socket: &str, address: &SocketAddrUnix) -> Result<Self, BindError> {
-        if !socket.starts_with('@') {
-            return Ok(Self::File(Endpoint::bind(
-                Path::new(socket),
-                SocketType::SEQPACKET,
-            )?));
-        }
-        let listen = || -> io::Result<OwnedFd> {
-            let listener = seqpacket()?;
-            rustix::net::bind(&listener, address)?;
-            rustix::net::listen(&listener, 8)?;
-            Ok(listener)
-        };
-        let failed = |error| BindError::Io {
-            path: socket.into(),
-            error,
-        };
-        listen().map(Self::Abstract).map_err(failed)
-    }
-}
-
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::File(endpoint) => endpoint.listener().as_fd(),
-            Self::Abstract(fd) => fd.as_fd(),
         }
     }
 }
@@ -500,7 +329,7 @@ impl Thread {
         };
         for (slot, queue) in self.shared.slots.iter().zip(link.queues) {
             if let Some(interrupt) = &queue.rx_interrupt
-                && let Err(error) = watch(&slot.events, interrupt.as_fd())
+                && let Err(error) = slot.watch(interrupt.as_fd())
             {
                 log::warn!("{}: cannot wait for its interrupts: {error}", self.name);
             }
@@ -525,7 +354,7 @@ impl Thread {
                     slot.offer(None);
                     // The peer has it open, too: it would go on to wake us.
                     if let Some(interrupt) = interrupt {
-                        let _ = epoll::delete(&slot.events, interrupt);
+                        slot.forget(interrupt.as_fd());
                     }
                 }
                 socket
@@ -548,43 +377,4 @@ enum Heard {
     Nothing,
     More,
     Link(Box<Link>),
-}
-
-fn send(socket: impl AsFd, message: &Message, file: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let files: Vec<_> = file.into_iter().collect();
-    if !files.is_empty() {
-        ancillary.push(SendAncillaryMessage::ScmRights(&files));
-    }
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    rustix::net::sendmsg(socket, &[IoSlice::new(&message.encode())], &mut ancillary, flags)?;
-    Ok(())
-}
-
-/// The next message, if there is one now. What more files came along than one are closed.
-fn hear(socket: &OwnedFd) -> Result<Option<(Message, Option<OwnedFd>)>, Refusal> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    // One more than a message has, to see that there are no more.
-    let mut bytes = [0; MESSAGE + 1];
-    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags);
-    let len = match received {
-        Ok(received) => received.bytes,
-        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
-        Err(error) => return Err(Refusal(format!("its socket: {error}"))),
-    };
-    let file = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
-        _ => None,
-    });
-    match (len, bytes.first_chunk()) {
-        (0, _) => Err("the peer is gone".into()),
-        (MESSAGE, Some(message)) => match Message::decode(message) {
-            Some(message) => Ok(Some((message, file))),
-            None => Err("a message of unknown type".into()),
-        },
-        _ => Err(Refusal(format!("a message of {len} bytes, not {MESSAGE}"))),
-    }
 }

@@ -1,7 +1,7 @@
 //! `memif` against itself, in both roles: what other programs make of it is tested alive.
 
 use sluice_dataplane::nic::FrameMemory;
-use sluice_dataplane::nic::memif::{BUFFER_SIZE, MemifSpec, Role};
+use sluice_dataplane::nic::memif::{MemifSpec, Role};
 use sluice_dataplane::nic::open::DriverSpec;
 use sluice_dataplane::nic::xdp_socket::Umem;
 
@@ -20,17 +20,10 @@ impl Memif {
 
     fn open(&self, role: Role, memory: &mut FrameMemory, umem: &mut Option<Umem>) -> Port {
         let options = MemifSpec {
-            // Of this network namespace, so of this test alone.
-            socket: "@sluice-conformance".into(),
-            role,
-            id: 0,
             secret: "conformance".into(),
-            queues: 1,
-            buffer_size: BUFFER_SIZE,
-            interrupts: true,
             mtu: self.mtu,
-            mac: None,
-            peer_mac: None,
+            // Of this network namespace, so of this test alone.
+            ..MemifSpec::new("@sluice-conformance", role)
         };
         crate::port(memory, umem, "memif0", DriverSpec::Memif(options))
     }

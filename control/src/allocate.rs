@@ -303,6 +303,15 @@ impl Allocator {
         gone.iter().for_each(|name| self.release(name));
     }
 
+    /// Whether no other Service has this address; if one has, that is an error of `field`.
+    fn is_nobodys(&self, address: IpAddr, name: &ServiceName, field: &str, errors: &mut Errors) -> bool {
+        let holder = self.ip_holders.get(&address).filter(|holder| *holder != name);
+        if let Some(holder) = holder {
+            errors.invalid(field, address, format!("is already held by Service {holder}"));
+        }
+        holder.is_none()
+    }
+
     fn hold(&mut self, name: &ServiceName, holding: Holding) {
         for ip in holding.all_addresses() {
             self.ip_holders.insert(*ip, name.clone());

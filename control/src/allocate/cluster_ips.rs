@@ -107,8 +107,8 @@ impl Allocator {
             });
             let ranges = ranges.collect::<Vec<_>>().join(" or ");
             errors.invalid(field, address, format!("must be {ranges}, the service range"));
-        } else if let Some(holder) = self.ip_holders.get(&address).filter(|holder| *holder != name) {
-            errors.invalid(field, address, format!("is already held by Service {holder}"));
+        } else {
+            self.is_nobodys(address, name, field, errors);
         }
         Some(address)
     }

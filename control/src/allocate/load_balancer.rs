@@ -188,14 +188,6 @@ impl Allocator {
         self.is_nobodys(asked, name, FIELD, errors).then_some(asked)
     }
 
-    fn is_nobodys(&self, address: IpAddr, name: &ServiceName, field: &str, errors: &mut Errors) -> bool {
-        let holder = self.ip_holders.get(&address).filter(|holder| *holder != name);
-        if let Some(holder) = holder {
-            errors.invalid(field, address, format!("is already held by Service {holder}"));
-        }
-        holder.is_none()
-    }
-
     fn pick_address(
         &self,
         name: &ServiceName,

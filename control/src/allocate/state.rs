@@ -120,15 +120,12 @@ impl Allocator {
             .filter(|p| !p.as_os_str().is_empty())
             .unwrap_or_else(|| Path::new("."));
         fs::create_dir_all(folder)?;
+        let state = State {
+            version: VERSION,
+            services,
+        };
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        serde_json::to_writer_pretty(
-            &mut file,
-            &State {
-                version: VERSION,
-                services,
-            },
-        )?;
-        file.flush()?;
+        file.write_all(&serde_json::to_vec_pretty(&state)?)?;
         file.as_file().sync_all()?;
         file.persist(path)?;
         File::open(folder)?.sync_all()?;

@@ -204,6 +204,7 @@ impl Store {
             if now() > deadline {
                 return Ok(false);
             }
+            // Asked again: who waits for news is told of none only after much longer than our patience.
             std::thread::sleep(Duration::from_millis(10));
         }
     }

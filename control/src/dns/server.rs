@@ -36,8 +36,8 @@ const HOLD: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_secs(30);
 /// The stack of a thread that asks upstream or holds a connection: messages are on the heap.
 pub(super) const STACK: usize = 256 << 10;
-/// After an error that is the socket's, not a client's.
-const PAUSE: Duration = Duration::from_millis(10);
+/// After an error that is the socket's, not a client's, such as no descriptors left.
+pub(super) const PAUSE: Duration = Duration::from_millis(10);
 
 /// How the server works.
 #[derive(Debug)]

@@ -9,13 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::server::{STACK, Shared};
+use super::server::{PAUSE, STACK, Shared};
 use super::upstream::{framed, now, read_exact_until};
 
 /// How long a client may take to its next question, whole (RFC 7766 §6.2.3: a few seconds).
 const SILENCE: Duration = Duration::from_secs(10);
-/// After an error that is the listener's, such as no descriptors left.
-const PAUSE: Duration = Duration::from_millis(10);
 
 /// Connections there are, by their order.
 #[derive(Debug)]

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::affinity::Affinity;
+use crate::announce;
 use crate::channel::BindError;
 use crate::channel::server::{Server, ServerOptions};
 use crate::config::{self, Config, DriverKind, Idle, MemifMode, MemifRole, Role};
@@ -28,7 +29,7 @@ use crate::nic::netmap::name::PortName;
 use crate::nic::open::{self, Attach, DriverSpec, PortSpec, ZeroCopy};
 use crate::nic::pcap::PcapSpec;
 use crate::nic::xdp_socket::Umem;
-use crate::nic::{Driver, DriverInfo, FrameMemory, OpenError, oversize, vlan};
+use crate::nic::{Driver, DriverInfo, FrameMemory, OpenError, vlan};
 use crate::segment;
 use crate::steering::Steering;
 use crate::steward::Steward;
@@ -120,6 +121,7 @@ impl Dataplane {
         let queues: Vec<Queues> = indices()
             .map(|index| open_ports(config, index))
             .collect::<Result<_, _>>()?;
+        announce::ports(config, &queues, &steering);
         // Worker 0 has a queue of every NIC port.
         let drivers = queues
             .iter()
@@ -186,7 +188,8 @@ impl Dataplane {
     }
 }
 
-type Queues = (FrameMemory, Vec<Option<Box<dyn Driver>>>);
+/// A worker's frame memory, and its queue of each NIC port that has one for it.
+pub(crate) type Queues = (FrameMemory, Vec<Option<Box<dyn Driver>>>);
 
 /// A worker's frame memory and its queue of every NIC port that has one for it.
 fn open_ports(config: &Config, worker: WorkerIndex) -> Result<Queues, StartError> {
@@ -208,33 +211,13 @@ fn open_ports(config: &Config, worker: WorkerIndex) -> Result<Queues, StartError
         }
         let driver = open::open(&spec(config, port, worker, mtu), &mut memory, &mut umem)?;
         mtu = mtu.max(driver.info().mtu);
-        if port.driver == DriverKind::AfPacket
-            && worker.0 == 0
-            && let Some(doubt) = oversize::doubt(&port.interface)
-        {
-            log::warn!("NIC port {}: {doubt}", port.name);
-        }
-        let DriverInfo {
-            driver: kind,
-            interface,
-            mode,
-            mac,
-            mtu: its_mtu,
-            ..
-        } = driver.info();
-        log::info!(
-            "NIC port {}: {kind} {interface} queue {}: {mode}, {mac}, MTU {its_mtu}",
-            port.name,
-            worker.0
-        );
         if sharing.len() == 1 && port.vlan.is_none() {
             drivers[i] = Some(driver);
             continue;
         }
         let vlans: Vec<_> = sharing.iter().map(|(_, p)| p.vlan.unwrap_or(0)).collect();
         let shared = vlan::share(driver, &vlans).map_err(resources("file descriptors"))?;
-        for ((place, port), driver) in sharing.into_iter().zip(shared) {
-            log::info!("NIC port {}: {}", port.name, driver.info().interface);
+        for ((place, _), driver) in sharing.into_iter().zip(shared) {
             drivers[place] = Some(driver);
         }
     }
@@ -275,6 +258,7 @@ fn spec(config: &Config, port: &config::NicPort, worker: WorkerIndex, mtu: usize
         queue: u32::from(worker.0),
         ring_size: port.ring_size,
         complete_checksums: port.complete_checksums,
+        offloads: port.offloads,
         ..PortSpec::new(&port.name, &port.interface, driver)
     }
 }

@@ -16,6 +16,7 @@ use crate::conntrack::ports::Rest;
 use crate::conntrack::{Admission, Timeouts};
 use crate::fragments::FragmentConfig;
 use crate::nic::memif;
+use crate::nic::open::Offloads;
 use crate::tick::Period;
 
 mod check;
@@ -103,6 +104,10 @@ pub struct NicPort {
     /// Complete the partial TCP and UDP checksums that virtual peers (veth) leave to hardware.
     #[serde(default = "yes")]
     pub complete_checksums: bool,
+    /// What becomes of what its interface does to packets by itself and the driver cannot live with: merging them (GRO, LRO),
+    /// taking out VLAN tags, leaving the host's own packets unfinished.
+    #[serde(default)]
+    pub offloads: Offloads,
 }
 
 /// Drivers this binary has.

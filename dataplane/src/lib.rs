@@ -62,6 +62,9 @@ pub mod config;
 /// Config to running parts.
 #[cfg(feature = "nic")]
 pub mod assemble;
+/// What was opened, said.
+#[cfg(feature = "nic")]
+mod announce;
 
 /// Addresses and flow keys.
 pub mod addr;

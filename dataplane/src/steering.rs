@@ -87,7 +87,8 @@ impl Steering {
         self.share(sum)
     }
 
-    fn hash_owner<A: Keyed>(&self, address: A, port: Port) -> WorkerIndex {
+    /// The worker that owns the flows of a client that is not ourselves.
+    pub(crate) fn hash_owner<A: Keyed>(&self, address: A, port: Port) -> WorkerIndex {
         self.share(client_hash(address, port))
     }
 

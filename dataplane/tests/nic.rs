@@ -26,11 +26,11 @@ use std::time::Duration;
 
 use conformance::{FRAMES, Port, receive};
 use namespace::{
-    User, address_with_neighbour, delete, enter_new_namespace, hand_over_segments, in_namespace, move_to,
-    skipped, veth,
+    User, address_with_neighbour, delete, enter_new_namespace, ethtool, hand_over_segments, in_namespace,
+    move_to, skipped, veth,
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use sluice_dataplane::nic::open::{Attach, DriverSpec, PortSpec, ZeroCopy, open};
+use sluice_dataplane::nic::open::{Attach, DriverSpec, Offloads, PortSpec, ZeroCopy, open};
 use sluice_dataplane::nic::xdp_socket::Umem;
 use sluice_dataplane::nic::{Burst, FrameMemory, Link, OpenError, oversize, vlan};
 
@@ -218,6 +218,69 @@ fn a_peer_that_may_hand_over_unsegmented_packets_is_told_with_the_command_that_s
             assert_eq!(oversize::doubt("no-such-if0"), None);
         },
     );
+}
+
+#[test]
+fn offloads_in_the_way_are_switched_off_while_a_port_is_open_or_refused_or_left_alone() {
+    let name = "offloads_in_the_way_are_switched_off_while_a_port_is_open_or_refused_or_left_alone";
+    in_namespace(name, User::Same, || {
+        veth("va", "vb");
+        let mut memory = FrameMemory::new(FRAMES, 2048).unwrap();
+        let with = |offloads| PortSpec {
+            offloads,
+            ..spec("va", AF_PACKET)
+        };
+        merge(true);
+        assert!(merges(), "the kernel can merge what a veth receives");
+        let error = failure(&mut memory, &with(Offloads::Refuse));
+        explains(&error, "rx-gro", "ethtool -K va rx-gro off");
+        assert!(merges(), "a port that does not open changes nothing");
+
+        let ignoring = open(&with(Offloads::Ignore), &mut memory, &mut None).unwrap();
+        assert!(merges());
+        assert!(
+            ignoring.info().mode.contains("in the way: rx-gro"),
+            "{}",
+            ignoring.info().mode
+        );
+        let doubt = oversize::doubt("va").expect("a port that merges loses packets");
+        assert!(doubt.contains("ethtool -K va rx-gro off"), "{doubt}");
+        ignoring.close(&mut memory);
+
+        // Two queues of an interface: the last to close puts back.
+        let first = open(&with(Offloads::Fix), &mut memory, &mut None).unwrap();
+        let second = open(&with(Offloads::Fix), &mut memory, &mut None).unwrap();
+        assert!(!merges());
+        assert!(
+            second.info().mode.contains("switched off: rx-gro"),
+            "{}",
+            second.info().mode
+        );
+        first.close(&mut memory);
+        assert!(!merges(), "the other queue is still open");
+        second.close(&mut memory);
+        assert!(merges(), "as it was");
+
+        // What was off stays off; an interface that is gone needs nothing.
+        merge(false);
+        open(&with(Offloads::Fix), &mut memory, &mut None)
+            .unwrap()
+            .close(&mut memory);
+        assert!(!merges());
+        merge(true);
+        let orphan = open(&with(Offloads::Fix), &mut memory, &mut None).unwrap();
+        delete("va");
+        orphan.close(&mut memory);
+    });
+}
+
+/// Whether `va` merges what it receives, as ethtool(8) would tell it.
+fn merges() -> bool {
+    ethtool("va", 0x2b, 0) != 0 // ETHTOOL_GGRO
+}
+
+fn merge(on: bool) {
+    ethtool("va", 0x2c, u32::from(on)); // ETHTOOL_SGRO
 }
 
 #[test]

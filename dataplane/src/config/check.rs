@@ -228,15 +228,17 @@ impl NicPort {
             self.attach,
             self.ring_size,
             self.complete_checksums,
+            self.offloads,
         ) == (
             shared.driver,
             &shared.memif,
             shared.attach,
             shared.ring_size,
             shared.complete_checksums,
+            shared.offloads,
         );
         let problem = format!(
-            "shares {} with {}: driver, its options, attach, ringSize and completeChecksums must be alike",
+            "shares {} with {}: driver, its options, attach, ringSize, completeChecksums and offloads must be alike",
             self.interface, shared.name
         );
         (!alike).then_some(("interface", problem))

@@ -172,7 +172,7 @@ fn ports_of_one_interface_each_have_a_vlan_of_their_own() {
         ("vlan: 4095", "vlan: must be 1 to 4094"),
         (
             "vlan: 100, ringSize: 64",
-            "interface: shares client0 with client0: driver, its options, attach, ringSize and completeChecksums must be alike",
+            "interface: shares client0 with client0: driver, its options, attach, ringSize, completeChecksums and offloads must be alike",
         ),
     ] {
         assert_eq!(error(&trunk(more)), format!("gateway.yaml: ports[1].{problem}"));

@@ -6,16 +6,18 @@
 //! else the kernel answers the same ARP requests, and resets the connections that the dataplane carries.
 //!
 //! Packets longer than a frame are counted in `rx_errors`. The kernel's merging of received packets (GRO) is switched
-//! off at open. A veth peer's unsegmented TCP (GSO) must be stopped at the peer, before its sockets are opened:
+//! off while the port is open. A veth peer's unsegmented TCP (GSO) must be stopped at the peer, before its sockets are opened:
 //! `ip link set PEER gso_max_segs 1` (IFLA_GSO_MAX_SEGS), which needs no ethtool.
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::interface::{FRAME_OVERHEAD, Interface};
+use super::offloads::{self, Need, Prepared};
 use super::open::PortSpec;
 use super::packet_ring::{PacketRing, Received};
 use super::{
@@ -39,6 +41,8 @@ pub struct AfPacket {
     /// Losses reported so far: the kernel forgets its count when asked.
     missed: Cell<u64>,
     complete_checksums: bool,
+    /// Switched on again when the last port of the interface is closed.
+    _offloads: Arc<Prepared>,
 }
 
 impl AfPacket {
@@ -81,11 +85,7 @@ impl AfPacket {
             &1i32,
         );
         ignored.map_err(|e| spec.error("cannot ignore outgoing frames", "use Linux 4.20 or newer", e))?;
-        let merging = if interface.disable_merging().is_ok() {
-            "gro off"
-        } else {
-            "gro unchanged"
-        };
+        let offloads = offloads::prepare(spec, &interface, &[Need::Unmerged])?;
         sys::bind_packet(socket.as_fd(), interface.index(), ETH_P_ALL).map_err(|e| {
             spec.error(
                 "cannot bind the socket",
@@ -97,7 +97,11 @@ impl AfPacket {
             let advice = "check that the interface still exists";
             spec.error("cannot receive group frames (neighbour solicitations)", advice, e)
         })?;
-        let mut mode = format!("tpacket v2, ring {}, {merging}", ring.capacity());
+        let mut mode = format!(
+            "tpacket v2, ring {} in {:.1} MiB, {offloads}",
+            ring.capacity(),
+            ring.bytes() as f64 / 1_048_576.0
+        );
         if let Some(group) = fanout {
             let value = u32::from(group) | libc::PACKET_FANOUT_HASH << 16;
             sys::set_option(socket.as_fd(), libc::SOL_PACKET, libc::PACKET_FANOUT, &value).map_err(|e| {
@@ -127,6 +131,7 @@ impl AfPacket {
             stats,
             missed: Cell::new(0),
             complete_checksums,
+            _offloads: offloads,
         })
     }
 

@@ -5,7 +5,7 @@
 //! ledger knows which are out.
 //!
 //! Frames of a queue without a socket stay with the kernel: every queue that should be received from needs a port.
-//! VLAN tags that the interface would strip are kept in the frames (rxvlan is switched off at open); those that a veth
+//! VLAN tags that the interface would strip are kept in the frames (their taking out is switched off while the port is open); those that a veth
 //! peer never writes are not seen by XDP: switch off txvlan there. Needs CAP_NET_RAW, CAP_BPF and CAP_NET_ADMIN.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,6 +18,7 @@ use rustix::net::{RecvFlags, SendFlags, sockopt};
 use super::frame::RawFrame;
 use super::interface::Interface;
 use super::ledger::{Held, Ledger};
+use super::offloads::{self, Need, Prepared};
 use super::open::{Attach, PortSpec, ZeroCopy};
 use super::ring::Descriptor;
 use super::xdp_program::{Attachment, MAX_QUEUES, XdpMode};
@@ -47,6 +48,8 @@ pub struct AfXdp {
     stats: DriverStats,
     zero_copy: bool,
     complete_checksums: bool,
+    /// Switched on again when the last port of the interface is closed.
+    _offloads: Arc<Prepared>,
 }
 
 impl AfXdp {
@@ -71,18 +74,14 @@ impl AfXdp {
             let advice = "run with CAP_NET_RAW, as root";
             spec.error("cannot receive group frames (neighbour solicitations)", advice, e)
         })?;
-        let tags = if interface.keep_tags().is_ok() {
-            "tags kept"
-        } else {
-            "tags as the NIC has them"
-        };
+        let offloads = offloads::prepare(spec, &interface, &[Need::Tagged, Need::Unaggregated])?;
         let umem = Umem::of(umem, memory);
         let attachment = xdp_attach::attachment(spec, &interface, attach)?;
         let (socket, rings, shared) = xdp_socket::bind(spec, &interface, zero_copy, memory, umem)?;
         let options = sockopt::xdp_options(&socket).unwrap_or(XdpOptionsFlags::empty());
         let zero_copy = options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY);
         let mode = format!(
-            "{}, {}, queue {}, ring {}, {}, {tags}",
+            "{}, {}, queue {}, ring {}, {}, {offloads}",
             match attachment.mode() {
                 XdpMode::Native => "native",
                 XdpMode::Generic => "generic",
@@ -111,6 +110,7 @@ impl AfXdp {
             stats: DriverStats::default(),
             zero_copy,
             complete_checksums: spec.complete_checksums,
+            _offloads: offloads,
         };
         // Filled before the first frame is steered here, so that none finds an empty fill ring.
         driver.top_up(memory);

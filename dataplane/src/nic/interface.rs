@@ -4,25 +4,15 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::Link;
-use super::sys::{self, InterfaceRequest, Request};
+use super::netlink::{self, Netlink};
+use super::sys::{self, ETHTOOL_WORDS, Ethtool, InterfaceRequest, Request};
 use crate::addr::Mac;
 
 /// Ethernet header and one VLAN tag: what a frame has beyond the interface's MTU (IEEE 802.3, 802.1Q).
 pub(crate) const FRAME_OVERHEAD: usize = 14 + 4;
-
-/// linux/ethtool.h.
-const ETHTOOL_GGRO: u32 = 0x2b;
-const ETHTOOL_SGRO: u32 = 0x2c;
-const ETHTOOL_STXCSUM: u32 = 0x17;
-const ETHTOOL_STSO: u32 = 0x1f;
-const ETHTOOL_SGSO: u32 = 0x24;
-const ETHTOOL_GFLAGS: u32 = 0x25;
-const ETHTOOL_SFLAGS: u32 = 0x26;
-const ETH_FLAG_RXVLAN: u32 = 1 << 8;
-const ETH_FLAG_LRO: u32 = 1 << 15;
 
 /// One interface of the network namespace this was made in.
 #[derive(Debug)]
@@ -90,38 +80,17 @@ impl Interface {
         &self.name
     }
 
-    /// Stops the kernel and the NIC from merging received packets into ones longer than the MTU. It stays so after close.
-    pub(crate) fn disable_merging(&self) -> io::Result<()> {
-        let fd = self.control.as_fd();
-        let flags = sys::ethtool(fd, &self.name, ETHTOOL_GFLAGS, 0)?;
-        if flags & ETH_FLAG_LRO != 0 {
-            sys::ethtool(fd, &self.name, ETHTOOL_SFLAGS, flags & !ETH_FLAG_LRO)?;
-        }
-        sys::ethtool(fd, &self.name, ETHTOOL_SGRO, 0).map(drop)
+    /// An ethtool request (`sys::ethtool`) about it, by the name it has now.
+    pub(crate) fn ethtool(&self, what: Ethtool, words: &mut [u32; ETHTOOL_WORDS]) -> io::Result<()> {
+        let now = self.renamed()?.name()?;
+        sys::ethtool(self.control.as_fd(), &now, what, words)
     }
 
-    /// Has the kernel segment and checksum what it sends before the interface gets it. It stays so after close.
-    pub(crate) fn finish_packets(&self) -> io::Result<()> {
-        let commands = [ETHTOOL_STSO, ETHTOOL_SGSO, ETHTOOL_STXCSUM];
-        let set = |command| sys::ethtool(self.control.as_fd(), &self.name, command, 0).map(drop);
-        commands.into_iter().try_for_each(set)
-    }
-
-    /// Whether they are merged; `false` where the kernel does not tell.
-    pub(crate) fn merges(&self) -> bool {
-        let ask = |command| sys::ethtool(self.control.as_fd(), &self.name, command, 0).unwrap_or(0);
-        ask(ETHTOOL_GGRO) != 0 || ask(ETHTOOL_GFLAGS) & ETH_FLAG_LRO != 0
-    }
-
-    /// Has VLAN tags stay in received frames, where the NIC would take them out: a frame without its tag would seem to
-    /// be of another network. It stays so after close.
-    pub(crate) fn keep_tags(&self) -> io::Result<()> {
-        let fd = self.control.as_fd();
-        let flags = sys::ethtool(fd, &self.name, ETHTOOL_GFLAGS, 0)?;
-        if flags & ETH_FLAG_RXVLAN == 0 {
-            return Ok(());
-        }
-        sys::ethtool(fd, &self.name, ETHTOOL_SFLAGS, flags & !ETH_FLAG_RXVLAN).map(drop)
+    /// A request that bears the name it has now: it may have another than when it was found. Errors: ENODEV once it is gone.
+    fn renamed(&self) -> io::Result<InterfaceRequest> {
+        let mut request = InterfaceRequest::with_int(&self.name, self.index as i32)?;
+        sys::interface_ioctl(self.control.as_fd(), Request::Name, &mut request)?;
+        Ok(request)
     }
 
     /// Has the NIC pass on frames to all groups while `socket`, an AF_PACKET one, is open: neighbour solicitations come
@@ -151,14 +120,10 @@ impl Interface {
     /// Whether it is still there and has a carrier.
     pub(crate) fn link(&self) -> Link {
         const RUNNING: i16 = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
-        // By index, since it may have been renamed.
-        let Ok(mut request) = InterfaceRequest::with_int(&self.name, self.index as i32) else {
+        let Ok(mut request) = self.renamed() else {
             return Link::Gone;
         };
         let fd = self.control.as_fd();
-        if sys::interface_ioctl(fd, Request::Name, &mut request).is_err() {
-            return Link::Gone;
-        }
         match sys::interface_ioctl(fd, Request::Flags, &mut request) {
             Ok(()) if request.short() & RUNNING == RUNNING => Link::Up,
             Ok(()) => Link::Down,
@@ -179,22 +144,15 @@ const SO_NETNS_COOKIE: i32 = 71;
 /// How many packets the kernel wanted to send by an interface and dropped: for a tap, those not read in time.
 #[derive(Debug)]
 pub(crate) struct TransmitDrops {
-    route: OwnedFd,
+    route: Netlink,
     index: u32,
 }
 
 impl TransmitDrops {
     /// For one interface of this thread's network namespace.
     pub(crate) fn of(interface: &Interface) -> io::Result<Self> {
-        // Protocol 0 is NETLINK_ROUTE.
-        let route = rustix::net::socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
         Ok(Self {
-            route,
+            route: Netlink::route()?,
             index: interface.index,
         })
     }
@@ -202,25 +160,14 @@ impl TransmitDrops {
     /// The count since the interface exists; `None` once it does not.
     pub(crate) fn read(&self) -> Option<u64> {
         // linux/rtnetlink.h RTM_GETSTATS, linux/if_link.h IFLA_STATS_LINK_64 as attribute and as bit of the mask.
-        const GET_STATS: u32 = 94;
+        const GET_STATS: u16 = 94;
         const LINK_64: u16 = 1;
-        const REQUEST: u32 = 1;
-        // struct nlmsghdr (length, type | flags << 16, sequence, port), then struct if_stats_msg.
-        let type_and_flags = if cfg!(target_endian = "little") {
-            GET_STATS | REQUEST << 16
-        } else {
-            GET_STATS << 16 | REQUEST
-        };
-        let request: [u32; 7] = [28, type_and_flags, 0, 0, 0, self.index, 1 << (LINK_64 - 1)];
-        let mut answer = [0; 1024];
-        rustix::net::send(&self.route, bytemuck::bytes_of(&request), SendFlags::empty()).ok()?;
-        // The kernel answers before `send` returns.
-        let (read, _) = rustix::net::recv(&self.route, &mut answer, RecvFlags::DONTWAIT).ok()?;
-        // Behind both headers comes one attribute: length, type, and struct rtnl_link_stats64.
-        let attribute = answer.get(28..read)?;
-        let kind = u16::from_ne_bytes([*attribute.get(2)?, *attribute.get(3)?]);
-        let dropped = attribute.get(4 + 7 * 8..4 + 8 * 8)?;
-        (kind == LINK_64).then(|| u64::from_ne_bytes(dropped.try_into().unwrap_or_default()))
+        // struct if_stats_msg, in the question and in the answer.
+        let question: [u32; 3] = [0, self.index, 1 << (LINK_64 - 1)];
+        let answer = self.route.ask(GET_STATS, bytemuck::bytes_of(&question)).ok()?;
+        // struct rtnl_link_stats64, of which it is the eighth.
+        let counts = netlink::find(answer.get(12..)?, LINK_64)?;
+        Some(u64::from_ne_bytes(counts.get(7 * 8..8 * 8)?.try_into().ok()?))
     }
 }
 

@@ -35,6 +35,18 @@ pub mod vlan;
 /// Opening a port by its description.
 #[cfg(feature = "nic")]
 pub mod open;
+/// What interfaces do to packets by themselves.
+#[cfg(feature = "nic")]
+pub mod offloads;
+/// Where in the machine an interface is.
+#[cfg(feature = "nic")]
+pub mod numa;
+/// What there is to know of an interface.
+#[cfg(feature = "nic")]
+pub mod survey;
+/// Where hardware puts packets.
+#[cfg(feature = "nic")]
+pub mod rss;
 /// Packets longer than the MTU.
 #[cfg(feature = "nic")]
 pub mod oversize;
@@ -75,7 +87,11 @@ mod ring;
 #[cfg(feature = "nic")]
 mod packet_ring;
 #[cfg(feature = "nic")]
+mod ethtool;
+#[cfg(feature = "nic")]
 mod interface;
+#[cfg(feature = "nic")]
+mod netlink;
 #[cfg(feature = "nic")]
 mod sys;
 

@@ -9,7 +9,7 @@
 //! System calls: one NIOCTXSYNC a sent burst. NIOCRXSYNC when a burst emptied the rx ring or half of it waits to be given
 //! back; while it stays empty ever more rarely, down to one in `REST` turns. poll(2) makes both by itself.
 //!
-//! Packets that the kernel hands over unmerged and finished: GRO is switched off at open, partial checksums are completed.
+//! Packets that the kernel hands over unmerged and finished: GRO is switched off while the port is open, partial checksums are completed.
 //! Packets from the node's own stack must be finished by it: netmap drops what needs a checksum or segmentation from the NIC
 //! (`ethtool -K IF tx off tso off gso off`, which opening a host ring does). In emulated mode (NICs without a netmap driver,
 //! veth) tags are in the frames if the NIC keeps them there. What a VALE switch drops because our ring is full it tells
@@ -22,6 +22,7 @@ use std::sync::Arc;
 use netmap_sys::netmap::{NS_BUF_CHANGED, NS_MOREFRAG, netmap_slot};
 
 use super::interface::{FRAME_OVERHEAD, Interface};
+use super::offloads::{self, Need, Prepared};
 use super::open::PortSpec;
 use super::tap::station_mac;
 use super::{Burst, Driver, DriverInfo, DriverStats, FrameMemory, Link, OpenError, checksum_fix};
@@ -56,6 +57,8 @@ pub struct Netmap {
     info: DriverInfo,
     stats: DriverStats,
     complete_checksums: bool,
+    /// Switched on again when the last port of the interface is closed.
+    _offloads: Option<Arc<Prepared>>,
     /// The device refused the last sync: the port behind it is gone, or stopped.
     failed: bool,
     /// Rx slots taken since the last sync.
@@ -136,10 +139,19 @@ impl Netmap {
         if trader.is_none() {
             spec.check_mtu(mtu, memory)?;
         }
-        let mut prepared = Vec::new();
-        let groups = match &interface {
-            Some(interface) => prepare(interface, name.is_host(), &mut prepared),
-            None => None,
+        let (offloads, groups) = match &interface {
+            Some(interface) if name.is_host() => {
+                (Some(offloads::prepare(spec, interface, &[Need::Finished])?), None)
+            }
+            Some(interface) => (
+                Some(offloads::prepare(
+                    spec,
+                    interface,
+                    &[Need::Unmerged, Need::Tagged],
+                )?),
+                interface.group_receiver().ok(),
+            ),
+            None => (None, None),
         };
         let slots = |ring: &Option<Ring>| ring.as_ref().map_or(0, Ring::size);
         let copying = why_copy.map_or_else(|| "zero-copy".to_owned(), |why| format!("copy ({why})"));
@@ -149,7 +161,9 @@ impl Netmap {
             request.ring,
             slots(&rx),
             slots(&tx),
-            prepared.concat()
+            offloads
+                .as_ref()
+                .map_or_else(String::new, |offloads| format!(", {offloads}"))
         );
         Ok(Self {
             rx,
@@ -168,6 +182,7 @@ impl Netmap {
             },
             stats: DriverStats::default(),
             complete_checksums: spec.complete_checksums,
+            _offloads: offloads,
             failed: false,
             taken: 0,
             rest: 0,
@@ -297,23 +312,6 @@ fn stations(
     } else {
         (mac, None, mtu)
     })
-}
-
-/// Has the interface hand over whole frames; notes what was done.
-fn prepare(interface: &Interface, host: bool, done: &mut Vec<&'static str>) -> Option<OwnedFd> {
-    if host {
-        if interface.finish_packets().is_ok() {
-            done.push(", tx offloads off");
-        }
-        return None;
-    }
-    if interface.disable_merging().is_ok() {
-        done.push(", gro off");
-    }
-    if interface.keep_tags().is_ok() {
-        done.push(", tags kept");
-    }
-    interface.group_receiver().ok()
 }
 
 impl Driver for Netmap {

@@ -3,6 +3,8 @@
 
 use std::io;
 
+use serde::Deserialize;
+
 use super::af_packet::AfPacket;
 use super::af_xdp::AfXdp;
 use super::frame::HEADROOM;
@@ -32,8 +34,23 @@ pub struct PortSpec {
     pub ring_size: u32,
     /// Complete partial transport checksums of received packets. Off only where every sender is known to finish them.
     pub complete_checksums: bool,
+    /// What becomes of offloads that would lose or mutilate packets.
+    pub offloads: Offloads,
     /// Which driver, and its own options.
     pub driver: DriverSpec,
+}
+
+/// What becomes of an interface's offloads that the driver cannot live with (`offloads`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Offloads {
+    /// They are switched off, and on again at the end.
+    #[default]
+    Fix,
+    /// The port does not open while they are on.
+    Refuse,
+    /// They stay as they are, which is said at start.
+    Ignore,
 }
 
 /// A driver and its options.
@@ -121,6 +138,7 @@ impl PortSpec {
             queue: 0,
             ring_size: DEFAULT_RING_SIZE,
             complete_checksums: true,
+            offloads: Offloads::Fix,
             driver,
         }
     }

@@ -80,6 +80,11 @@ impl PacketRing {
         })
     }
 
+    /// Memory that the kernel gave it, in bytes.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.mapping.len()
+    }
+
     /// Slots in all.
     pub(crate) const fn capacity(&self) -> usize {
         self.slots

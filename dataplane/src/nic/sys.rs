@@ -175,6 +175,13 @@ impl InterfaceRequest {
         Ok(request)
     }
 
+    /// The interface's name. Errors: InvalidData if it is no UTF-8, as the kernel allows.
+    pub(crate) fn name(&self) -> io::Result<String> {
+        let name = self.name.split(|&byte| byte == 0).next().unwrap_or_default();
+        let name = std::str::from_utf8(name).map_err(|_| io::ErrorKind::InvalidData)?;
+        Ok(name.to_owned())
+    }
+
     /// The union's int.
     pub(crate) const fn int(&self) -> i32 {
         let [a, b, c, d, ..] = self.data;
@@ -239,23 +246,61 @@ pub(crate) fn tun_set_offload(fd: BorrowedFd<'_>, flags: u32) -> io::Result<()> 
     checked(done).map(drop)
 }
 
-/// `struct ethtool_value` (linux/ethtool.h).
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct EthtoolValue {
-    command: u32,
-    data: u32,
+/// Words of an ethtool answer, at most: 16 KiB hold every name of a feature (of which there are some 64, 32 bytes each) and
+/// an indirection table of 4,000 queues.
+pub(crate) const ETHTOOL_WORDS: usize = 4096;
+
+/// The requests of SIOCETHTOOL used here (linux/ethtool.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ethtool {
+    /// ETHTOOL_GDRVINFO.
+    Driver,
+    /// ETHTOOL_GSTRINGS of ETH_SS_FEATURES.
+    FeatureNames,
+    /// ETHTOOL_GRXFH.
+    HashFields,
+    /// ETHTOOL_GFEATURES.
+    Features,
+    /// ETHTOOL_SFEATURES.
+    SetFeatures,
+    /// ETHTOOL_GCHANNELS.
+    Channels,
+    /// ETHTOOL_GRSSH.
+    Rss,
 }
 
-/// SIOCETHTOOL with one of the commands that set or tell a single number (ETHTOOL_SGRO, ETHTOOL_GFLAGS).
-pub(crate) fn ethtool(fd: BorrowedFd<'_>, interface: &str, command: u32, data: u32) -> io::Result<u32> {
-    let mut value = EthtoolValue { command, data };
+/// SIOCETHTOOL: `words` are the request without its command, which is put first, and the answer.
+pub(crate) fn ethtool(
+    fd: BorrowedFd<'_>,
+    interface: &str,
+    what: Ethtool,
+    words: &mut [u32; ETHTOOL_WORDS],
+) -> io::Result<()> {
+    // The sizes that the caller states bound what the kernel writes; those of other requests are its own.
+    let (command, stated) = match what {
+        Ethtool::Driver => (0x03, 0),
+        Ethtool::FeatureNames => {
+            const ETH_SS_FEATURES: u32 = 4;
+            words[1] = ETH_SS_FEATURES;
+            (0x1b, 0)
+        }
+        Ethtool::HashFields => (0x29, 0),
+        Ethtool::Features => (0x3a, words[1].saturating_mul(4)),
+        Ethtool::SetFeatures => (0x3b, words[1].saturating_mul(2)),
+        Ethtool::Channels => (0x3c, 0),
+        Ethtool::Rss => (0x46, words[2].saturating_add(words[3])),
+    };
+    words[0] = command;
+    if stated as usize > ETHTOOL_WORDS / 2 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     let mut request = InterfaceRequest::new(interface)?;
-    let pointer = (&raw mut value).expose_provenance();
+    let pointer = words.as_mut_ptr().expose_provenance();
     request.data[..size_of::<usize>()].copy_from_slice(&pointer.to_ne_bytes());
-    // SAFETY: the union holds a pointer to an `ethtool_value` that outlives the call, as SIOCETHTOOL wants.
-    checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) })?;
-    Ok(value.data)
+    // SAFETY: the union holds a pointer to `words`, which outlive the call, as SIOCETHTOOL wants; each of these requests reads
+    // and writes a header of at most 200 bytes and what belongs to it: names of features (the string set is fixed above;
+    // the kernel has NETDEV_FEATURE_COUNT of them, and 16 KiB hold 500), or as many words as `stated`, which fit.
+    checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) }).map(drop)
 }
 
 /// NIOCCTRL of netmap (sys/net/netmap.h): `header`, whose body is `request`.

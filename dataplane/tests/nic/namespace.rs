@@ -236,6 +236,18 @@ fn request(name: &str, number: libc::c_ulong, data: &[u8]) -> [u8; 40] {
     request
 }
 
+/// One of ethtool's requests that set or tell a single number.
+pub(crate) fn ethtool(name: &str, command: u32, value: u32) -> u32 {
+    let mut words = [command, value];
+    request(
+        name,
+        libc::SIOCETHTOOL,
+        &words.as_mut_ptr().expose_provenance().to_ne_bytes(),
+    );
+    // SAFETY: the kernel wrote both words while `request` ran, through the address that was exposed to it.
+    unsafe { std::ptr::read_volatile(&raw const words[1]) }
+}
+
 fn control() -> OwnedFd {
     rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).unwrap()
 }

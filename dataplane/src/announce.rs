@@ -184,6 +184,7 @@ channel: {{socket: /run/sluice/dataplane.sock}}
                 key: vec![0x6d; 52],
                 table: (0..128).map(|n| n % 2).collect(),
             }),
+            offloads: Vec::new(),
         }
     }
 

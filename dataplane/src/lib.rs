@@ -62,6 +62,9 @@ pub mod config;
 /// Config to running parts.
 #[cfg(feature = "nic")]
 pub mod assemble;
+/// What the machine can do.
+#[cfg(feature = "nic")]
+pub mod probe;
 /// What was opened, said.
 #[cfg(feature = "nic")]
 mod announce;

@@ -12,6 +12,7 @@ use sluice_dataplane::assemble::Dataplane;
 use sluice_dataplane::config::Config;
 use sluice_dataplane::counters::{CounterId, CounterPages};
 use sluice_dataplane::index::WorkerIndex;
+use sluice_dataplane::probe::{Machine, suggest};
 use sluice_dataplane::worker::Shared;
 
 /// Carries packets for Kubernetes Services between NIC rings.
@@ -19,11 +20,17 @@ use sluice_dataplane::worker::Shared;
 #[command(name = "sluice-dataplane", version)]
 struct Arguments {
     /// The config file (see configs/gateway/).
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "probe")]
+    config: Option<PathBuf>,
     /// Read and check the config, then exit.
     #[arg(long)]
     check: bool,
+    /// Say what this machine can do for each interface, and suggest a config; changes nothing.
+    #[arg(long, conflicts_with_all = ["config", "check"])]
+    probe: bool,
+    /// With --probe: as JSON.
+    #[arg(long, requires = "probe")]
+    json: bool,
 }
 
 fn main() -> ExitCode {
@@ -42,9 +49,12 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
-    let config = Config::load(&arguments.config)?;
+    let Some(file) = &arguments.config else {
+        return probe(arguments.json);
+    };
+    let config = Config::load(file)?;
     if arguments.check {
-        writeln!(std::io::stdout(), "{}: ok", arguments.config.display())?;
+        writeln!(std::io::stdout(), "{}: ok", file.display())?;
         return Ok(());
     }
     // Before anything is opened, so that a signal during start-up ends it cleanly, too.
@@ -92,6 +102,27 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         result
     })?;
     say_drops(&counters);
+    Ok(())
+}
+
+/// What the machine can do, and the config to begin with.
+fn probe(json: bool) -> Result<(), Box<dyn std::error::Error>> {
+    let machine = Machine::look()?;
+    let suggestion = suggest(&machine);
+    let mut out = std::io::stdout().lock();
+    if json {
+        let report = serde_json::json!({"machine": machine, "suggestion": suggestion});
+        writeln!(out, "{report:#}")?;
+        return Ok(());
+    }
+    writeln!(out, "{machine}")?;
+    match suggestion {
+        Some(config) => write!(out, "A config to begin with:\n\n{config}")?,
+        None => writeln!(
+            out,
+            "No config is suggested: no driver could have any interface; each line above says why."
+        )?,
+    }
     Ok(())
 }
 

@@ -19,6 +19,8 @@ mod namespace;
 mod netmap;
 #[path = "nic/pcap.rs"]
 mod pcap;
+#[path = "nic/probe.rs"]
+mod probe;
 
 use std::net::UdpSocket;
 use std::os::fd::AsFd as _;

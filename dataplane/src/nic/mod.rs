@@ -38,6 +38,9 @@ pub mod open;
 /// What interfaces do to packets by themselves.
 #[cfg(feature = "nic")]
 pub mod offloads;
+/// Which interfaces there are.
+#[cfg(feature = "nic")]
+pub mod census;
 /// Where in the machine an interface is.
 #[cfg(feature = "nic")]
 pub mod numa;

@@ -1,22 +1,32 @@
-//! Questions to the kernel by netlink(7): a request, and its answer.
+//! Questions to the kernel by netlink(7): a request, and its answer or answers.
 //!
-//! Takes  a message's type and its body.
-//! Gives  the body of the answer, and what an attribute in them holds.
+//! Takes  a message's type and its body; for generic netlink a family, too.
+//! Gives  the bodies of the answers, and what an attribute in them holds.
 //! Never  changes anything, waits, or trusts a length that the bytes do not have.
 
 use std::io;
 use std::os::fd::OwnedFd;
 
+use rustix::net::netlink::GENERIC;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 /// linux/netlink.h.
 const REQUEST: u16 = 1;
+const DUMP: u16 = 0x300;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 /// `struct nlmsghdr`: length, type, flags, sequence, port.
 const HEADER: usize = 16;
 /// Room for one answer, or one part of a dump: the kernel fills at most 32 KiB (netlink_dump, net/netlink/af_netlink.c).
 const ANSWER: usize = 1 << 15;
+
+/// linux/genetlink.h: the family of families, its question for one by name, and the attributes of both.
+const CONTROL: u16 = 16;
+const GET_FAMILY: u8 = 3;
+const FAMILY_ID: u16 = 1;
+const FAMILY_NAME: u16 = 2;
+/// `struct genlmsghdr`: command, version, reserved.
+const GENERIC_HEADER: usize = 4;
 
 /// A socket for questions about the network namespace that it was made in.
 #[derive(Debug)]
@@ -34,6 +44,16 @@ impl Netlink {
         )?))
     }
 
+    /// To generic netlink.
+    fn generic() -> io::Result<Self> {
+        Ok(Self(rustix::net::socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            Some(GENERIC),
+        )?))
+    }
+
     /// The body of the one answer. Errors: the kernel's own.
     pub(crate) fn ask(&self, kind: u16, body: &[u8]) -> io::Result<Vec<u8>> {
         let mut answers = Vec::new();
@@ -41,6 +61,14 @@ impl Netlink {
         self.receive(&mut answers)?;
         let first = answers.into_iter().next();
         first.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// The bodies of all answers to a question for everything there is. What changes meanwhile may be missing.
+    pub(crate) fn dump(&self, kind: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        let mut answers = Vec::new();
+        self.send(kind, REQUEST | DUMP, body)?;
+        while !self.receive(&mut answers)? {}
+        Ok(answers)
     }
 
     fn send(&self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
@@ -84,6 +112,22 @@ fn messages(mut bytes: &[u8], answers: &mut Vec<Vec<u8>>) -> io::Result<bool> {
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Ok(false)
+}
+
+/// What a family of generic netlink answers to a command: the attributes. Errors: NotFound if this kernel has no such family.
+pub(crate) fn ask_family(name: &str, command: u8, attributes: &[u8]) -> io::Result<Vec<u8>> {
+    let netlink = Netlink::generic()?;
+    let ask = |family, command, attributes: &[u8]| {
+        let body = [&[command, 1, 0, 0], attributes].concat();
+        netlink.ask(family, &body).map(|mut answer| {
+            answer.drain(..GENERIC_HEADER.min(answer.len()));
+            answer
+        })
+    };
+    let named = attribute(FAMILY_NAME, &[name.as_bytes(), b"\0"].concat());
+    let family = ask(CONTROL, GET_FAMILY, &named)?;
+    let id = find(&family, FAMILY_ID).and_then(|id| Some(u16::from_ne_bytes(id.try_into().ok()?)));
+    ask(id.ok_or(io::ErrorKind::NotFound)?, command, attributes)
 }
 
 /// An attribute: length, kind, value, padded to a multiple of four bytes.

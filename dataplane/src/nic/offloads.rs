@@ -110,6 +110,22 @@ pub(crate) fn merging(interface: &Interface) -> Option<Vec<String>> {
     (!names.is_empty()).then_some(names)
 }
 
+/// Features that are on and that somebody here cares about.
+pub(crate) fn on(interface: &Interface) -> Vec<String> {
+    const ALL: [Need; 3] = [Need::Unmerged, Need::Tagged, Need::Finished];
+    let told = |name: &str| ALL.iter().any(|need| need.forbids(name)) || is_harmless(name);
+    let features = ethtool::features(interface).unwrap_or_default();
+    names(
+        features
+            .iter()
+            .filter(|feature| feature.active && told(&feature.name)),
+    )
+}
+
+fn is_harmless(name: &str) -> bool {
+    HARMLESS.iter().any(|prefix| name.starts_with(prefix))
+}
+
 impl Prepared {
     fn new(spec: &PortSpec, interface: &Interface, needs: &[Need]) -> Result<Self, OpenError> {
         // An interface that tells nothing is one whose driver has no such features.
@@ -149,7 +165,7 @@ impl Prepared {
                 switch(interface, &left)
             );
         }
-        let harmless = |f: &&Feature| f.active && HARMLESS.iter().any(|prefix| f.name.starts_with(prefix));
+        let harmless = |f: &&Feature| f.active && is_harmless(&f.name);
         Ok(Self {
             interface: Interface::find(interface.name())
                 .map_err(|error| spec.error("cannot look up the interface", "check the interface", error))?,

@@ -10,6 +10,7 @@ use std::path::Path;
 use super::ethtool;
 use super::interface::Interface;
 use super::numa;
+use super::offloads;
 use super::rss::Rss;
 
 /// An interface, looked at.
@@ -25,6 +26,8 @@ pub struct Survey {
     pub queues: Option<u32>,
     /// How packets are spread over them.
     pub rss: Option<Rss>,
+    /// Offloads that are on, by the kernel's names.
+    pub offloads: Vec<String>,
 }
 
 impl Survey {
@@ -40,6 +43,7 @@ impl Survey {
                 .ok()
                 .filter(|&queues| queues > 0),
             rss: ethtool::rss(&interface).ok().filter(|rss| !rss.table.is_empty()),
+            offloads: offloads::on(&interface),
         })
     }
 

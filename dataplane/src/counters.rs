@@ -9,9 +9,13 @@
 use std::fmt;
 use std::sync::atomic::Ordering;
 
-use crate::channel::layout::{PAGE_WORDS, SharedWords};
+use crate::channel::layout::{COUNTER_WORDS, PAGE_WORDS, SharedWords};
 use crate::index::WorkerIndex;
 use crate::verdict::DropReason;
+
+mod ports;
+
+pub use ports::PortCounter;
 
 /// One counter of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,6 +54,7 @@ counters! {
     FORWARDED Total "forwarded" "Packets with the verdict forward.",
     PUNTED Total "punted" "Packets handed to the host's own network stack.",
     TO_STEWARD Total "to-steward" "Packets handed to the steward: ARP, or a next hop to resolve first.",
+    HANDED_OVER Total "handed-over" "Packets given to the worker that owns their flow. Their share of rx-packets is what the NIC's spreading of packets costs.",
     REJECTED Total "rejected" "Packets with the verdict reject.",
     DROPPED Total "dropped" "Packets with the verdict drop, whatever the reason.",
     REJECTS_SENT Total "rejects-sent" "ICMP errors sent as answers to rejected packets.",
@@ -131,7 +136,7 @@ impl WorkerCounters {
     /// Counters in this process's own memory: for tests, and wherever nobody reads them from outside.
     pub fn private() -> Self {
         Self {
-            page: SharedWords::own(PAGE_WORDS),
+            page: SharedWords::own(COUNTER_WORDS),
         }
     }
 
@@ -168,21 +173,21 @@ impl CounterPages {
 
     /// Number of pages, one per worker.
     pub fn workers(&self) -> usize {
-        self.pages.len() / PAGE_WORDS
+        self.pages.len() / COUNTER_WORDS
     }
 
     /// A counter of a worker; 0 for a worker that does not exist.
     pub fn get(&self, worker: WorkerIndex, id: CounterId) -> u64 {
         self.pages
-            .get(worker.get() * PAGE_WORDS + id.get())
+            .get(worker.get() * COUNTER_WORDS + id.get())
             .map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
     /// The writer of a worker's page. Whoever asks sees to it that a page has one writer.
     pub(crate) fn writer(&self, worker: WorkerIndex) -> Option<WorkerCounters> {
-        let start = worker.get() * PAGE_WORDS;
+        let start = worker.get() * COUNTER_WORDS;
         Some(WorkerCounters {
-            page: self.pages.part(start..start + PAGE_WORDS)?,
+            page: self.pages.part(start..start + COUNTER_WORDS)?,
         })
     }
 }
@@ -212,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_worker_writes_its_own_page_and_everyone_reads_it() {
-        let pages = CounterPages::new(SharedWords::own(2 * PAGE_WORDS));
+        let pages = CounterPages::new(SharedWords::own(2 * COUNTER_WORDS));
         let (mut first, mut second) = (
             pages.writer(WorkerIndex(0)).unwrap(),
             pages.writer(WorkerIndex(1)).unwrap(),

@@ -28,7 +28,7 @@ use crate::rx;
 use crate::steering::Steering;
 use crate::table_slot::TableSlot;
 use crate::tables::{Picker, Tables};
-use crate::tick::Tick;
+use crate::tick::{TICKS_PER_SECOND, Tick};
 use crate::tx::TxQueue;
 use crate::verdict::DropReason;
 use crate::wire::Ethernet;
@@ -109,6 +109,8 @@ pub struct Worker {
     ring_steward: bool,
     /// The last tick in which the steward was told of a doubt.
     doubted: Tick,
+    /// When it was last told what the drivers count.
+    reported: Tick,
 }
 
 struct NicPort {
@@ -148,6 +150,12 @@ impl Worker {
                 longest: interface.longest_frame(),
             })
         };
+        let mut counters = parts.counters;
+        for (place, (driver, interface)) in parts.drivers.iter().zip(network.interfaces()).enumerate() {
+            if driver.is_some() {
+                counters.name_port(NicPortIndex(place as u8), &interface.name);
+            }
+        }
         Self {
             index: parts.index,
             memory: parts.memory,
@@ -161,11 +169,12 @@ impl Worker {
             sides: parts.sides,
             picker: parts.picker,
             limiter: RateLimiter::new(Tick::now()),
-            counters: parts.counters,
+            counters,
             forwarded: 0,
             rung: 0,
             ring_steward: false,
             doubted: Tick::default(),
+            reported: Tick::now(),
         }
     }
 
@@ -233,7 +242,22 @@ impl Worker {
             },
         );
         self.wake(shared);
+        if tick.since(self.reported) >= TICKS_PER_SECOND {
+            self.report(tick);
+        }
         handled
+    }
+
+    /// Tells what the drivers have counted, and how their links are: system calls, so once a second, between two turns.
+    #[cold]
+    fn report(&mut self, tick: Tick) {
+        self.reported = tick;
+        for (place, nic) in self.ports.iter().enumerate() {
+            if let Some(nic) = nic {
+                let (stats, link) = (nic.driver.stats(), nic.driver.link());
+                self.counters.set_port(NicPortIndex(place as u8), &stats, link);
+            }
+        }
     }
 
     /// Looks at one packet of a burst, for all of them: if it did not come from the station its neighbour is known by,

@@ -6,11 +6,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::addr::Protocol;
-use crate::counters::CounterId;
+use crate::counters::{CounterId, PortCounter};
 use crate::index::{Generation, ServicePortIndex};
 
 use super::codec::Slot;
 use super::digest::Digest;
+use super::layout::COUNTER_WORDS;
 use super::message::{Message, Nack, NackReason, TEXT_MAX};
 use super::record::{
     BackendRecord, FrontendRecord, NAME_MAX, NetworkRecord, Record, ServicePortRecord, SettingsRecord,
@@ -27,6 +28,9 @@ pub(super) fn layout_hash() -> u64 {
     }
     for id in CounterId::all() {
         sum.add(format!("{} {id}", id.get()).as_bytes());
+    }
+    for counter in PortCounter::ALL {
+        sum.add(format!("{COUNTER_WORDS} port {} {}", *counter as usize, counter.name()).as_bytes());
     }
     sum.sum
 }

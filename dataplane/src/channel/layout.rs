@@ -12,7 +12,8 @@
 //! word  112   ring to control: messages read                 (control's word)
 //! word  512   slots of the ring to the dataplane, 32 words each
 //!             slots of the ring to control
-//!             counter pages, 512 words each, one per worker  (each the word of its worker)
+//!             counter pages, 5,120 words each, one per worker: (each the word of its worker)
+//!             512 of counters, then 16 for each NIC port
 //! ```
 //!
 //! The four ring words stand two cache lines apart, since processors fetch lines in pairs.
@@ -35,8 +36,10 @@ pub const VERSION: u64 = 1;
 
 /// Words of a slot.
 pub(super) const SLOT_WORDS: usize = SLOT / 8;
-/// Words of a counter page, and of the header: 4 KiB.
+/// Words of the header, and of a worker's counters: 4 KiB.
 pub(crate) const PAGE_WORDS: usize = 512;
+/// Words of a counter page, 40 KiB: the counters, then what NIC ports' drivers count.
+pub(crate) const COUNTER_WORDS: usize = 10 * PAGE_WORDS;
 /// Fewest slots of a ring: the slots of one ring fill whole pages.
 pub const RING_SLOTS_MIN: usize = 16;
 /// Most slots of a ring, 16 MiB: more than a ring a batch behind can use, and a bound on what a header may claim.
@@ -160,7 +163,7 @@ impl Geometry {
 
     const fn counters(self) -> Range<usize> {
         let start = self.slots(Way::ToControl).end;
-        start..start + self.workers * PAGE_WORDS
+        start..start + self.workers * COUNTER_WORDS
     }
 }
 
@@ -330,7 +333,7 @@ mod tests {
         assert_eq!(adopted.geometry(), GEOMETRY);
         made.slot(Way::ToControl, 15)[31].store(7, Ordering::Relaxed);
         assert_eq!(adopted.slot(Way::ToControl, 15)[31].load(Ordering::Relaxed), 7);
-        assert_eq!(adopted.counter_words().len(), 3 * PAGE_WORDS);
+        assert_eq!(adopted.counter_words().len(), 3 * COUNTER_WORDS);
         assert!(
             adopted
                 .counter_words()

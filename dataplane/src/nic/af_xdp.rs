@@ -289,6 +289,7 @@ impl Driver for AfXdp {
         DriverStats {
             rx_missed: starved + kernel.rx_ring_full.unwrap_or(0),
             rx_errors: self.stats.rx_errors + (kernel.rx_dropped - starved) + kernel.rx_invalid_descs,
+            rx_bad_descriptors: self.stats.rx_bad_descriptors + kernel.rx_invalid_descs,
             tx_errors: self.stats.tx_errors + kernel.tx_invalid_descs,
             ..self.stats
         }

@@ -181,7 +181,10 @@ impl Worker {
         self.rung |= 1 << owner.0;
         let mailbox = &shared.workers[owner.get()];
         match self.post(mailbox, purpose, port, &frame, DropReason::HandoverQueueFull) {
-            Ok(()) => self.memory.free(frame),
+            Ok(()) => {
+                self.counters.add(CounterId::HANDED_OVER, 1);
+                self.memory.free(frame);
+            }
             Err(reason) => self.drop_frame(frame, reason),
         }
     }

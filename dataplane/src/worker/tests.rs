@@ -4,6 +4,7 @@ use super::*;
 use crate::addr::Mac;
 use crate::conntrack::ports::{PortPoolConfig, Rest};
 use crate::conntrack::{Admission, FlowConfig, HashKey, Timeouts};
+use crate::counters::PortCounter;
 use crate::fragments::FragmentConfig;
 use crate::nic::{DriverInfo, DriverStats, Link};
 use crate::tables::TableLimits;
@@ -29,7 +30,10 @@ impl Driver for Owing {
     }
 
     fn stats(&self) -> DriverStats {
-        DriverStats::default()
+        DriverStats {
+            rx_missed: 5,
+            ..DriverStats::default()
+        }
     }
 
     fn link(&self) -> Link {
@@ -91,4 +95,19 @@ fn a_worker_whose_packets_wait_for_another_turn_does_not_sleep_on_them() {
     assert_eq!(worker([false, false]).patience(), SLEEP);
     assert_eq!(worker([true, false]).patience(), OWING);
     assert_eq!(worker([false, true]).patience(), OWING);
+}
+
+#[test]
+fn what_drivers_count_is_told_by_the_ports_that_a_worker_has() {
+    let mut worker = worker([false, false]);
+    let pages = worker.counters.reader();
+    let told = |port| {
+        let read = |counter| pages.port(WorkerIndex(0), NicPortIndex(port), counter);
+        (read(PortCounter::RxMissed), read(PortCounter::LinkUp))
+    };
+    assert_eq!(told(0), (0, 0), "nothing before the first time");
+    worker.report(Tick::default());
+    assert_eq!((told(0), told(1), told(2)), ((5, 1), (0, 0), (5, 1)));
+    let ports: Vec<_> = pages.ports(WorkerIndex(0)).map(|(port, _)| port.0).collect();
+    assert_eq!(ports, [0, 2], "worker 0 has no queue of port 1");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use sluice_dataplane::channel::client::Connection;
-use sluice_dataplane::counters::CounterId;
+use sluice_dataplane::counters::{CounterId, PortCounter};
 use sluice_dataplane::index::{Generation, WorkerIndex};
 
 use crate::host::Host;
@@ -134,6 +134,18 @@ impl Gateway {
     pub(crate) fn counter(&self, name: &str) -> u64 {
         let id = CounterId::all().find(|id| id.to_string() == name);
         self.sum(id.unwrap_or_else(|| panic!("no counter {name}")))
+    }
+
+    /// What the drivers of a NIC port have counted, of all workers; a second old at most.
+    pub(crate) fn port_counter(&self, name: &str, counter: PortCounter) -> u64 {
+        let counters = self.control.counters();
+        let workers = (0..counters.workers()).map(|page| WorkerIndex(page as u8));
+        let queues =
+            workers.flat_map(|worker| counters.ports(worker).map(move |(port, its)| (worker, port, its)));
+        let of_port = queues.filter(|(_, _, its)| its == name);
+        of_port
+            .map(|(worker, port, _)| counters.port(worker, port, counter))
+            .sum()
     }
 
     fn sum(&self, id: CounterId) -> u64 {

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use sluice_dataplane::counters::PortCounter;
 use sluice_dataplane::nic::memif::{MemifSpec, Role};
 use sluice_dataplane::nic::open::{DriverSpec, PortSpec, open};
 use sluice_dataplane::nic::{Burst, Driver, FrameMemory, Link};
@@ -387,6 +388,10 @@ fn testpmd_killed_under_load_is_missed_and_served_again_when_it_is_back() {
                 let lost = gateway.counter("drop-no-peer");
                 wait_until("drops are counted", SOON, || {
                     (gateway.counter("drop-no-peer") > lost + MANY).then_some(())
+                });
+                wait_until("its driver's count and link are told", SOON, || {
+                    let told = |counter| gateway.port_counter("pods", counter);
+                    (told(PortCounter::TxUnlinked) > MANY && told(PortCounter::LinkUp) == 0).then_some(())
                 });
                 pod = sink(Memory::Small, pods, 1);
                 wait_for_link(&gateway, PODS, round);

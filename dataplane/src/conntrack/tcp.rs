@@ -4,7 +4,9 @@
 //! that pass us by cannot make a known flow's packet "invalid". Flags that mean nothing in a state leave it as it is.
 //! The transitions are those of Linux (nf_conntrack_proto_tcp), where an ignored or invalid packet stays where it was. Linux
 //! believes a reset of an established connection by its sequence number alone; here it is doubted until it proves right: the
-//! connection is as good as closed (`Reset`), and established again with the next packet that is no reset.
+//! connection is as good as closed (`Reset`), and established again with the next packet that is no reset. And an endpoint that
+//! says SYN-ACK though its connection is over did not hear of a reset, or heard an old SYN again: it will go on saying so, up
+//! to 16 s apart, so the flow is known for as long as `TimeWait`, whatever is answered; Linux forgets it in between.
 
 use super::flow::Direction;
 use super::state::{Advance, State};
@@ -63,6 +65,8 @@ pub const fn advance(state: State, direction: Direction, flags: u8) -> Advance {
         (FIN_ACK, SynRecv | Established | Reset, _) => FinWait,
         (FIN_ACK, FinWait | CloseWait, _) => LastAck,
 
+        (SYN_ACK, Close | Reset, Reply) => TimeWait,
+        (RST | RST_ACK, TimeWait, _) => TimeWait,
         (RST | RST_ACK, Established | Reset, _) => Reset,
         (RST | RST_ACK, _, _) => Close,
 
@@ -96,13 +100,13 @@ mod tests {
         original synack : SS SR SR ES FW CW LA TW CL MS RS
         original fin    : SS S2 FW FW LA LA LA TW CL MS FW
         original ack    : SS S2 ES ES CW CW TW TW CL MS ES
-        original rst    : CL CL CL RS CL CL CL CL CL CL RS
+        original rst    : CL CL CL RS CL CL CL TW CL CL RS
         original none   : SS S2 SR ES FW CW LA TW CL MS RS
         reply    syn    : S2 S2 SR ES FW CW LA TW CL MS RS
-        reply    synack : SR SR SR ES FW CW LA TW CL ES RS
+        reply    synack : SR SR SR ES FW CW LA TW TW ES TW
         reply    fin    : SS S2 FW FW LA LA LA TW CL FW FW
         reply    ack    : SS S2 SR ES CW CW TW TW CL ES ES
-        reply    rst    : CL CL CL RS CL CL CL CL CL CL RS
+        reply    rst    : CL CL CL RS CL CL CL TW CL CL RS
         reply    none   : SS S2 SR ES FW CW LA TW CL MS RS
     ";
 
@@ -202,7 +206,8 @@ mod tests {
                             let promised = match next {
                                 State::Established => seen.replied,
                                 State::FinWait | State::CloseWait => seen.replied && seen.fins > 0,
-                                State::LastAck | State::TimeWait => seen.replied && seen.fins > 1,
+                                State::LastAck => seen.replied && seen.fins > 1,
+                                State::TimeWait => seen.replied && (seen.fins > 1 || seen.reset),
                                 State::Close => seen.reset,
                                 State::Reset => seen.reset && seen.replied,
                                 _ => true,

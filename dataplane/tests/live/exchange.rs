@@ -58,7 +58,8 @@ pub(crate) fn patient(host: Host) {
     host.may_set("ipv4/tcp_rto_max_ms", "1000");
     for (setting, value) in [
         ("tcp_syn_retries", "60"),
-        // Their intervals double whatever the kernel can: 8 s at most, shorter than flows that wait are known (`gateway`).
+        // Their intervals double whatever the kernel can: 8 s at most, and though all but the last are lost on the way, no
+        // longer than flows that wait are known (`gateway`).
         ("tcp_synack_retries", "4"),
         ("tcp_orphan_retries", "20"),
         ("tcp_retries2", "60"),

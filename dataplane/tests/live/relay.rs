@@ -19,10 +19,13 @@ use crate::sandbox::now;
 pub(crate) struct Faults {
     pub(crate) lost: usize,
     pub(crate) repeated: usize,
+    /// Microseconds that the copy comes late, at most.
+    pub(crate) late: u64,
     /// Held back for up to `HELD_MAX`, so that later ones overtake.
     pub(crate) held: usize,
 }
 
+/// Microseconds that a frame is held back at most.
 const HELD_MAX: u64 = 5_000;
 
 /// Frames remembered: of more connections than a soak has in a minute.
@@ -181,12 +184,18 @@ impl Cable {
             // Those that do not fit are as bad as those that do.
             let _ = self.complaints.try_send(complaint + &self.before(&bytes));
         }
-        let Faults { lost, repeated, held } = self.faults;
+        let Faults {
+            lost,
+            repeated,
+            late,
+            held,
+        } = self.faults;
         let counted = match dice {
             _ if dice < lost => &self.counts.lost,
             _ if dice < lost + repeated => {
                 self.send(1 - from, &bytes);
-                self.send(1 - from, &bytes);
+                let wait = Duration::from_micros(1 + self.random.next() % late.max(1));
+                self.held.push((now() + wait, 1 - from, bytes));
                 &self.counts.repeated
             }
             _ if dice < lost + repeated + held => {

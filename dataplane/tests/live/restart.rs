@@ -24,6 +24,7 @@ const LIMIT: Duration = Duration::from_secs(240);
 const UNHARMED: Faults = Faults {
     lost: 0,
     repeated: 0,
+    late: 0,
     held: 0,
 };
 
@@ -39,7 +40,7 @@ routes:
 ";
 
 fn replaced(workers: u8) {
-    let place = Place::new(UNHARMED);
+    let place = Place::new([UNHARMED; 2]);
     // On a good link connections are so short that more of them are remembered.
     place.client.set("ipv4/ip_local_port_range", "20000 59999");
     let mut gateway = Gateway::start_with(place.gateway, CONFIG, workers, Some("/run/flows"));

@@ -29,7 +29,14 @@ const STEADY: u8 = 2;
 const FAULTS: Faults = Faults {
     lost: 50,
     repeated: 20,
+    late: 0,
     held: 30,
+};
+/// Behind the gateway: longer than many a connection lives, so that old SYNs come to endpoints that are through with theirs. Not
+/// before it: there an old SYN may end a connection of which the client has not heard the end, as with Linux (CT-16).
+const POD_FAULTS: Faults = Faults {
+    late: 30_000,
+    ..FAULTS
 };
 const SEED: u64 = 20_261_121;
 
@@ -65,8 +72,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// A client, pods that answer, and a host for the gateway between them.
-    pub(crate) fn new(faults: Faults) -> Self {
+    /// A client, pods that answer, and a host for the gateway between them; what befalls frames on either side of it.
+    pub(crate) fn new(faults: [Faults; 2]) -> Self {
         let (client, gateway, pods) = (Host::new("client"), Host::silent("gateway"), Host::new("pods"));
         let wires = Wires::new();
         wires.plug("client-wire", (client, "eth0"));
@@ -99,14 +106,14 @@ impl Place {
             Relay::start(
                 "client link",
                 ends("client-wire", "up-wire"),
-                faults,
+                faults[0],
                 SEED,
                 toward_client,
             ),
             Relay::start(
                 "pod link",
                 ends("down-wire", "pods-wire"),
-                faults,
+                faults[1],
                 !SEED,
                 toward_pods,
             ),
@@ -157,7 +164,7 @@ impl Place {
 }
 
 fn soak(duration: Duration) {
-    let place = Place::new(FAULTS);
+    let place = Place::new([FAULTS, POD_FAULTS]);
     let mut gateway = Gateway::start(place.gateway, CONFIG);
     gateway.publish(&tables());
     let load = Arc::new(Load::default());

@@ -1,5 +1,5 @@
 //! How far a TCP connection has come, by flags alone: Linux' table (nf_conntrack_proto_tcp), where what is ignored or
-//! invalid leaves the state as it is (CT-14).
+//! invalid leaves the state as it is (CT-14); but for an endpoint that opens what is over, to be known for as long as it may go on.
 
 use super::bytes::{ACK, FIN, RST, SYN};
 
@@ -22,16 +22,16 @@ const ORIGINAL: [(u8, [State; 11]); 6] = [
     (SYN | ACK, [0, 2, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
     (FIN | ACK, [0, 1, 4, 4, 6, 6, 6, 7, 8, 9, 4]),
     (ACK, [0, 1, 3, 3, 5, 5, 7, 7, 8, 9, 3]),
-    (RST, [8, 8, 8, 10, 8, 8, 8, 8, 8, 8, 10]),
-    (RST | ACK, [8, 8, 8, 10, 8, 8, 8, 8, 8, 8, 10]),
+    (RST, [8, 8, 8, 10, 8, 8, 8, 7, 8, 8, 10]),
+    (RST | ACK, [8, 8, 8, 10, 8, 8, 8, 7, 8, 8, 10]),
 ];
 const REPLY: [(u8, [State; 11]); 6] = [
     (SYN, [1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
-    (SYN | ACK, [2, 2, 2, 3, 4, 5, 6, 7, 8, 3, 10]),
+    (SYN | ACK, [2, 2, 2, 3, 4, 5, 6, 7, 7, 3, 7]),
     (FIN | ACK, [0, 1, 4, 4, 6, 6, 6, 7, 8, 4, 4]),
     (ACK, [0, 1, 2, 3, 5, 5, 7, 7, 8, 3, 3]),
-    (RST, [8, 8, 8, 10, 8, 8, 8, 8, 8, 8, 10]),
-    (RST | ACK, [8, 8, 8, 10, 8, 8, 8, 8, 8, 8, 10]),
+    (RST, [8, 8, 8, 10, 8, 8, 8, 7, 8, 8, 10]),
+    (RST | ACK, [8, 8, 8, 10, 8, 8, 8, 7, 8, 8, 10]),
 ];
 
 /// What the first packet of a connection makes of it (CT-15); none if it cannot be one.

@@ -224,12 +224,12 @@ fn open_ports(config: &Config, worker: WorkerIndex) -> Result<Queues, StartError
     Ok((memory, drivers))
 }
 
-/// Taps, files, and all netmap ports but those of an interface that leave open which ring pair.
+/// Files, and all netmap ports but those of an interface that leave open which ring pair.
 fn has_one_queue(port: &config::NicPort) -> bool {
     match port.driver {
-        DriverKind::Tap | DriverKind::Pcap => true,
+        DriverKind::Pcap => true,
         DriverKind::Netmap => !PortName::parse(&port.interface).is_ok_and(|name| name.has_queues()),
-        DriverKind::AfXdp | DriverKind::AfPacket | DriverKind::Memif => false,
+        DriverKind::AfXdp | DriverKind::AfPacket | DriverKind::Memif | DriverKind::Tap => false,
     }
 }
 
@@ -252,6 +252,7 @@ fn spec(config: &Config, port: &config::NicPort, worker: WorkerIndex, mtu: usize
         DriverKind::Pcap => DriverSpec::Pcap(pcap_spec(port)),
         DriverKind::Tap => DriverSpec::Tap {
             mtu: if mtu == 0 { TAP_MTU } else { mtu },
+            queues: config.workers.count > 1,
         },
     };
     PortSpec {

@@ -21,6 +21,8 @@ mod netmap;
 mod pcap;
 #[path = "nic/probe.rs"]
 mod probe;
+#[path = "nic/tap.rs"]
+mod tap;
 
 use std::net::UdpSocket;
 use std::os::fd::AsFd as _;
@@ -37,7 +39,10 @@ use sluice_dataplane::nic::xdp_socket::Umem;
 use sluice_dataplane::nic::{Burst, FrameMemory, Link, OpenError, oversize, vlan};
 
 const AF_PACKET: DriverSpec = DriverSpec::AfPacket { fanout: None };
-const TAP: DriverSpec = DriverSpec::Tap { mtu: 1500 };
+const TAP: DriverSpec = DriverSpec::Tap {
+    mtu: 1500,
+    queues: false,
+};
 const NATIVE: DriverSpec = DriverSpec::AfXdp {
     attach: Attach::Native,
     zero_copy: ZeroCopy::Auto,
@@ -521,7 +526,10 @@ fn every_failure_to_make_a_tap_is_explained() {
         veth("va", "vb");
         let mut memory = FrameMemory::new(FRAMES, 2048).unwrap();
         let held = port(&mut memory, &mut None, "tap0", TAP);
-        let long = DriverSpec::Tap { mtu: 9000 };
+        let long = DriverSpec::Tap {
+            mtu: 9000,
+            queues: false,
+        };
         explains(
             &failure(&mut memory, &spec("va", TAP)),
             "cannot create the tap",

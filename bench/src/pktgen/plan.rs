@@ -468,7 +468,10 @@ impl Port {
                 zero_copy: ZeroCopy::Auto,
             },
             Driver::AfPacket => DriverSpec::AfPacket { fanout: None },
-            Driver::Tap => DriverSpec::Tap { mtu: 1_500 },
+            Driver::Tap => DriverSpec::Tap {
+                mtu: 1_500,
+                queues: false,
+            },
             Driver::Memory => return None,
         };
         Some(PortSpec {

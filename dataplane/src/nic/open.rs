@@ -28,7 +28,7 @@ pub struct PortSpec {
     pub port: String,
     /// Interface name.
     pub interface: String,
-    /// Receive queue of the interface (`af_xdp`), ring pair (`netmap`), from 0.
+    /// Receive queue of the interface (`af_xdp`, `tap`), ring pair (`netmap`), from 0.
     pub queue: u32,
     /// Slots per ring: a power of two from 64 to `MAX_RING_SIZE`.
     pub ring_size: u32,
@@ -78,6 +78,8 @@ pub enum DriverSpec {
     Tap {
         /// Largest IP packet, in bytes.
         mtu: usize,
+        /// It has a queue for every worker: this is the `queue`-th of them, the first of which makes the tap.
+        queues: bool,
     },
 }
 
@@ -125,7 +127,7 @@ pub fn open(
         DriverSpec::Memif(options) => Box::new(Memif::open(spec, options, memory)?),
         DriverSpec::Netmap => Box::new(Netmap::open(spec, memory)?),
         DriverSpec::Pcap(options) => Box::new(Pcap::open(spec, options)?),
-        DriverSpec::Tap { mtu } => Box::new(Tap::open(spec, *mtu, memory)?),
+        DriverSpec::Tap { mtu, queues } => Box::new(Tap::open(spec, *mtu, *queues, memory)?),
     })
 }
 

@@ -246,6 +246,12 @@ pub(crate) fn tun_set_offload(fd: BorrowedFd<'_>, flags: u32) -> io::Result<()> 
     checked(done).map(drop)
 }
 
+/// TUNSETVNETHDRSZ: bytes of the header in front of every packet of a tap.
+pub(crate) fn tun_set_header(fd: BorrowedFd<'_>, bytes: i32) -> io::Result<()> {
+    // SAFETY: TUNSETVNETHDRSZ reads one int, which outlives the call.
+    checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETVNETHDRSZ as _, &raw const bytes) }).map(drop)
+}
+
 /// Words of an ethtool answer, at most: 16 KiB hold every name of a feature (of which there are some 64, 32 bytes each) and
 /// an indirection table of 4,000 queues.
 pub(crate) const ETHTOOL_WORDS: usize = 4096;

@@ -1,6 +1,9 @@
 //! The host port: a tap whose kernel end is an ordinary interface of the node, for punted packets and for Service
 //! traffic from the node itself. One system call and one copy per packet: it is not the fast path.
 //!
+//! With several workers it has a queue for each. A packet of a flow comes by the queue that the flow's last packet was sent
+//! by, which is its owner's, since the kernel remembers that (drivers/net/tun.c); the first of a new flow by any.
+//!
 //! A virtio-net header goes with every packet. All offloads are declined, so the kernel segments and completes
 //! checksums before it hands a packet over; a packet that comes unfinished all the same is finished here.
 
@@ -27,7 +30,7 @@ const NEEDS_CHECKSUM: u8 = 1;
 pub struct Tap {
     device: OwnedFd,
     interface: Interface,
-    missed: TransmitDrops,
+    missed: Option<TransmitDrops>,
     info: DriverInfo,
     stats: DriverStats,
     complete_checksums: bool,
@@ -42,11 +45,15 @@ const REST: u32 = 15;
 
 impl Tap {
     /// Creates the tap, or attaches to a persistent one of that name; sets its MTU and brings it up. One made here
-    /// disappears when the port is closed.
-    pub(crate) fn open(spec: &PortSpec, mtu: usize, memory: &FrameMemory) -> Result<Self, OpenError> {
+    /// disappears when the port, or the last of its `queues`, is closed. Queues but the first attach to what the first made.
+    pub(crate) fn open(
+        spec: &PortSpec,
+        mtu: usize,
+        queues: bool,
+        memory: &FrameMemory,
+    ) -> Result<Self, OpenError> {
         spec.check_mtu(mtu, memory)?;
-        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
-        let mut request = InterfaceRequest::with_int(&spec.interface, flags)
+        InterfaceRequest::new(&spec.interface)
             .map_err(|e| spec.error("not a usable interface name", "choose another name", e))?;
         let device = rustix::fs::open(
             DEVICE,
@@ -60,9 +67,13 @@ impl Tap {
                 e,
             )
         })?;
-        sys::interface_ioctl(device.as_fd(), Request::TunSetInterface, &mut request).map_err(|e| {
+        attach(device.as_fd(), &spec.interface, queues).map_err(|e| {
             let advice = match e.raw_os_error() {
                 Some(libc::EBUSY) => "another process has this tap: stop it or choose another name",
+                Some(libc::EINVAL) if queues => {
+                    "an interface of this name exists and is no tap with several queues: choose another name, or make it with \
+                     ip tuntap add … mode tap multi_queue"
+                }
                 Some(libc::EINVAL) => "an interface of this name exists and is no tap: choose another name",
                 _ => "run with CAP_NET_ADMIN, as root or in a user namespace",
             };
@@ -71,27 +82,48 @@ impl Tap {
         // From here on dropping `device` also deletes a tap made here: nothing half-made stays.
         sys::tun_set_offload(device.as_fd(), 0)
             .map_err(|e| spec.error("cannot decline offloads", "use Linux 2.6.27 or newer", e))?;
+        // A persistent tap has the header that another program gave it, longer ones for virtio 1.0 among them.
+        sys::tun_set_header(device.as_fd(), HEADER_LEN as i32).map_err(|e| {
+            spec.error(
+                "cannot agree on the virtio-net header",
+                "use Linux 2.6.35 or newer",
+                e,
+            )
+        })?;
         let interface = spec.find_interface()?;
         let advice = "run with CAP_NET_ADMIN, as root or in a user namespace";
-        interface
-            .set_mtu(mtu)
-            .map_err(|e| spec.error(format!("cannot set its MTU to {mtu}"), advice, e))?;
-        interface
-            .set_up()
-            .map_err(|e| spec.error("cannot bring it up", advice, e))?;
+        let mtu = if spec.queue == 0 {
+            interface
+                .set_mtu(mtu)
+                .map_err(|e| spec.error(format!("cannot set its MTU to {mtu}"), advice, e))?;
+            interface
+                .set_up()
+                .map_err(|e| spec.error("cannot bring it up", advice, e))?;
+            mtu
+        } else {
+            interface
+                .mtu()
+                .map_err(|e| spec.error("cannot read its MTU", advice, e))?
+        };
         let peer_mac = interface
             .mac()
             .map_err(|e| spec.error("cannot read its address", advice, e))?;
         let info = DriverInfo {
             driver: "tap",
             interface: spec.interface.clone(),
-            mode: "virtio-net header, no offloads".to_owned(),
+            mode: match queues {
+                true => "a queue for each worker, virtio-net header, no offloads".to_owned(),
+                false => "virtio-net header, no offloads".to_owned(),
+            },
             mac: station_mac(&spec.interface),
             peer_mac: Some(peer_mac),
             mtu,
         };
         let stats = DriverStats::default();
-        let missed = TransmitDrops::of(&interface)
+        // The interface's, so the first queue's.
+        let missed = (spec.queue == 0)
+            .then(|| TransmitDrops::of(&interface))
+            .transpose()
             .map_err(|e| spec.error("cannot open a route socket", "check the process's limits", e))?;
         Ok(Self {
             device,
@@ -102,6 +134,23 @@ impl Tap {
             complete_checksums: spec.complete_checksums,
             rest: 0,
         })
+    }
+}
+
+/// TUNSETIFF. A persistent tap may have been made for several queues though one is wanted, never the other way.
+fn attach(device: BorrowedFd<'_>, name: &str, queues: bool) -> std::io::Result<()> {
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    let with = |flags| {
+        let mut request = InterfaceRequest::with_int(name, flags)?;
+        sys::interface_ioctl(device, Request::TunSetInterface, &mut request)
+    };
+    let several = flags | libc::IFF_MULTI_QUEUE;
+    if queues {
+        return with(several);
+    }
+    match with(flags) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => with(several),
+        done => done,
     }
 }
 
@@ -182,7 +231,7 @@ impl Driver for Tap {
 
     fn stats(&self) -> DriverStats {
         DriverStats {
-            rx_missed: self.missed.read().unwrap_or(0),
+            rx_missed: self.missed.as_ref().and_then(TransmitDrops::read).unwrap_or(0),
             ..self.stats
         }
     }

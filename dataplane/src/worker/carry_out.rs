@@ -370,7 +370,7 @@ impl Worker {
             }
             return;
         }
-        // Ports with one queue (a tap) belong to worker 0.
+        // Ports with one queue (files) belong to worker 0.
         self.rung |= 1;
         let posted = self.post(
             &shared.workers[0],

@@ -248,6 +248,27 @@ pub(crate) fn ethtool(name: &str, command: u32, value: u32) -> u32 {
     unsafe { std::ptr::read_volatile(&raw const words[1]) }
 }
 
+/// Makes a tap that stays, as another program would: with a virtio-net header of so many bytes, and for several queues or not.
+pub(crate) fn persistent_tap(name: &str, header: i32, queues: bool) {
+    let device = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")
+        .unwrap();
+    let several = if queues { libc::IFF_MULTI_QUEUE } else { 0 };
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | several;
+    let mut request = [0u8; 40];
+    request[..name.len()].copy_from_slice(name.as_bytes());
+    request[16..20].copy_from_slice(&flags.to_ne_bytes());
+    // SAFETY: TUNSETIFF reads and writes one struct ifreq, TUNSETVNETHDRSZ reads an int; TUNSETPERSIST takes a number.
+    let done = unsafe {
+        libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &mut request)
+            | libc::ioctl(device.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const header)
+            | libc::ioctl(device.as_raw_fd(), libc::TUNSETPERSIST, 1)
+    };
+    assert_eq!(done, 0, "{name}: {}", io::Error::last_os_error());
+}
+
 fn control() -> OwnedFd {
     rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).unwrap()
 }

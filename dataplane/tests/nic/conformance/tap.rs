@@ -28,7 +28,15 @@ impl Default for Tap {
 impl Rig for Tap {
     fn near(&mut self, memory: &mut FrameMemory, umem: &mut Option<Umem>) -> Port {
         self.open = true;
-        port(memory, umem, NAME, DriverSpec::Tap { mtu: self.mtu })
+        port(
+            memory,
+            umem,
+            NAME,
+            DriverSpec::Tap {
+                mtu: self.mtu,
+                queues: false,
+            },
+        )
     }
 
     fn far(&mut self, memory: &mut FrameMemory, umem: &mut Option<Umem>) -> Port {

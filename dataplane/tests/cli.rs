@@ -114,18 +114,21 @@ fn check_reads_the_config_and_opens_nothing() {
 }
 
 #[test]
-fn every_example_config_is_sound() {
+fn every_example_config_is_sound_and_every_driver_has_one() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/gateway");
-    let mut read = 0;
+    let mut drivers = std::collections::BTreeSet::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path
             .file_name()
             .is_some_and(|n| n.to_string_lossy().starts_with("dataplane"))
         {
-            sluice_dataplane::config::Config::load(&path).unwrap();
-            read += 1;
+            let config = sluice_dataplane::config::Config::load(&path).unwrap();
+            drivers.extend(config.ports.iter().map(|port| format!("{:?}", port.driver)));
         }
     }
-    assert!(read > 0);
+    assert_eq!(
+        drivers.into_iter().collect::<Vec<_>>(),
+        ["AfPacket", "AfXdp", "Memif", "Netmap", "Pcap", "Tap"]
+    );
 }

@@ -138,14 +138,18 @@ impl Gateway {
 
     /// What the drivers of a NIC port have counted, of all workers; a second old at most.
     pub(crate) fn port_counter(&self, name: &str, counter: PortCounter) -> u64 {
+        self.queues(name, counter).into_iter().sum()
+    }
+
+    /// The same, of each worker that has a queue of it.
+    pub(crate) fn queues(&self, name: &str, counter: PortCounter) -> Vec<u64> {
         let counters = self.control.counters();
         let workers = (0..counters.workers()).map(|page| WorkerIndex(page as u8));
-        let queues =
-            workers.flat_map(|worker| counters.ports(worker).map(move |(port, its)| (worker, port, its)));
-        let of_port = queues.filter(|(_, _, its)| its == name);
-        of_port
-            .map(|(worker, port, _)| counters.port(worker, port, counter))
-            .sum()
+        let queue = |worker| {
+            let (port, _) = counters.ports(worker).find(|(_, its)| its == name)?;
+            Some(counters.port(worker, port, counter))
+        };
+        workers.filter_map(queue).collect()
     }
 
     fn sum(&self, id: CounterId) -> u64 {

@@ -29,6 +29,7 @@ mod probe;
 mod variants;
 mod kernel;
 mod mtu;
+mod node;
 mod testpmd;
 mod memif;
 mod memif_speed;

@@ -1,0 +1,100 @@
+//! The node's own connections to a Service, through a tap with a queue for each worker.
+//!
+//! ```text
+//! near 192.0.2.9 ── uplink0 ── gateway, 3 workers ── host0 ── the gateway's own kernel, 192.0.2.2
+//! ```
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::time::Duration;
+
+use sluice_dataplane::counters::PortCounter;
+
+use crate::gateway::Gateway;
+use crate::host::{Host, Wires};
+use crate::sandbox::{sandboxed, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(10);
+const CONFIG: &str = "
+node: {addresses: [192.0.2.2]}
+ports:
+- {name: uplink0, driver: af_packet, interface: uplink0, addresses: [192.0.2.2/24]}
+- {name: host0, driver: tap, interface: host0, role: host}
+";
+const TABLES: &str = "
+put service echo tcp
+put cluster-ip echo 10.96.0.10:7
+put backend echo 192.0.2.9:7
+";
+/// Ports that the node's kernel speaks from: of each worker's share of the default `snat.ports`.
+const SHARES: [&str; 3] = ["33000 33999", "45000 45999", "56000 56999"];
+const CONNECTIONS: u64 = 10;
+/// Many packets each way.
+const BYTES: usize = 1 << 20;
+
+#[test]
+fn the_node_is_spoken_with_by_the_queue_of_the_worker_that_owns_the_flow() {
+    let name = "node::the_node_is_spoken_with_by_the_queue_of_the_worker_that_owns_the_flow";
+    sandboxed(name, LIMIT, || {
+        let (near, host) = (Host::new("near"), Host::silent("gateway"));
+        Wires::new().cable((near, "eth0"), (host, "uplink0"));
+        near.ip("addr add 192.0.2.9/24 dev eth0");
+        let mut gateway = Gateway::start_with(host, CONFIG, 3, None);
+        gateway.publish(TABLES);
+        host.ip("addr add 192.0.2.2/32 dev host0\nroute add default dev host0 src 192.0.2.2");
+        let listener = near.enter(|| TcpListener::bind("192.0.2.9:7").unwrap());
+        near.spawn(move || {
+            for stream in listener.incoming() {
+                let (mut stream, mut all) = (stream.unwrap(), Vec::new());
+                stream.read_to_end(&mut all).unwrap();
+                stream.write_all(&all).unwrap();
+            }
+        });
+        let mut before = gateway.queues("host0", PortCounter::RxPackets);
+        for (owner, ports) in SHARES.into_iter().enumerate() {
+            host.set("ipv4/ip_local_port_range", ports);
+            host.enter(|| (0..CONNECTIONS).for_each(|_| echo()));
+            // As many packets as one way of all connections has at least; the kernel's segments are of the MTU.
+            let least = CONNECTIONS * (BYTES / 1_500) as u64;
+            let after = wait_until("the drivers' counts are told", SOON, || {
+                let now = gateway.queues("host0", PortCounter::RxPackets);
+                let came: u64 = now.iter().sum::<u64>() - before.iter().sum::<u64>();
+                (came > least).then_some(now)
+            });
+            assert_eq!(after.len(), 3, "a queue for each worker");
+            let came: Vec<u64> = after
+                .iter()
+                .zip(&before)
+                .map(|(after, before)| after - before)
+                .collect();
+            eprintln!("node: worker {owner} owns the flows, packets from the host by queue: {came:?}");
+            for (queue, came) in came.into_iter().enumerate() {
+                // By another queue come first packets only: those of a connection until one has been sent to the host.
+                let right = if queue == owner {
+                    came > least * 9 / 10
+                } else {
+                    came < least / 10
+                };
+                assert!(right, "queue {queue}: {came}");
+            }
+            before = after;
+        }
+        let handed_over = gateway.counter("handed-over");
+        let came = gateway.port_counter("uplink0", PortCounter::RxPackets);
+        eprintln!("node: {handed_over} packets were handed over, {came} came by the uplink");
+        // The uplink's sockets share packets out by a hash that knows of no owners; the tap's queues are the owners'.
+        assert!(handed_over > 0 && handed_over < came);
+    });
+}
+
+/// Sends, and has it sent back.
+fn echo() {
+    let sent: Vec<u8> = (0..BYTES).map(|n| (n * 31 / 7) as u8).collect();
+    let mut stream = TcpStream::connect("10.96.0.10:7").unwrap();
+    stream.write_all(&sent).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut echoed = Vec::new();
+    stream.read_to_end(&mut echoed).unwrap();
+    assert!(echoed == sent, "{} of {BYTES} bytes came back", echoed.len());
+}

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::AtomicBool;
 
-use sluice_dataplane::addr::{Mac, V4, V6};
+use sluice_dataplane::addr::{Mac, Port as PacketPort, V4, V6};
 use sluice_dataplane::affinity::Affinity;
 use sluice_dataplane::channel::record::Record;
 use sluice_dataplane::conntrack::persist::BootId;
@@ -329,6 +329,21 @@ impl World {
                 return;
             }
         }
+    }
+
+    /// Turns of one worker until it has nothing to do; all others sleep.
+    pub fn turn_alone(&mut self, worker: usize) {
+        while self.workers[worker].turn(&self.shared, self.now) > 0 {}
+    }
+
+    /// The worker whose flows this client's are.
+    pub fn owner(&self, client: Ipv4Addr, port: u16) -> usize {
+        let (address, port) = (client.octets(), PacketPort::new(port));
+        let owner = self
+            .shared
+            .steering
+            .client_owner(address, port, &self.shared.network);
+        owner.0.into()
     }
 
     /// Turns of everybody until nobody has anything to do.

@@ -332,11 +332,13 @@ impl World {
     }
 
     /// Turns of one worker until it has nothing to do; all others sleep.
+    #[allow(dead_code, reason = "for what two workers share, a test program of its own")]
     pub fn turn_alone(&mut self, worker: usize) {
         while self.workers[worker].turn(&self.shared, self.now) > 0 {}
     }
 
     /// The worker whose flows this client's are.
+    #[allow(dead_code, reason = "for what two workers share, a test program of its own")]
     pub fn owner(&self, client: Ipv4Addr, port: u16) -> usize {
         let (address, port) = (client.octets(), PacketPort::new(port));
         let owner = self

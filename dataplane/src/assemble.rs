@@ -4,10 +4,13 @@
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use crate::affinity::Affinity;
 use crate::announce;
@@ -24,6 +27,7 @@ use crate::lookup::LookupOptions;
 use crate::mailbox::Mailbox;
 use crate::neighbours::Pace;
 use crate::network::{Interface, Network, Route};
+use crate::nic::fanout::Fanout;
 use crate::nic::memif::{self, MemifSpec};
 use crate::nic::netmap::name::PortName;
 use crate::nic::open::{self, Attach, DriverSpec, PortSpec, ZeroCopy};
@@ -115,8 +119,7 @@ impl Dataplane {
             backends: config.tables.backends as u32,
             ..TableLimits::default()
         };
-        let ranges: Vec<RangeInclusive<u16>> = config.snat.ports.iter().map(|r| r.0.clone()).collect();
-        let steering = Steering::new(config.workers.count, ranges);
+        let steering = Steering::new(config.workers.count, snat_ports(config));
         let indices = || (0..config.workers.count).map(WorkerIndex);
         let queues: Vec<Queues> = indices()
             .map(|index| open_ports(config, index))
@@ -245,7 +248,7 @@ fn spec(config: &Config, port: &config::NicPort, worker: WorkerIndex, mtu: usize
             zero_copy: ZeroCopy::Auto,
         },
         DriverKind::AfPacket => DriverSpec::AfPacket {
-            fanout: (config.workers.count > 1).then(|| fanout_group(config, port)),
+            fanout: (config.workers.count > 1).then(|| fanout(config, port)),
         },
         DriverKind::Memif => DriverSpec::Memif(memif_spec(config, port)),
         DriverKind::Netmap => DriverSpec::Netmap,
@@ -296,16 +299,33 @@ fn memif_spec(config: &Config, port: &config::NicPort) -> MemifSpec {
     }
 }
 
-/// The fanout group of a port's sockets. A group has one interface, and its number is the network namespace's: so each
+/// How a port's sockets share its packets. A group has one interface, and its number is the network namespace's: so each
 /// port its own, counted from one that is likely to be no other process's.
-fn fanout_group(config: &Config, port: &config::NicPort) -> u16 {
+fn fanout(config: &Config, port: &config::NicPort) -> Fanout {
     let first = (rustix::process::getpid().as_raw_nonzero().get() as u16).wrapping_mul(256);
     let nth = config
         .ports
         .iter()
         .position(|p| p.interface == port.interface)
         .unwrap_or(0);
-    first.wrapping_add(nth as u16)
+    // Those that are ours (`Network::is_own`).
+    let on_ports = config.ports.iter().flat_map(|port| &port.addresses);
+    let mut own: Vec<IpAddr> = on_ports
+        .map(IpNet::addr)
+        .chain(config.node.addresses.clone())
+        .collect();
+    own.sort_unstable();
+    own.dedup();
+    Fanout {
+        group: first.wrapping_add(nth as u16),
+        workers: config.workers.count,
+        own,
+        ports: snat_ports(config),
+    }
+}
+
+fn snat_ports(config: &Config) -> Vec<RangeInclusive<u16>> {
+    config.snat.ports.iter().map(|range| range.0.clone()).collect()
 }
 
 fn open_sides(
@@ -463,7 +483,7 @@ channel: {socket: /run/sluice/dataplane.sock}
         let group = |port: usize, worker| {
             let spec = spec(&config, &config.ports[port], WorkerIndex(worker), 0);
             match spec.driver {
-                DriverSpec::AfPacket { fanout } => fanout.unwrap(),
+                DriverSpec::AfPacket { fanout } => fanout.unwrap().group,
                 other => panic!("{other:?}"),
             }
         };

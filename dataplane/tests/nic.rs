@@ -11,6 +11,8 @@ mod conformance;
 mod fake_netmap;
 #[path = "nic/forwarding.rs"]
 mod forwarding;
+#[path = "nic/fanout.rs"]
+mod fanout;
 #[path = "nic/memif.rs"]
 mod memif;
 #[path = "nic/namespace.rs"]
@@ -414,43 +416,6 @@ fn a_tap_tells_both_stations_and_disappears_when_closed() {
         tap.close(&mut memory);
         let error = failure(&mut memory, &spec("tap0", AF_PACKET));
         explains(&error, "no such interface", "ip link");
-    });
-}
-
-#[test]
-fn sockets_of_a_fanout_group_share_the_frames_and_none_gets_one_twice() {
-    let name = "sockets_of_a_fanout_group_share_the_frames_and_none_gets_one_twice";
-    in_namespace(name, User::Same, || {
-        veth("va", "vb");
-        let mut memory = FrameMemory::new(FRAMES, 2048).unwrap();
-        let group = DriverSpec::AfPacket { fanout: Some(7) };
-        let mut sender = port(&mut memory, &mut None, "va", AF_PACKET);
-        let mut members = [(); 2].map(|()| port(&mut memory, &mut None, "vb", group.clone()));
-        let mut counts = [0; 2];
-        // One flow at a time, so that no ring overflows; 64 flows miss one of two members once in 2^63 runs.
-        for flow in 0..64u16 {
-            let mut bytes = Vec::new();
-            etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0xff; 6])
-                .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
-                .udp(1000 + flow, 53)
-                .write(&mut bytes, &[])
-                .unwrap();
-            let mut frames = Burst::new();
-            frames.push(memory.copy_in(&bytes).unwrap());
-            sender.tx_burst(&mut memory, &mut frames);
-            assert!(frames.is_empty());
-            let before: usize = counts.iter().sum();
-            while counts.iter().sum::<usize>() == before {
-                for (member, count) in members.iter_mut().zip(&mut counts) {
-                    let frames = receive(&mut memory, member, Duration::from_millis(1));
-                    *count += frames.iter().filter(|frame| **frame == bytes).count();
-                }
-            }
-        }
-        assert!(
-            counts[0] > 0 && counts[1] > 0 && counts[0] + counts[1] == 64,
-            "{counts:?}"
-        );
     });
 }
 

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use super::fanout::Fanout;
 use super::interface::{FRAME_OVERHEAD, Interface};
 use super::offloads::{self, Need, Prepared};
 use super::open::PortSpec;
@@ -46,10 +47,10 @@ pub struct AfPacket {
 }
 
 impl AfPacket {
-    /// Opens the interface. With `fanout`, sockets of the same group share its frames by flow hash.
+    /// Opens the interface. With `fanout`, sockets of the same group share its frames, those of a flow to one of them.
     pub(crate) fn open(
         spec: &PortSpec,
-        fanout: Option<u16>,
+        fanout: Option<&Fanout>,
         memory: &FrameMemory,
     ) -> Result<Self, OpenError> {
         let interface = spec.find_interface()?;
@@ -102,16 +103,8 @@ impl AfPacket {
             ring.capacity(),
             ring.bytes() as f64 / 1_048_576.0
         );
-        if let Some(group) = fanout {
-            let value = u32::from(group) | libc::PACKET_FANOUT_HASH << 16;
-            sys::set_option(socket.as_fd(), libc::SOL_PACKET, libc::PACKET_FANOUT, &value).map_err(|e| {
-                spec.error(
-                    format!("cannot join fanout group {group}"),
-                    "choose a group number that no other program on this interface uses",
-                    e,
-                )
-            })?;
-            mode += &format!(", fanout group {group}");
+        if let Some(fanout) = fanout {
+            mode += &join(spec, socket.as_fd(), fanout)?;
         }
         let info = DriverInfo {
             driver: "af_packet",
@@ -144,6 +137,26 @@ impl AfPacket {
             self.missed.set(self.missed.get() + u64::from(drops));
         }
     }
+}
+
+/// Joins the group; says how packets are shared out.
+fn join(spec: &PortSpec, socket: BorrowedFd<'_>, fanout: &Fanout) -> Result<String, OpenError> {
+    let (group, program) = (fanout.group, fanout.program());
+    let (kind, by) = match program {
+        Some(_) => (libc::PACKET_FANOUT_CBPF, "owner"),
+        None => (libc::PACKET_FANOUT_HASH, "hash"),
+    };
+    let value = u32::from(group) | kind << 16;
+    sys::set_option(socket, libc::SOL_PACKET, libc::PACKET_FANOUT, &value)
+        .and_then(|()| program.map_or(Ok(()), |program| sys::set_fanout_program(socket, &program)))
+        .map_err(|e| {
+            spec.error(
+                format!("cannot join fanout group {group}"),
+                "choose a group number that no other program on this interface uses",
+                e,
+            )
+        })?;
+    Ok(format!(", fanout group {group} by {by}"))
 }
 
 impl Driver for AfPacket {

@@ -59,6 +59,9 @@ pub mod af_xdp;
 /// AF_PACKET sockets.
 #[cfg(feature = "nic")]
 pub mod af_packet;
+/// Which AF_PACKET socket gets a packet.
+#[cfg(feature = "nic")]
+pub mod fanout;
 /// Shared memory with another process.
 #[cfg(feature = "nic")]
 pub mod memif;

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::af_packet::AfPacket;
 use super::af_xdp::AfXdp;
+use super::fanout::Fanout;
 use super::frame::HEADROOM;
 use super::interface::{FRAME_OVERHEAD, Interface};
 use super::memif::{Memif, MemifSpec};
@@ -65,8 +66,8 @@ pub enum DriverSpec {
     },
     /// AF_PACKET.
     AfPacket {
-        /// Group of the sockets that share the interface's frames by flow hash; `None` if there is only one.
-        fanout: Option<u16>,
+        /// The sockets that share the interface's frames; `None` if there is only one.
+        fanout: Option<Fanout>,
     },
     /// Shared memory with another process.
     Memif(MemifSpec),
@@ -123,7 +124,7 @@ pub fn open(
         DriverSpec::AfXdp { attach, zero_copy } => {
             Box::new(AfXdp::open(spec, *attach, *zero_copy, memory, umem)?)
         }
-        DriverSpec::AfPacket { fanout } => Box::new(AfPacket::open(spec, *fanout, memory)?),
+        DriverSpec::AfPacket { fanout } => Box::new(AfPacket::open(spec, fanout.as_ref(), memory)?),
         DriverSpec::Memif(options) => Box::new(Memif::open(spec, options, memory)?),
         DriverSpec::Netmap => Box::new(Netmap::open(spec, memory)?),
         DriverSpec::Pcap(options) => Box::new(Pcap::open(spec, options)?),

@@ -84,6 +84,32 @@ pub(crate) fn set_option<T: NoUninit>(
     checked(done).map(drop)
 }
 
+/// PACKET_FANOUT_DATA: the program that shares out the packets of a socket's group. Errors: EINVAL for what the kernel's
+/// checker refuses.
+pub(crate) fn set_fanout_program(fd: BorrowedFd<'_>, program: &[libc::sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let filter = libc::sock_fprog {
+        len,
+        filter: program.as_ptr().cast_mut(),
+    };
+    let size = size_of_val(&filter) as libc::socklen_t;
+    // SAFETY: the pointer and the size describe `filter`, which points at `len` instructions; the kernel copies both during
+    // the call and writes neither.
+    let done = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_PACKET,
+            PACKET_FANOUT_DATA,
+            (&raw const filter).cast(),
+            size,
+        )
+    };
+    checked(done).map(drop)
+}
+
+/// linux/if_packet.h.
+const PACKET_FANOUT_DATA: libc::c_int = 22;
+
 /// getsockopt(2) of a plain value. A kernel that answers with fewer bytes is too old to have it: Unsupported.
 pub(crate) fn get_option<T: AnyBitPattern + NoUninit>(
     fd: BorrowedFd<'_>,

@@ -1,4 +1,4 @@
-//! The node's own connections to a Service, through a tap with a queue for each worker.
+//! The node's own connections to a Service, through a tap with a queue for each worker: nothing is handed over.
 //!
 //! ```text
 //! near 192.0.2.9 ── uplink0 ── gateway, 3 workers ── host0 ── the gateway's own kernel, 192.0.2.2
@@ -34,8 +34,8 @@ const CONNECTIONS: u64 = 10;
 const BYTES: usize = 1 << 20;
 
 #[test]
-fn the_node_is_spoken_with_by_the_queue_of_the_worker_that_owns_the_flow() {
-    let name = "node::the_node_is_spoken_with_by_the_queue_of_the_worker_that_owns_the_flow";
+fn packets_of_the_node_come_to_the_workers_that_own_their_flows() {
+    let name = "node::packets_of_the_node_come_to_the_workers_that_own_their_flows";
     sandboxed(name, LIMIT, || {
         let (near, host) = (Host::new("near"), Host::silent("gateway"));
         Wires::new().cable((near, "eth0"), (host, "uplink0"));
@@ -83,8 +83,8 @@ fn the_node_is_spoken_with_by_the_queue_of_the_worker_that_owns_the_flow() {
         let handed_over = gateway.counter("handed-over");
         let came = gateway.port_counter("uplink0", PortCounter::RxPackets);
         eprintln!("node: {handed_over} packets were handed over, {came} came by the uplink");
-        // The uplink's sockets share packets out by a hash that knows of no owners; the tap's queues are the owners'.
-        assert!(handed_over > 0 && handed_over < came);
+        // Both the uplink's sockets and the tap's queues lead to owners, but for a connection's first packets from the node.
+        assert!(handed_over <= 4 * CONNECTIONS * SHARES.len() as u64);
     });
 }
 

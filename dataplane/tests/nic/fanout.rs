@@ -1,0 +1,166 @@
+//! Packet sockets that share an interface: each frame to one of them, and what is sent to a SNAT port of ours to its owner's.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use sluice_dataplane::nic::fanout::Fanout;
+use sluice_dataplane::nic::open::DriverSpec;
+use sluice_dataplane::nic::{Burst, FrameMemory};
+use sluice_dataplane::steering::Steering;
+
+use crate::conformance::{FRAMES, Port, receive};
+use crate::namespace::{User, in_namespace, veth};
+use crate::{AF_PACKET, port};
+
+const WORKERS: u8 = 3;
+const OURS: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
+const OTHERS: [&str; 2] = ["198.51.100.9", "2001:db8:1::9"];
+
+fn fanout(own: Vec<IpAddr>) -> Fanout {
+    Fanout {
+        group: 7,
+        workers: WORKERS,
+        own,
+        ports: vec![1_024..=29_999, 32_768..=65_535],
+    }
+}
+
+/// A frame of UDP.
+fn datagram(from: (IpAddr, u16), to: (IpAddr, u16)) -> Vec<u8> {
+    let (ethernet, mut bytes) = (
+        etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0xff; 6]),
+        Vec::new(),
+    );
+    let ip = match (from.0, to.0) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => ethernet.ipv4(from.octets(), to.octets(), 64),
+        (IpAddr::V6(from), IpAddr::V6(to)) => ethernet.ipv6(from.octets(), to.octets(), 64),
+        _ => panic!("of two families"),
+    };
+    ip.udp(from.1, to.1).write(&mut bytes, b"payload").unwrap();
+    bytes
+}
+
+/// The interfaces' ends: one to send by, and the sockets of the group at the other.
+struct Group {
+    memory: FrameMemory,
+    sender: Port,
+    members: Vec<Port>,
+}
+
+impl Group {
+    fn new(fanout: &Fanout) -> Self {
+        veth("va", "vb");
+        let mut memory = FrameMemory::new(FRAMES, 2048).unwrap();
+        let sender = port(&mut memory, &mut None, "va", AF_PACKET);
+        let driver = DriverSpec::AfPacket {
+            fanout: Some(fanout.clone()),
+        };
+        let members = (0..WORKERS).map(|_| port(&mut memory, &mut None, "vb", driver.clone()));
+        let members = members.collect();
+        Self {
+            memory,
+            sender,
+            members,
+        }
+    }
+
+    /// The member that a frame comes to, alone.
+    fn cross(&mut self, frame: &[u8]) -> usize {
+        // A veth may lose what is sent right after it came up: what does not arrive is sent again.
+        loop {
+            let mut frames: Burst = self.memory.copy_in(frame).into_iter().collect();
+            self.sender.tx_burst(&mut self.memory, &mut frames);
+            let mut by = Vec::new();
+            for (nth, member) in self.members.iter_mut().enumerate() {
+                let got = receive(&mut self.memory, member, Duration::from_millis(1));
+                by.extend(got.iter().filter(|got| *got == frame).map(|_| nth));
+            }
+            match by.as_slice() {
+                [] => {}
+                [one] => return *one,
+                many => panic!("came {} times: {many:?}", many.len()),
+            }
+        }
+    }
+}
+
+fn addresses(of: [&str; 2]) -> [IpAddr; 2] {
+    of.map(|address| address.parse().unwrap())
+}
+
+#[test]
+fn what_is_sent_to_a_snat_port_comes_to_the_worker_that_has_it() {
+    let name = "fanout::what_is_sent_to_a_snat_port_comes_to_the_worker_that_has_it";
+    in_namespace(name, User::Namespaced, || {
+        let fanout = fanout([addresses(OURS), addresses(["192.0.2.3", "2001:db8::3"])].concat());
+        let steering = Steering::new(WORKERS, fanout.ports.clone());
+        let mut group = Group::new(&fanout);
+        assert!(
+            group.members[0].info().mode.contains("by owner"),
+            "{}",
+            group.members[0].info().mode
+        );
+        // Both ends of every slice, and what is around the ranges.
+        let slices =
+            (0..WORKERS).flat_map(|worker| steering.slice(sluice_dataplane::index::WorkerIndex(worker)));
+        let ends: Vec<u16> = slices.flat_map(|slice| [*slice.start(), *slice.end()]).collect();
+        assert_eq!(ends.len(), 12);
+        for (ours, other) in fanout.own.iter().zip(addresses(OTHERS).iter().cycle()) {
+            for &port in &ends {
+                let owner = steering.port_owner(port).unwrap().get();
+                let by = group.cross(&datagram((*other, 53), (*ours, port)));
+                assert_eq!(by, owner, "{ours} port {port}");
+            }
+        }
+    });
+}
+
+#[test]
+fn other_packets_are_spread_those_of_a_flow_to_one_socket_and_none_comes_twice() {
+    let name = "fanout::other_packets_are_spread_those_of_a_flow_to_one_socket_and_none_comes_twice";
+    in_namespace(name, User::Namespaced, || {
+        let many = (0..300u16)
+            .map(|n| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n]))
+            .collect();
+        for (fanout, by) in [
+            (fanout(addresses(OURS).to_vec()), "by owner"),
+            (fanout(many), "by hash"),
+        ] {
+            let mut group = Group::new(&fanout);
+            assert!(
+                group.members[0].info().mode.contains(by),
+                "{}",
+                group.members[0].info().mode
+            );
+            for (other, to) in addresses(OTHERS)
+                .into_iter()
+                .zip(addresses(["10.96.0.10", "fd00:10:96::a"]))
+            {
+                let mut counts = [0; WORKERS as usize];
+                for flow in 0..60u16 {
+                    // A frontend; 60 flows miss one of three members once in 10^10 runs.
+                    let frame = datagram((other, 1_000 + flow), (to, 53));
+                    let member = group.cross(&frame);
+                    counts[member] += 1;
+                    assert_eq!(group.cross(&frame), member, "a flow stays");
+                }
+                assert!(counts.iter().all(|count| *count > 0), "{by}: {counts:?}");
+            }
+            // What has no ports, or is cut short, is one socket's like all else.
+            let mut fragment = datagram((addresses(OTHERS)[0], 1), (addresses(OURS)[0], 40_000));
+            fragment[20] |= 0x20; // more fragments
+            let first = group.cross(&fragment);
+            fragment[21] = 9; // a later one, which has no ports
+            fragment[34..].fill(0xee);
+            assert_eq!(group.cross(&fragment), first, "fragments come together");
+            let mut arp = [0xff; 60];
+            (arp[12], arp[13]) = (8, 6);
+            group.cross(&arp);
+            let mut cut = [0xff; 14 + 10];
+            (cut[12], cut[13]) = (8, 0);
+            group.cross(&cut);
+            group.members.clear();
+            crate::delete("va");
+        }
+    });
+}

@@ -26,8 +26,6 @@ use sluice_dataplane::tables::{Picker, TableLimits, TablesBuilder};
 use sluice_dataplane::tick::Tick;
 use sluice_dataplane::worker::{Shared, SideConfig, Sides, Worker, WorkerParts};
 
-use crate::treadmill::{Handle, Treadmill};
-
 /// Our address toward clients.
 pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// The Service.
@@ -42,16 +40,12 @@ const NEIGHBOUR: Mac = Mac([2, 0, 0, 0, 0, 9]);
 /// Frames: a prepared round and what the rings of a real port would hold.
 const FRAMES: usize = 8_192;
 
-/// A worker and the loading ends of its two ports.
+/// A worker between two NIC ports.
 pub struct Gateway {
     /// The worker.
     pub worker: Worker,
     /// What it shares with nobody here.
     pub shared: Shared,
-    /// The client port.
-    pub client: Handle,
-    /// The pod port.
-    pub pods: Handle,
     /// The worker's counters.
     pub counters: CounterPages,
     /// Bytes of what grows with flows, of the Services' family.
@@ -154,23 +148,23 @@ pub struct Workers {
 }
 
 impl Gateway {
-    /// Builds it. Errors: no memory, or a setup the tables refuse (a Service of more than 65,000 endpoints).
-    pub fn new(setup: Setup) -> Result<Self, Box<dyn std::error::Error>> {
-        let (client_port, client) = Treadmill::new("client", CLIENT_SIDE);
-        let (pod_port, pods) = Treadmill::new("pods", POD_SIDE);
+    /// Between two NIC ports, toward clients and toward pods. Errors: no memory, or a setup the tables refuse (a Service of
+    /// more than 65,000 endpoints).
+    pub fn new(
+        setup: Setup,
+        [client_port, pod_port]: [Box<dyn Driver>; 2],
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         let bytes = bytes(&setup)?;
-        let (worker, shared, counters) = Self::between(setup, Box::new(client_port), Box::new(pod_port))?;
+        let (worker, shared, counters) = Self::between(setup, client_port, pod_port)?;
         Ok(Self {
             worker,
             shared,
-            client,
-            pods,
             counters,
             bytes,
         })
     }
 
-    /// The same between any two NIC ports, toward clients and toward pods. Errors: as `new`.
+    /// Its parts. Errors: as `new`.
     pub fn between(
         setup: Setup,
         client_port: Box<dyn Driver>,

@@ -1,7 +1,7 @@
 //! What one packet costs: whole turns of a worker, `rx` to `tx`, with conntrack in both directions, counters, the table
 //! check and expiry as in production. Packets are made, and judged, outside the timed region.
 //!
-//! Reading order: `packets` makes them, `verify` judges them, `floor` is the least that any NAT must do to them, `lives`
+//! Reading order: `packets` makes them, `feed` brings them, `verify` judges them, `floor` is the least that any NAT must do to them, `lives`
 //! runs whole TCP connections; this file times the rest.
 
 use std::collections::HashSet;
@@ -12,12 +12,13 @@ use serde::Serialize;
 use sluice_dataplane::addr::Protocol;
 use sluice_dataplane::tick::Tick;
 
-use crate::gateway::{CLIENT_SIDE, Gateway, POD_SIDE, Setup};
+use crate::gateway::{CLIENT_SIDE, Gateway, Setup};
 use crate::machine::Machine;
 use crate::pktgen::picks::{Picks, Random};
-use crate::treadmill::Handle;
+use feed::{Feed, Ports};
 use packets::{Tuple, flags};
 
+mod feed;
 mod floor;
 mod lives;
 mod packets;
@@ -70,6 +71,8 @@ pub struct Workload {
     pub repeats: usize,
     /// Packets per repeat.
     pub packets: usize,
+    /// All of it once more, with packets that come from another core.
+    pub other_core: bool,
 }
 
 /// Least, middle and most of the repeats.
@@ -113,6 +116,8 @@ pub struct Row {
     pub handled: usize,
     /// Of the whole pipeline.
     pub ns_per_packet: Spread,
+    /// Likewise, with packets that another core has made, copied in and out by a ring: `Workload::other_core`.
+    pub ring_ns_per_packet: Option<Spread>,
     /// From the median.
     pub mpps: f64,
     /// Whole connections in a second, from the median; of `Lives`.
@@ -129,6 +134,11 @@ pub struct Row {
     pub machine: Machine,
 }
 
+/// Whether there is another core for `Workload::other_core`.
+pub fn has_other_core() -> bool {
+    feed::cores().len() > 1
+}
+
 /// Runs a workload. Errors: no memory; a packet that was not translated as it must.
 pub fn run(workload: &Workload) -> Result<Row, Error> {
     if workload.flows == 0 || workload.packets < ROUND || workload.repeats == 0 || workload.backends == 0 {
@@ -143,30 +153,34 @@ pub fn run(workload: &Workload) -> Result<Row, Error> {
         )
         .into());
     }
-    let mut bench = Bench::new(workload)?;
-    let rows = match workload.kind {
-        Kind::Established | Kind::Reply => bench.established(workload)?,
-        Kind::New => bench.new_flows(workload)?,
-        Kind::Lives => bench.lives(workload)?,
-    };
-    let ns = Spread::of(rows.ns);
-    let floor = (!rows.floor.is_empty()).then(|| Spread::of(rows.floor));
+    let mut bench = Bench::new(workload, Feed::here())?;
+    let figures = bench.run(workload)?;
+    let ns = Spread::of(figures.ns);
+    let floor = (!figures.floor.is_empty()).then(|| Spread::of(figures.floor));
     let round = |value: f64| (value * 100.0).round() / 100.0;
+    let (verified, handled, bytes) = (bench.verified, bench.handled, bench.gateway.bytes);
+    let (huge_bytes, table) = (huge_bytes(), bench.setup.flows);
+    drop(bench);
+    let ring = workload
+        .other_core
+        .then(|| Bench::new(workload, Feed::there()?)?.run(workload))
+        .transpose()?;
     Ok(Row {
         workload: workload.name.clone(),
         flows: workload.flows,
         services: workload.services,
         packets: workload.packets,
-        verified: bench.verified,
-        handled: bench.handled,
+        verified,
+        handled,
         ns_per_packet: ns,
+        ring_ns_per_packet: ring.map(|figures| Spread::of(figures.ns)),
         mpps: round(1_000.0 / ns.p50),
         lives_per_second: (workload.kind == Kind::Lives)
             .then(|| (1e9 / (ns.p50 * lives::PACKETS as f64)).round()),
         floor_ns_per_packet: floor,
         ratio_to_floor: floor.map(|floor| round(ns.p50 / floor.p50)),
-        bytes_per_flow: round(bench.gateway.bytes as f64 / bench.setup.flows as f64 / 0.75),
-        huge_bytes: huge_bytes(),
+        bytes_per_flow: round(bytes as f64 / table as f64 / 0.75),
+        huge_bytes,
         machine: Machine::this(),
     })
 }
@@ -181,6 +195,7 @@ struct Figures {
 /// A gateway under measurement.
 struct Bench {
     gateway: Gateway,
+    feed: Feed,
     setup: Setup,
     size: usize,
     now: Tick,
@@ -204,11 +219,12 @@ impl Bench {
         }
     }
 
-    fn new(workload: &Workload) -> Result<Self, Error> {
+    fn new(workload: &Workload, (ports, feed): (Ports, Feed)) -> Result<Self, Error> {
         let setup = Self::setup(workload);
         let pairs = (0..setup.services).flat_map(|s| (0..u32::from(setup.backends)).map(move |b| (s, b)));
         Ok(Self {
-            gateway: Gateway::new(setup)?,
+            gateway: Gateway::new(setup, ports)?,
+            feed,
             size: workload.size.max(packets::least(&setup)),
             now: Tick(8_000),
             endpoints: pairs.map(|(s, b)| setup.endpoint(s, b)).collect(),
@@ -216,6 +232,14 @@ impl Bench {
             handled: 0,
             setup,
         })
+    }
+
+    fn run(&mut self, workload: &Workload) -> Result<Figures, Error> {
+        match workload.kind {
+            Kind::Established | Kind::Reply => self.established(workload),
+            Kind::New => self.new_flows(workload),
+            Kind::Lives => self.lives(workload),
+        }
     }
 
     fn established(&mut self, workload: &Workload) -> Result<Figures, Error> {
@@ -250,7 +274,7 @@ impl Bench {
                     done += ROUND * 8;
                     continue;
                 }
-                self.load(replies, tuples.iter().map(|&tuple| (tuple, flags::ACK)));
+                self.load(replies, tuples.iter().map(|&tuple| (tuple, flags::ACK)))?;
                 spent += self.time(ROUND);
                 done += ROUND;
                 floor.load(
@@ -294,7 +318,7 @@ impl Bench {
                 let tuples: Vec<Tuple> = (flow..flow + ROUND)
                     .map(|i| packets::tuple(&self.setup, i))
                     .collect();
-                self.load(false, tuples.iter().map(|&tuple| (tuple, flags::SYN)));
+                self.load(false, tuples.iter().map(|&tuple| (tuple, flags::SYN)))?;
                 spent += self.time(ROUND);
                 flow += ROUND;
             }
@@ -306,14 +330,14 @@ impl Bench {
     /// Opens flows by a packet of each, and judges it as it leaves; their replies' tuples, if they are wanted.
     fn open(&mut self, flows: std::ops::Range<usize>, replies: bool) -> Result<Vec<Tuple>, Error> {
         let mut reply_tuples = Vec::new();
-        self.gateway.pods.keep_sent(true);
+        self.feed.keep_sent(false, true);
         for first in flows.clone().step_by(ROUND) {
             let tuples: Vec<Tuple> = (first..(first + ROUND).min(flows.end))
                 .map(|flow| packets::tuple(&self.setup, flow))
                 .collect();
-            self.load(false, tuples.iter().map(|&tuple| (tuple, flags::SYN)));
+            self.load(false, tuples.iter().map(|&tuple| (tuple, flags::SYN)))?;
             self.time(tuples.len());
-            let sent = self.gateway.pods.sent();
+            let sent = self.feed.sent(false);
             if sent.len() != tuples.len() {
                 return Err(format!("{} of {} first packets came out", sent.len(), tuples.len()).into());
             }
@@ -327,17 +351,17 @@ impl Bench {
             }
             self.verified += tuples.len();
         }
-        self.gateway.pods.keep_sent(false);
+        self.feed.keep_sent(false, false);
         Ok(reply_tuples)
     }
 
     /// One untimed round of packets of known flows, judged.
     fn judge(&mut self, tuples: &[Tuple], replies: bool) -> Result<(), Error> {
-        self.out(replies).keep_sent(true);
-        self.load(replies, tuples.iter().map(|&tuple| (tuple, flags::ACK)));
+        self.feed.keep_sent(replies, true);
+        self.load(replies, tuples.iter().map(|&tuple| (tuple, flags::ACK)))?;
         self.time(tuples.len());
-        let sent = self.out(replies).sent();
-        self.out(replies).keep_sent(false);
+        let sent = self.feed.sent(replies);
+        self.feed.keep_sent(replies, false);
         if sent.len() != tuples.len() {
             return Err(format!("{} of {} packets came out", sent.len(), tuples.len()).into());
         }
@@ -383,34 +407,13 @@ impl Bench {
         frames
     }
 
-    /// Puts packets on the port that they come by, in frames.
-    fn load(&mut self, replies: bool, packets: impl Iterator<Item = (Tuple, u8)>) {
-        let (size, protocol) = (self.size, self.setup.protocol);
-        let (port, station) = if replies {
-            (&self.gateway.pods, POD_SIDE)
-        } else {
-            (&self.gateway.client, CLIENT_SIDE)
-        };
-        port.load(|loaded| {
-            for (mark, (tuple, tcp_flags)) in packets.enumerate() {
-                packets::write(
-                    loaded.add(size),
-                    (station, protocol),
-                    tuple,
-                    tcp_flags,
-                    mark as u32,
-                );
-            }
-        });
-        self.gateway.turn(self.now); // stages the frames
-    }
-
-    const fn out(&self, replies: bool) -> &Handle {
-        if replies {
-            &self.gateway.client
-        } else {
-            &self.gateway.pods
+    /// Puts packets on the port that they come by.
+    fn load(&mut self, replies: bool, packets: impl Iterator<Item = (Tuple, u8)>) -> Result<(), Error> {
+        self.feed.load(replies, self.size, self.setup.protocol, packets)?;
+        if let Feed::Here(_) = self.feed {
+            self.gateway.turn(self.now); // stages the frames
         }
+        Ok(())
     }
 
     /// Nanoseconds of the turns that handle `packets`. Kept a function of its own, whose instructions can be counted.
@@ -494,6 +497,23 @@ mod tests {
     }
 
     #[test]
+    fn packets_from_another_core_are_translated_as_well() {
+        if !has_other_core() {
+            println!("skipped: 1 (packets from another core: this machine has one)");
+            return;
+        }
+        for kind in [Kind::Established, Kind::Reply, Kind::New, Kind::Lives] {
+            let workload = Workload {
+                full_nat: kind == Kind::Reply,
+                other_core: true,
+                ..small(kind)
+            };
+            let row = run(&workload).unwrap();
+            assert!(row.ring_ns_per_packet.is_some_and(|ns| ns.min > 0.0), "{row:?}");
+        }
+    }
+
+    #[test]
     fn no_turn_allocates() {
         for kind in [Kind::Established, Kind::New] {
             for (v6, full_nat) in [(false, false), (false, true), (true, true)] {
@@ -502,13 +522,13 @@ mod tests {
                     full_nat,
                     ..small(kind)
                 };
-                let mut bench = Bench::new(&workload).unwrap();
+                let mut bench = Bench::new(&workload, Feed::here()).unwrap();
                 bench.open(0..2_048, false).unwrap();
                 // Of flows that are known, then of new ones.
                 for first in [0, 2_048] {
                     let tuples = (first..first + ROUND).map(|i| packets::tuple(&bench.setup, i));
                     let tuples: Vec<_> = tuples.map(|tuple| (tuple, flags::ACK)).collect();
-                    bench.load(false, tuples.into_iter());
+                    bench.load(false, tuples.into_iter()).unwrap();
                     let counted = allocation_counter::measure(|| {
                         bench.time(ROUND);
                     });

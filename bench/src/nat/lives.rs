@@ -33,10 +33,10 @@ impl Bench {
     /// Opens these connections, and closes them if they are to end; the nanoseconds of the gateway's turns.
     fn life(&mut self, flows: std::ops::Range<usize>, ends: bool) -> Result<u64, Error> {
         let clients: Vec<Tuple> = flows.map(|flow| packets::tuple(&self.setup, flow)).collect();
-        self.gateway.pods.keep_sent(true);
-        let mut spent = self.step(&clients, false, flags::SYN);
-        let sent = self.gateway.pods.sent();
-        self.gateway.pods.keep_sent(false);
+        self.feed.keep_sent(false, true);
+        let mut spent = self.step(&clients, false, flags::SYN)?;
+        let sent = self.feed.sent(false);
+        self.feed.keep_sent(false, false);
         if sent.len() != clients.len() {
             return Err(format!("{} of {} connections opened", sent.len(), clients.len()).into());
         }
@@ -48,18 +48,18 @@ impl Bench {
             endpoints.push(after.reversed());
         }
         self.verified += clients.len();
-        spent += self.step(&endpoints, true, flags::SYN | flags::ACK);
-        spent += self.step(&clients, false, flags::ACK);
+        spent += self.step(&endpoints, true, flags::SYN | flags::ACK)?;
+        spent += self.step(&clients, false, flags::ACK)?;
         if ends {
-            spent += self.step(&clients, false, flags::FIN | flags::ACK);
-            spent += self.step(&endpoints, true, flags::FIN | flags::ACK);
-            spent += self.step(&clients, false, flags::ACK);
+            spent += self.step(&clients, false, flags::FIN | flags::ACK)?;
+            spent += self.step(&endpoints, true, flags::FIN | flags::ACK)?;
+            spent += self.step(&clients, false, flags::ACK)?;
         }
         Ok(spent)
     }
 
-    fn step(&mut self, tuples: &[Tuple], replies: bool, tcp_flags: u8) -> u64 {
-        self.load(replies, tuples.iter().map(|&tuple| (tuple, tcp_flags)));
-        self.time(tuples.len())
+    fn step(&mut self, tuples: &[Tuple], replies: bool, tcp_flags: u8) -> Result<u64, Error> {
+        self.load(replies, tuples.iter().map(|&tuple| (tuple, tcp_flags)))?;
+        Ok(self.time(tuples.len()))
     }
 }

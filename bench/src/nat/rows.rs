@@ -50,6 +50,7 @@ pub fn workload(name: &str) -> Workload {
         size: 60,
         repeats: 10,
         packets: 500_000,
+        other_core: false,
     };
     let million = Workload {
         flows: 1_000_000,

@@ -84,7 +84,15 @@ fn count(flags: &[&str]) -> Result<f64, Box<dyn Error>> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", COUNTED])
         .arg(std::env::current_exe()?)
-        .args(["nat", "--json", "--repeats", "2", "--packets", "200000"])
+        .args([
+            "nat",
+            "--json",
+            "--one-core",
+            "--repeats",
+            "2",
+            "--packets",
+            "200000",
+        ])
         .args(flags)
         .output()
         .map_err(|error| format!("valgrind: {error}; install it (Debian: valgrind)"))?;

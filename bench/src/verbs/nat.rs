@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use clap::{Args, ValueEnum};
-use sluice_bench::nat::{self, Kind, Row, Workload, rows, scaling};
+use sluice_bench::nat::{self, Kind, Row, Spread, Workload, rows, scaling};
 
 /// What one packet costs the whole pipeline, in memory, on one worker: the table's rows, one of them, or by hand.
 #[derive(Debug, Args)]
@@ -53,6 +53,9 @@ pub(crate) struct Arguments {
     /// Packets per repeat.
     #[arg(long)]
     packets: Option<usize>,
+    /// Leave out what needs a second core: each row once more, with packets that another core makes and a ring brings.
+    #[arg(long)]
+    one_core: bool,
     /// One JSON object a row.
     #[arg(long)]
     json: bool,
@@ -95,8 +98,15 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     }
     if !arguments.json {
         println!(
-            "{:<34} {:>23} {:>7} {:>8} {:>16} {:>6} {:>7}",
-            "row", "ns/packet min/p50/max", "Mpps", "target", "floor min/p50", "ratio", "B/flow"
+            "{:<34} {:>23} {:>7} {:>8} {:>16} {:>6} {:>7} {:>20}",
+            "row",
+            "ns/packet min/p50/max",
+            "Mpps",
+            "target",
+            "floor min/p50",
+            "ratio",
+            "B/flow",
+            "from another core"
         );
     }
     for name in names {
@@ -156,6 +166,8 @@ impl Arguments {
             size: self.size.unwrap_or(row.size),
             repeats: self.repeats.unwrap_or(row.repeats),
             packets: self.packets.unwrap_or(row.packets),
+            other_core: !self.one_core
+                && std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1),
             ..row
         }
     }
@@ -178,13 +190,14 @@ fn print(row: &Row) {
     let ratio = row
         .ratio_to_floor
         .map_or_else(String::new, |ratio| format!("{ratio:.2}"));
-    let ns = row.ns_per_packet;
+    let spread = |ns: Spread| format!("{:.1}/{:.1}/{:.1}", ns.min, ns.p50, ns.max);
     println!(
-        "{:<34} {:>23} {:>7.1} {target:>8} {floor:>16} {ratio:>6} {:>7.0}",
+        "{:<34} {:>23} {:>7.1} {target:>8} {floor:>16} {ratio:>6} {:>7.0} {:>20}",
         row.workload,
-        format!("{:.1}/{:.1}/{:.1}", ns.min, ns.p50, ns.max),
+        spread(row.ns_per_packet),
         row.mpps,
-        row.bytes_per_flow
+        row.bytes_per_flow,
+        row.ring_ns_per_packet.map_or_else(String::new, spread)
     );
     if let Some(lives) = row.lives_per_second {
         println!("{:<34} {:.2} million whole connections a second", "", lives / 1e6);

@@ -16,7 +16,7 @@ use crate::affinity::Affinity;
 use crate::announce;
 use crate::channel::BindError;
 use crate::channel::server::{Server, ServerOptions};
-use crate::config::{self, Config, DriverKind, Idle, MemifMode, MemifRole, Role};
+use crate::config::{self, Config, DriverKind, Idle, MemifMode, MemifRole, Mode, Role};
 use crate::conntrack::persist::{Adopted, BootId};
 use crate::conntrack::ports::{PortPoolConfig, Rest};
 use crate::conntrack::{Admission, FlowConfig, HashKey};
@@ -30,11 +30,14 @@ use crate::network::{Interface, Network, Route};
 use crate::nic::fanout::Fanout;
 use crate::nic::memif::{self, MemifSpec};
 use crate::nic::netmap::name::PortName;
-use crate::nic::open::{self, Attach, DriverSpec, PortSpec, ZeroCopy};
+use crate::nic::open::{self, DriverSpec, PortSpec, Shared as Maps, ZeroCopy};
+use crate::nic::overhear::Overhear;
 use crate::nic::pcap::PcapSpec;
+use crate::nic::xdp_shared::SharedMaps;
 use crate::nic::xdp_socket::Umem;
 use crate::nic::{Driver, DriverInfo, FrameMemory, OpenError, vlan};
 use crate::segment;
+use crate::shared::SharedPorts;
 use crate::steering::Steering;
 use crate::steward::Steward;
 use crate::table_slot::TableSlot;
@@ -86,6 +89,18 @@ pub enum StartError {
         /// Bytes.
         mtu: usize,
     },
+    /// A shared interface, and source ports that the kernel uses, too.
+    #[error(
+        "snat.ports: {}-{} has ports that this host's own connections use ({}-{}), whose replies a shared interface could not tell \
+         apart; set net.ipv4.ip_local_port_range to others, or give snat.ports others",
+        snat.start(), snat.end(), local.start(), local.end()
+    )]
+    LocalPorts {
+        /// Of the config.
+        snat: RangeInclusive<u16>,
+        /// The kernel's.
+        local: RangeInclusive<u16>,
+    },
     /// Memory or file descriptors.
     #[error("{what}: {source}; lower the capacities in the config or raise the process's limits")]
     Resources {
@@ -121,8 +136,9 @@ impl Dataplane {
         };
         let steering = Steering::new(config.workers.count, snat_ports(config));
         let indices = || (0..config.workers.count).map(WorkerIndex);
+        let maps = shared_maps(config)?;
         let queues: Vec<Queues> = indices()
-            .map(|index| open_ports(config, index))
+            .map(|index| open_ports(config, index, maps.as_ref()))
             .collect::<Result<_, _>>()?;
         announce::ports(config, &queues, &steering);
         // Worker 0 has a queue of every NIC port.
@@ -181,7 +197,10 @@ impl Dataplane {
         let counters = server.counter_pages();
         let probes = Duration::from_millis(config.neighbours.probe_millis.into());
         let pace = Pace::new(probes, config.flows.timeouts.longest());
-        let steward = Steward::new(server, builder, own_page, pace);
+        let mut steward = Steward::new(server, builder, own_page, pace);
+        if let Some(Maps(maps)) = maps {
+            steward.share(SharedPorts::new(maps), overhear(config)?, &shared);
+        }
         Ok(Self {
             steward,
             workers,
@@ -191,11 +210,73 @@ impl Dataplane {
     }
 }
 
+/// The maps of shared interfaces, if there are any.
+///
+/// They hold what two generations of full tables mean, whatever is in them: the tables' limits are reached first.
+fn shared_maps(config: &Config) -> Result<Option<Maps>, StartError> {
+    if config.ports.iter().all(|port| port.mode != Mode::Shared) {
+        return Ok(None);
+    }
+    check_local_ports(config)?;
+    let own = config.node.addresses.len() + config.ports.iter().map(|p| p.addresses.len() + 1).sum::<usize>();
+    let frontends = config.tables.frontends as u32;
+    let addresses = frontends
+        .saturating_add(config.tables.backends as u32)
+        .saturating_add(own as u32);
+    let ports = frontends.saturating_mul(own as u32).saturating_mul(2);
+    let snat = config.snat.ports.iter().map(|r| r.0.clone()).collect();
+    let maps = SharedMaps::new(
+        addresses.saturating_mul(2).saturating_add(MAX_NETWORKS),
+        ports,
+        snat,
+    );
+    let maps = maps.map_err(resources("maps of shared interfaces (CAP_BPF, CAP_NET_ADMIN)"))?;
+    Ok(Some(open::Shared(Arc::new(maps))))
+}
+
+/// Networks with a meaning, of two generations: a cluster has a handful.
+const MAX_NETWORKS: u32 = 4_096;
+
+/// The kernel's own connections must not have ports that SNAT has: replies to them would be taken for Services'.
+fn check_local_ports(config: &Config) -> Result<(), StartError> {
+    let file = "/proc/sys/net/ipv4/ip_local_port_range";
+    let text = fs::read_to_string(file).map_err(resources(file))?;
+    let mut numbers = text.split_whitespace().map_while(|n| n.parse::<u16>().ok());
+    let (Some(first), Some(last)) = (numbers.next(), numbers.next()) else {
+        return Ok(());
+    };
+    let clash = config
+        .snat
+        .ports
+        .iter()
+        .find(|r| *r.0.start() <= last && first <= *r.0.end());
+    clash.map_or(Ok(()), |range| {
+        Err(StartError::LocalPorts {
+            snat: range.0.clone(),
+            local: first..=last,
+        })
+    })
+}
+
+/// What the kernel hears on each shared interface.
+fn overhear(config: &Config) -> Result<Vec<(NicPortIndex, Overhear)>, StartError> {
+    let ports = config
+        .ports
+        .iter()
+        .enumerate()
+        .filter(|(_, p)| p.mode == Mode::Shared);
+    let opened = ports.map(|(i, port)| {
+        let socket = Overhear::new(&port.interface).map_err(resources("a packet socket"))?;
+        Ok((NicPortIndex(i as u8), socket))
+    });
+    opened.collect()
+}
+
 /// A worker's frame memory, and its queue of each NIC port that has one for it.
 pub(crate) type Queues = (FrameMemory, Vec<Option<Box<dyn Driver>>>);
 
 /// A worker's frame memory and its queue of every NIC port that has one for it.
-fn open_ports(config: &Config, worker: WorkerIndex) -> Result<Queues, StartError> {
+fn open_ports(config: &Config, worker: WorkerIndex, maps: Option<&Maps>) -> Result<Queues, StartError> {
     let mut memory =
         FrameMemory::new(config.frames.count, config.frames.size).map_err(resources("frame memory"))?;
     let mut umem: Option<Umem> = None;
@@ -212,7 +293,7 @@ fn open_ports(config: &Config, worker: WorkerIndex) -> Result<Queues, StartError
         if elsewhere || sharing.first().is_some_and(|(first, _)| *first < i) {
             continue;
         }
-        let driver = open::open(&spec(config, port, worker, mtu), &mut memory, &mut umem)?;
+        let driver = open::open(&spec(config, port, worker, mtu, maps), &mut memory, &mut umem)?;
         mtu = mtu.max(driver.info().mtu);
         if sharing.len() == 1 && port.vlan.is_none() {
             drivers[i] = Some(driver);
@@ -237,15 +318,18 @@ fn has_one_queue(port: &config::NicPort) -> bool {
 }
 
 /// `mtu`: the largest of the ports opened before it.
-fn spec(config: &Config, port: &config::NicPort, worker: WorkerIndex, mtu: usize) -> PortSpec {
+fn spec(
+    config: &Config,
+    port: &config::NicPort,
+    worker: WorkerIndex,
+    mtu: usize,
+    maps: Option<&Maps>,
+) -> PortSpec {
     let driver = match port.driver {
         DriverKind::AfXdp => DriverSpec::AfXdp {
-            attach: match port.attach {
-                config::Attach::Auto => Attach::Auto,
-                config::Attach::Native => Attach::Native,
-                config::Attach::Generic => Attach::Generic,
-            },
+            attach: port.attach,
             zero_copy: ZeroCopy::Auto,
+            shared: maps.filter(|_| port.mode == Mode::Shared).cloned(),
         },
         DriverKind::AfPacket => DriverSpec::AfPacket {
             fanout: (config.workers.count > 1).then(|| fanout(config, port)),
@@ -481,7 +565,7 @@ channel: {socket: /run/sluice/dataplane.sock}
 ";
         let config = Config::parse(text, std::path::Path::new("gateway.yaml")).unwrap();
         let group = |port: usize, worker| {
-            let spec = spec(&config, &config.ports[port], WorkerIndex(worker), 0);
+            let spec = spec(&config, &config.ports[port], WorkerIndex(worker), 0, None);
             match spec.driver {
                 DriverSpec::AfPacket { fanout } => fanout.unwrap().group,
                 other => panic!("{other:?}"),

@@ -16,7 +16,7 @@ use crate::conntrack::ports::Rest;
 use crate::conntrack::{Admission, Timeouts};
 use crate::fragments::FragmentConfig;
 use crate::nic::memif;
-use crate::nic::open::Offloads;
+use crate::nic::open::{Attach, Offloads};
 use crate::tick::Period;
 
 mod check;
@@ -94,6 +94,9 @@ pub struct NicPort {
     /// What it is to the gateway.
     #[serde(default)]
     pub role: Role,
+    /// af_xdp: whether the kernel keeps using the interface.
+    #[serde(default)]
+    pub mode: Mode,
     /// af_xdp: how the program is attached.
     #[serde(default)]
     pub attach: Attach,
@@ -247,17 +250,15 @@ pub enum Role {
     Host,
 }
 
-/// How af_xdp attaches its program.
+/// Whose an interface is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Attach {
-    /// Native, else generic.
+pub enum Mode {
+    /// The dataplane's alone.
     #[default]
-    Auto,
-    /// In the driver.
-    Native,
-    /// In the kernel's generic receive path.
-    Generic,
+    Exclusive,
+    /// The kernel's, with its addresses and ARP; the dataplane takes what is Services'.
+    Shared,
 }
 
 /// A static route.

@@ -54,6 +54,9 @@ pub mod counters;
 pub mod channel;
 /// The non-packet thread.
 pub mod steward;
+/// Interfaces that the kernel uses, too: which packets are Services'.
+#[cfg(feature = "nic")]
+pub mod shared;
 /// ARP, the steward's side.
 pub mod neighbours;
 /// The config file.

@@ -20,6 +20,10 @@ use crate::counters::{CounterId, CounterPages, WorkerCounters};
 use crate::index::{Generation, NicPortIndex, WorkerIndex};
 use crate::mailbox::Purpose;
 use crate::neighbours::{Neighbours, Outbox, Pace};
+#[cfg(feature = "nic")]
+use crate::nic::overhear::Overhear;
+#[cfg(feature = "nic")]
+use crate::shared::SharedPorts;
 use crate::tables::{Tables, TablesBuilder, WithoutLocal};
 use crate::tick::{TICKS_PER_SECOND, Tick};
 use crate::verdict::DropReason;
@@ -33,6 +37,10 @@ const WAKE: Timespec = Timespec {
 
 /// Between two looks at which neighbours are still wanted, as far as something was deleted: a look goes over all records.
 const WANT: u32 = 60 * TICKS_PER_SECOND;
+
+/// Frames of neighbours that are read at once from one interface.
+#[cfg(feature = "nic")]
+const OVERHEARD: usize = 256;
 
 /// Percent of a worker's source ports toward one endpoint from which on it is said that they run out: time to act.
 const ALARM_PERCENT: u64 = 80;
@@ -62,6 +70,9 @@ pub struct Steward {
     alarmed: u64,
     /// Published, but not yet taken by every worker.
     unacknowledged: Option<Generation>,
+    /// Of interfaces that the kernel uses, too.
+    #[cfg(feature = "nic")]
+    shared_ports: Option<(SharedPorts, Vec<(NicPortIndex, Overhear)>)>,
 }
 
 impl Steward {
@@ -77,6 +88,51 @@ impl Steward {
             wanted: (Tick::now(), false),
             counters,
             unacknowledged: None,
+            #[cfg(feature = "nic")]
+            shared_ports: None,
+        }
+    }
+
+    /// Says to the programs of interfaces that the kernel uses, too, what is Services'; and hears what it is told of neighbours
+    /// there.
+    #[cfg(feature = "nic")]
+    pub fn share(&mut self, ports: SharedPorts, heard: Vec<(NicPortIndex, Overhear)>, shared: &Shared) {
+        self.shared_ports = Some((ports, heard));
+        let tables = Arc::clone(self.builder.tables());
+        self.extend_shared(shared, &tables);
+    }
+
+    /// Before workers take new tables.
+    #[cfg(feature = "nic")]
+    fn extend_shared(&mut self, shared: &Shared, tables: &Tables) {
+        if let Some((ports, _)) = &mut self.shared_ports {
+            let missing = ports.extend(self.builder.records(), tables, &shared.network);
+            if missing > 0 {
+                log::error!(
+                    "{missing} frontends or endpoints found no room in the maps of shared interfaces and are left to the kernel: raise \
+                     tables.frontends and tables.backends"
+                );
+            }
+        }
+    }
+
+    /// ARP and neighbour discovery that came to the kernel.
+    #[cfg(feature = "nic")]
+    fn overhear(&mut self, shared: &Shared) {
+        let Some((_, heard)) = &self.shared_ports else {
+            return;
+        };
+        for (port, socket) in heard {
+            // Bounded: what comes while we read is read after the channel has had its turn.
+            for _ in 0..OVERHEARD {
+                let neighbours = &mut self.neighbours;
+                let mut post = Post { shared };
+                if !socket
+                    .read(|frame| neighbours.received(&shared.network, *port, frame, Tick::now(), &mut post))
+                {
+                    break;
+                }
+            }
         }
     }
 
@@ -95,6 +151,10 @@ impl Steward {
                         .fds()
                         .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
                 );
+                #[cfg(feature = "nic")]
+                if let Some((_, heard)) = &self.shared_ports {
+                    fds.extend(heard.iter().map(|(_, socket)| PollFd::new(socket, PollFlags::IN)));
+                }
                 let wait = if self.server.wants_poll() {
                     Timespec::default()
                 } else {
@@ -113,6 +173,8 @@ impl Steward {
             }
             shared.steward.quiet();
             self.letters(shared);
+            #[cfg(feature = "nic")]
+            self.overhear(shared);
             self.acknowledge(shared);
             while let Some(event) = self.server.poll() {
                 self.channel(shared, event);
@@ -228,6 +290,8 @@ impl Steward {
                     );
                     warn_of_shared_ports(shared, &puts);
                     self.count_without_local(tables.without_local());
+                    #[cfg(feature = "nic")]
+                    self.extend_shared(shared, &tables);
                     self.publish(shared, &tables);
                     self.wanted.1 |= !deletes.is_empty();
                     self.pre_resolve(shared, &puts);
@@ -259,6 +323,10 @@ impl Steward {
         if let Some(generation) = self.unacknowledged
             && shared.slots.iter().all(|slot| slot.taken() >= generation.0)
         {
+            #[cfg(feature = "nic")]
+            if let Some((ports, _)) = &mut self.shared_ports {
+                ports.settle();
+            }
             self.server.ack(generation);
             self.unacknowledged = None;
         }

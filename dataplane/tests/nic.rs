@@ -48,10 +48,12 @@ const TAP: DriverSpec = DriverSpec::Tap {
 const NATIVE: DriverSpec = DriverSpec::AfXdp {
     attach: Attach::Native,
     zero_copy: ZeroCopy::Auto,
+    shared: None,
 };
 const GENERIC: DriverSpec = DriverSpec::AfXdp {
     attach: Attach::Generic,
     zero_copy: ZeroCopy::Never,
+    shared: None,
 };
 
 fn spec(interface: &str, driver: DriverSpec) -> PortSpec {

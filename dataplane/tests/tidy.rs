@@ -18,6 +18,7 @@ const UNSAFE: &[&str] = &[
     "dataplane/src/channel/peer.rs",
     "dataplane/src/conntrack/flow.rs",
     "dataplane/src/conntrack/group.rs",
+    "dataplane/src/nic/bpf.rs",
     "dataplane/src/nic/frame.rs",
     "dataplane/src/nic/memif/region.rs",
     "dataplane/src/nic/netmap/region.rs",
@@ -25,7 +26,6 @@ const UNSAFE: &[&str] = &[
     "dataplane/src/nic/packet_ring.rs",
     "dataplane/src/nic/ring.rs",
     "dataplane/src/nic/sys.rs",
-    "dataplane/src/nic/xdp_program.rs",
     "dataplane/src/prefetch.rs",
     "dataplane/src/segment.rs",
 ];

@@ -16,6 +16,7 @@ pub fn run(interfaces: [&str; 2]) -> Result<(), Box<dyn std::error::Error>> {
     let driver = DriverSpec::AfXdp {
         attach: Attach::Auto,
         zero_copy: ZeroCopy::Auto,
+        shared: None,
     };
     let mut ports = interfaces.map(|interface| {
         open::open(

@@ -466,6 +466,7 @@ impl Port {
             Driver::AfXdp => DriverSpec::AfXdp {
                 attach: Attach::Auto,
                 zero_copy: ZeroCopy::Auto,
+                shared: None,
             },
             Driver::AfPacket => DriverSpec::AfPacket { fanout: None },
             Driver::Tap => DriverSpec::Tap {

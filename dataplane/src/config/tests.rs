@@ -244,3 +244,23 @@ fn a_memif_port_says_whom_it_meets_and_two_never_meet_at_one_place() {
         format!("gateway.yaml: ports[1].memif.socket: {problem}")
     );
 }
+
+#[test]
+fn only_untagged_links_of_af_xdp_are_shared_with_the_kernel() {
+    let shared = SMALL.replace("interface: client0,", "interface: client0, mode: shared,");
+    let config = Config::parse(&shared, Path::new("x")).unwrap();
+    assert_eq!(
+        (config.ports[0].mode, config.ports[1].mode),
+        (Mode::Shared, Mode::Exclusive)
+    );
+    let other = error(&shared.replace("af_xdp", "af_packet"));
+    assert_eq!(
+        other,
+        "gateway.yaml: ports[0].mode: only a link of driver af_xdp can be shared with the kernel"
+    );
+    let tagged = error(&shared.replace("mode: shared,", "mode: shared, vlan: 5,"));
+    assert_eq!(
+        tagged,
+        "gateway.yaml: ports[0].vlan: tagged packets of a shared interface are all the kernel's: leave vlan out"
+    );
+}

@@ -22,6 +22,7 @@ use super::offloads::{self, Need, Prepared};
 use super::open::{Attach, PortSpec, ZeroCopy};
 use super::ring::Descriptor;
 use super::xdp_program::{Attachment, MAX_QUEUES, XdpMode};
+use super::xdp_shared::SharedMaps;
 use super::xdp_socket::{Rings, Umem};
 use super::{
     BURST, Burst, Driver, DriverInfo, DriverStats, Frame, FrameMemory, Link, OpenError, checksum_fix, sys,
@@ -53,10 +54,10 @@ pub struct AfXdp {
 }
 
 impl AfXdp {
-    /// Binds a socket to the spec's queue and steers the queue's frames to it.
+    /// Binds a socket to the spec's queue and steers the queue's frames to it: those that `shared` names, or all.
     pub(crate) fn open(
         spec: &PortSpec,
-        attach: Attach,
+        (attach, shared): (Attach, Option<&SharedMaps>),
         zero_copy: ZeroCopy,
         memory: &mut FrameMemory,
         umem: &mut Option<Umem>,
@@ -76,12 +77,13 @@ impl AfXdp {
         })?;
         let offloads = offloads::prepare(spec, &interface, &[Need::Tagged, Need::Unaggregated])?;
         let umem = Umem::of(umem, memory);
-        let attachment = xdp_attach::attachment(spec, &interface, attach)?;
-        let (socket, rings, shared) = xdp_socket::bind(spec, &interface, zero_copy, memory, umem)?;
+        let attachment = xdp_attach::attachment(spec, &interface, attach, shared)?;
+        let (socket, rings, shared_umem) = xdp_socket::bind(spec, &interface, zero_copy, memory, umem)?;
         let options = sockopt::xdp_options(&socket).unwrap_or(XdpOptionsFlags::empty());
         let zero_copy = options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY);
         let mode = format!(
-            "{}, {}, queue {}, ring {}, {}, {offloads}",
+            "{}{}, {}, queue {}, ring {}, {}, {offloads}",
+            if shared.is_some() { "shared, " } else { "" },
             match attachment.mode() {
                 XdpMode::Native => "native",
                 XdpMode::Generic => "generic",
@@ -89,7 +91,7 @@ impl AfXdp {
             if zero_copy { "zero-copy" } else { "copy" },
             spec.queue,
             spec.ring_size,
-            if shared { "shared umem" } else { "own umem" },
+            if shared_umem { "shared umem" } else { "own umem" },
         );
         let info = DriverInfo {
             driver: "af_xdp",

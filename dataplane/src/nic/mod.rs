@@ -81,6 +81,14 @@ pub mod checksum_fix;
 /// AF_XDP's program.
 #[cfg(feature = "nic")]
 pub mod xdp_program;
+/// AF_XDP's program for interfaces that the kernel uses, too.
+#[cfg(feature = "nic")]
+pub mod xdp_shared;
+/// What the kernel hears of neighbours.
+#[cfg(feature = "nic")]
+pub mod overhear;
+#[cfg(feature = "nic")]
+mod bpf;
 #[cfg(feature = "nic")]
 mod xdp_attach;
 /// Sockets of AF_XDP.

@@ -2,6 +2,7 @@
 //! leaves nothing behind: whatever was made is owned by a value that undoes it when dropped.
 
 use std::io;
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -14,6 +15,7 @@ use super::memif::{Memif, MemifSpec};
 use super::netmap::Netmap;
 use super::pcap::{Pcap, PcapSpec};
 use super::tap::Tap;
+use super::xdp_shared::SharedMaps;
 use super::xdp_socket::Umem;
 use super::{Driver, FrameMemory, OpenError};
 
@@ -63,6 +65,8 @@ pub enum DriverSpec {
         attach: Attach,
         /// Whether zero-copy is tried.
         zero_copy: ZeroCopy,
+        /// The maps that say what is taken from an interface that the kernel uses, too; `None`: everything is.
+        shared: Option<Shared>,
     },
     /// AF_PACKET.
     AfPacket {
@@ -84,8 +88,21 @@ pub enum DriverSpec {
     },
 }
 
+/// Maps of shared interfaces, the same or others.
+#[derive(Clone, Debug)]
+pub struct Shared(pub Arc<SharedMaps>);
+
+impl PartialEq for Shared {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Shared {}
+
 /// Where an XDP program runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Attach {
     /// In the interface's driver where it can, else in the network stack.
     #[default]
@@ -121,8 +138,13 @@ pub fn open(
         return Err(spec.refusal(what, format!("leave it out or set {DEFAULT_RING_SIZE}")));
     }
     Ok(match &spec.driver {
-        DriverSpec::AfXdp { attach, zero_copy } => {
-            Box::new(AfXdp::open(spec, *attach, *zero_copy, memory, umem)?)
+        DriverSpec::AfXdp {
+            attach,
+            zero_copy,
+            shared,
+        } => {
+            let shared = shared.as_ref().map(|Shared(maps)| &**maps);
+            Box::new(AfXdp::open(spec, (*attach, shared), *zero_copy, memory, umem)?)
         }
         DriverSpec::AfPacket { fanout } => Box::new(AfPacket::open(spec, fanout.as_ref(), memory)?),
         DriverSpec::Memif(options) => Box::new(Memif::open(spec, options, memory)?),

@@ -87,6 +87,19 @@ pub(crate) fn set_option<T: NoUninit>(
 /// PACKET_FANOUT_DATA: the program that shares out the packets of a socket's group. Errors: EINVAL for what the kernel's
 /// checker refuses.
 pub(crate) fn set_fanout_program(fd: BorrowedFd<'_>, program: &[libc::sock_filter]) -> io::Result<()> {
+    set_program(fd, (libc::SOL_PACKET, PACKET_FANOUT_DATA), program)
+}
+
+/// SO_ATTACH_FILTER: the socket receives what `program` lets through. Errors: EINVAL if it is not sound.
+pub(crate) fn attach_filter(fd: BorrowedFd<'_>, program: &[libc::sock_filter]) -> io::Result<()> {
+    set_program(fd, (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER), program)
+}
+
+fn set_program(
+    fd: BorrowedFd<'_>,
+    (level, name): (i32, i32),
+    program: &[libc::sock_filter],
+) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let filter = libc::sock_fprog {
         len,
@@ -95,15 +108,7 @@ pub(crate) fn set_fanout_program(fd: BorrowedFd<'_>, program: &[libc::sock_filte
     let size = size_of_val(&filter) as libc::socklen_t;
     // SAFETY: the pointer and the size describe `filter`, which points at `len` instructions; the kernel copies both during
     // the call and writes neither.
-    let done = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_PACKET,
-            PACKET_FANOUT_DATA,
-            (&raw const filter).cast(),
-            size,
-        )
-    };
+    let done = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const filter).cast(), size) };
     checked(done).map(drop)
 }
 

@@ -8,6 +8,7 @@ use super::OpenError;
 use super::interface::Interface;
 use super::open::{Attach, PortSpec};
 use super::xdp_program::{Attachment, XdpMode};
+use super::xdp_shared::SharedMaps;
 
 /// The attachments of this process: an interface has one XDP program, and the ports of its queues, in whichever
 /// worker, share it. Keyed by network namespace and interface.
@@ -20,6 +21,7 @@ pub(crate) fn attachment(
     spec: &PortSpec,
     interface: &Interface,
     attach: Attach,
+    shared: Option<&SharedMaps>,
 ) -> Result<Arc<Attachment>, OpenError> {
     let key = (interface.namespace(), interface.index());
     let mut attachments = ATTACHMENTS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -43,7 +45,7 @@ pub(crate) fn attachment(
     }
     let mut result = Err(io::ErrorKind::Unsupported.into());
     for mode in wanted {
-        result = Attachment::new(interface.index(), *mode);
+        result = Attachment::new(interface.index(), *mode, shared);
         match &result {
             // Only what another mode could cure.
             Err(e) if !matches!(e.raw_os_error(), Some(libc::EPERM | libc::EBUSY | libc::EEXIST)) => {}

@@ -1,56 +1,20 @@
-#![allow(unsafe_code)]
-//! The XDP program of an exclusively owned interface and its attachment: every frame goes to the socket bound to the
-//! queue it arrived on; where no socket is bound the kernel keeps it.
+//! The XDP program of an interface and its attachment. Of an exclusively owned one every frame goes to the socket bound to the
+//! queue it arrived on; of a shared one what `xdp_shared` picks. Where no socket is bound the kernel keeps it.
 //!
-//! Written as instructions, since five of them need no compiler. Attached through a BPF link, which the kernel drops
-//! with its last descriptor: however the process ends, the interface is the kernel's again.
+//! Attached through a BPF link, which the kernel drops with its last descriptor: however the process ends, the interface is the
+//! kernel's again.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 
-use bytemuck::{Pod, Zeroable};
-
-use super::sys;
+use super::bpf::{self, Instruction, Map, MapKind, instruction};
+use super::xdp_shared::SharedMaps;
 
 /// Queues one interface can have sockets on: more than NICs have, at 8 bytes each.
 pub(crate) const MAX_QUEUES: u32 = 1024;
 
-/// linux/bpf.h, enum bpf_cmd.
-mod command {
-    pub(super) const MAP_CREATE: i32 = 0;
-    pub(super) const MAP_UPDATE_ELEM: i32 = 2;
-    pub(super) const PROG_LOAD: i32 = 5;
-    pub(super) const LINK_CREATE: i32 = 28;
-}
-/// linux/bpf.h: BPF_MAP_TYPE_XSKMAP, BPF_PROG_TYPE_XDP, attach type BPF_XDP.
-const MAP_TYPE_XSKMAP: u32 = 17;
-const PROG_TYPE_XDP: u32 = 6;
-const ATTACH_XDP: u32 = 37;
-/// linux/if_link.h: XDP_FLAGS_SKB_MODE and XDP_FLAGS_DRV_MODE.
-const FLAGS_GENERIC: u32 = 1 << 1;
-const FLAGS_NATIVE: u32 = 1 << 2;
-
-/// One BPF instruction (`struct bpf_insn`, linux/bpf.h; RFC 9669 §3).
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-struct Instruction {
-    opcode: u8,
-    /// Destination register in the low half, source in the high half (little-endian bit-field order).
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
-const fn instruction(opcode: u8, dst: u8, src: u8, offset: i16, immediate: i32) -> Instruction {
-    Instruction {
-        opcode,
-        registers: dst | src << 4,
-        offset,
-        immediate,
-    }
-}
-
-/// The program, with `map` the descriptor of its XSKMAP. A test holds it to `xdp_program.disasm`.
+/// The program of an exclusive interface, with `map` the descriptor of its XSKMAP. Five instructions need no compiler. A test
+/// holds it to `xdp_program.disasm`.
 const fn redirect_to_queue(map: i32) -> [Instruction; 6] {
     [
         // r2 = context->rx_queue_index, the fifth u32 of struct xdp_md: the key.
@@ -79,32 +43,28 @@ pub enum XdpMode {
 /// The program on one interface and its map. Detached on drop.
 #[derive(Debug)]
 pub(crate) struct Attachment {
-    map: OwnedFd,
+    sockets: Map<u32>,
     _link: OwnedFd,
     mode: XdpMode,
 }
 
 impl Attachment {
-    /// Loads the program and attaches it. Errors: EPERM without CAP_BPF and CAP_NET_ADMIN, EBUSY or EEXIST when the
-    /// interface has another program, EOPNOTSUPP or EINVAL when it cannot run one in this mode.
-    pub(crate) fn new(ifindex: u32, mode: XdpMode) -> io::Result<Self> {
-        let map = create_map()?;
-        let program = load(&redirect_to_queue(map.as_raw_fd()))?;
+    /// Loads the program, that of a shared interface if there are maps for it, and attaches it. Errors: EPERM without CAP_BPF
+    /// and CAP_NET_ADMIN, EBUSY or EEXIST when the interface has another program, EOPNOTSUPP or EINVAL when it cannot run one
+    /// in this mode.
+    pub(crate) fn new(ifindex: u32, mode: XdpMode, shared: Option<&SharedMaps>) -> io::Result<Self> {
+        let sockets = Map::new(MapKind::Sockets, MAX_QUEUES)?;
+        let program = match shared {
+            None => bpf::load("sluice_redirect", &redirect_to_queue(sockets.number()))?,
+            Some(maps) => maps.load(sockets.number())?,
+        };
         let flags = match mode {
-            XdpMode::Native => FLAGS_NATIVE,
-            XdpMode::Generic => FLAGS_GENERIC,
+            XdpMode::Native => bpf::FLAGS_NATIVE,
+            XdpMode::Generic => bpf::FLAGS_GENERIC,
         };
-        let attributes = LinkCreate {
-            program: program.as_raw_fd() as u32,
-            ifindex,
-            attach_type: ATTACH_XDP,
-            flags,
-        };
-        // SAFETY: the attributes hold no address, and LINK_CREATE returns a new descriptor.
-        let link = unsafe { sys::bpf_new(command::LINK_CREATE, &attributes)? };
         Ok(Self {
-            map,
-            _link: link,
+            _link: bpf::attach(program.as_fd(), ifindex, flags)?,
+            sockets,
             mode,
         })
     }
@@ -116,132 +76,43 @@ impl Attachment {
 
     /// Sends the frames of `queue` (below `MAX_QUEUES`) to `socket`, until the socket is closed.
     pub(crate) fn steer(&self, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
-        let value = socket.as_raw_fd() as u32;
-        let attributes = MapUpdate {
-            map: self.map.as_raw_fd() as u32,
-            padding: 0,
-            key: (&raw const queue).expose_provenance() as u64,
-            value: (&raw const value).expose_provenance() as u64,
-            flags: 0,
-        };
-        // SAFETY: key and value are 4 bytes each, as the map was created with, and outlive the call.
-        unsafe { sys::bpf(command::MAP_UPDATE_ELEM, &attributes) }.map(drop)
+        self.sockets.set(queue, socket.as_raw_fd() as u32)
     }
 }
 
-fn create_map() -> io::Result<OwnedFd> {
-    let attributes = MapCreate {
-        map_type: MAP_TYPE_XSKMAP,
-        key_size: 4,
-        value_size: 4,
-        max_entries: MAX_QUEUES,
-        flags: 0,
-    };
-    // SAFETY: the attributes hold no address, and MAP_CREATE returns a new descriptor.
-    unsafe { sys::bpf_new(command::MAP_CREATE, &attributes) }
+/// A listing's instructions as text, eight bytes each: what tests hold programs to.
+#[cfg(test)]
+pub(super) fn listed(listing: &str) -> Vec<String> {
+    let lines = listing
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .filter(|(number, _)| number.trim().parse::<u32>().is_ok())
+        .filter_map(|(_, rest)| rest.split('\t').nth(1));
+    // A 16-byte load is listed as one line: eight bytes and eight more.
+    lines
+        .flat_map(|line| [line.get(..23), line.get(24..47)])
+        .flatten()
+        .map(|bytes| bytes.trim().to_owned())
+        .filter(|bytes| !bytes.is_empty())
+        .collect()
 }
 
-fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
-    let licence = c"Apache-2.0";
-    let mut name = [0; 16];
-    name[..15].copy_from_slice(b"sluice_redirect");
-    let attributes = ProgLoad {
-        prog_type: PROG_TYPE_XDP,
-        count: program.len() as u32,
-        instructions: program.as_ptr().expose_provenance() as u64,
-        licence: licence.as_ptr().expose_provenance() as u64,
-        name,
-        ..ProgLoad::zeroed()
-    };
-    // SAFETY: `instructions` points at `count` instructions and `licence` at a NUL-terminated string, both alive
-    // during the call; there is no log buffer. PROG_LOAD returns a new descriptor.
-    unsafe { sys::bpf_new(command::PROG_LOAD, &attributes) }
-}
-
-/// The parts of `union bpf_attr` used here.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct MapCreate {
-    map_type: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    flags: u32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct MapUpdate {
-    map: u32,
-    padding: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct ProgLoad {
-    prog_type: u32,
-    count: u32,
-    instructions: u64,
-    licence: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buffer: u64,
-    kernel_version: u32,
-    flags: u32,
-    name: [u8; 16],
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct LinkCreate {
-    program: u32,
-    ifindex: u32,
-    attach_type: u32,
-    flags: u32,
+/// The same of a program.
+#[cfg(test)]
+pub(super) fn written(program: &[Instruction]) -> Vec<String> {
+    let bytes = program.iter().map(bytemuck::bytes_of);
+    let text = bytes.map(|i| i.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>());
+    text.map(|words| words.join(" ")).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The program with map descriptor 7, as llvm-objdump prints its bytes.
-    const LISTING: &str = include_str!("xdp_program.disasm");
-
     #[test]
     fn the_instructions_are_those_of_the_listing() {
-        let bytes: Vec<String> = redirect_to_queue(7)
-            .iter()
-            .map(|i| {
-                bytemuck::bytes_of(i)
-                    .iter()
-                    .map(|b| format!("{b:02x}"))
-                    .collect::<Vec<_>>()
-                    .join(" ")
-            })
-            .collect();
-        let listed: Vec<&str> = LISTING
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .filter(|(number, _)| number.trim().parse::<u32>().is_ok())
-            .flat_map(|(_, rest)| rest.split('\t').nth(1))
-            .map(str::trim)
-            .collect();
-        // The 16-byte load is listed as one line; cut every line into instructions.
-        let listed: Vec<&str> = listed
-            .iter()
-            .flat_map(|line| [line.get(..23), line.get(24..)])
-            .flatten()
-            .filter(|s| !s.is_empty())
-            .collect();
-        assert_eq!(bytes, listed);
-    }
-
-    #[test]
-    fn attribute_structures_have_the_kernels_sizes() {
-        assert_eq!((size_of::<MapCreate>(), size_of::<MapUpdate>()), (20, 32));
-        assert_eq!((size_of::<ProgLoad>(), size_of::<LinkCreate>()), (64, 16));
+        // The program with map descriptor 7, as llvm-mc prints its bytes.
+        let listing = include_str!("xdp_program.disasm");
+        assert_eq!(written(&redirect_to_queue(7)), listed(listing));
     }
 }

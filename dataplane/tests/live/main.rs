@@ -30,6 +30,7 @@ mod variants;
 mod kernel;
 mod mtu;
 mod node;
+mod shared;
 mod testpmd;
 mod memif;
 mod memif_speed;

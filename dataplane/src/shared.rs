@@ -1,0 +1,220 @@
+//! Which packets of an interface that the kernel uses, too, are Services': what the tables mean for the maps of its XDP program
+//! (`nic::xdp_shared`).
+//!
+//! Takes  records and the node's own addresses.
+//! Gives  prefixes with flags, and ports: what is new before the workers take a new table, what has gone after all took it, so that
+//!        at no time a frontend is nobody's.
+//! Never  decides what becomes of a packet: a worker that gets one too many hands it on as any other.
+//!
+//! Each update goes over all records, some milliseconds for ten thousand: the steward's time, not the packets'.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::addr::{Protocol, V4, V6};
+use crate::channel::record::{FrontendKind, NetworkKind, Record};
+use crate::network::Network;
+use crate::nic::xdp_shared::{FROM, OWN, PARTLY, SharedMaps, TO};
+use crate::tables::Tables;
+
+type Prefix = (IpAddr, u8);
+type Port = (IpAddr, Protocol, u16);
+
+/// What the maps should hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Wanted {
+    /// Each prefix's own flags.
+    prefixes: BTreeMap<Prefix, u32>,
+    ports: BTreeSet<Port>,
+}
+
+impl Wanted {
+    fn of(records: impl Iterator<Item = Record>, tables: &Tables, network: &Network) -> Self {
+        let mut wanted = Self::default();
+        let own: Vec<IpAddr> = own(network).collect();
+        for &address in &own {
+            wanted.flag(whole(address), OWN);
+        }
+        let allowed = tables.node_port_addresses();
+        let answers = |address: &IpAddr| match *address {
+            IpAddr::V4(v4) => network.is_node_port_address::<V4>(v4.octets(), allowed),
+            IpAddr::V6(v6) => network.is_node_port_address::<V6>(v6.octets(), allowed),
+        };
+        for record in records {
+            match record {
+                Record::Frontend(f) if f.kind == FrontendKind::NodePort => {
+                    let family = own.iter().filter(|a| a.is_ipv4() == f.address.is_ipv4());
+                    let ports = family.filter(|a| answers(a)).map(|&a| (a, f.protocol, f.port));
+                    wanted.ports.extend(ports);
+                }
+                Record::Frontend(f) if f.kind == FrontendKind::ClusterIp => {
+                    wanted.flag(whole(f.address), TO);
+                }
+                Record::Frontend(f) => {
+                    wanted.ports.insert((f.address, f.protocol, f.port));
+                    if !own.contains(&f.address) {
+                        wanted.flag(whole(f.address), PARTLY);
+                    }
+                }
+                // An endpoint on the node itself is behind the host port, not the wire.
+                Record::Backend(b) if !own.contains(&b.address) => wanted.flag(whole(b.address), FROM),
+                Record::Network(n) => {
+                    let prefix = (n.network.network(), n.network.prefix_len());
+                    match n.kind {
+                        NetworkKind::PodRange => wanted.flag(prefix, FROM),
+                        NetworkKind::ServiceRange => wanted.flag(prefix, TO),
+                        NetworkKind::NodePortAddresses => {}
+                    }
+                }
+                Record::Backend(_)
+                | Record::ServicePort(_)
+                | Record::SourceRange(_)
+                | Record::Settings(_) => {}
+            }
+        }
+        wanted
+    }
+
+    fn flag(&mut self, prefix: Prefix, flag: u32) {
+        *self.prefixes.entry(prefix).or_default() |= flag;
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (prefix, flags) in &other.prefixes {
+            self.flag(*prefix, *flags);
+        }
+        self.ports.extend(&other.ports);
+    }
+
+    /// Each prefix with the flags of all wider ones, as the longest alone is asked. The node's own addresses are only that: no
+    /// service or pod range that they are in takes the kernel's packets.
+    fn inherited(&self) -> BTreeMap<Prefix, u32> {
+        // A wider prefix comes before those in it.
+        let mut around: Vec<(Prefix, u32)> = Vec::new();
+        let mut all = BTreeMap::new();
+        for (&prefix, &flags) in &self.prefixes {
+            while around.last().is_some_and(|(wider, _)| !contains(*wider, prefix)) {
+                around.pop();
+            }
+            let flags = flags | around.last().map_or(0, |(_, flags)| *flags);
+            around.push((prefix, flags));
+            all.insert(prefix, if flags & OWN == 0 { flags } else { OWN });
+        }
+        all
+    }
+}
+
+fn own(network: &Network) -> impl Iterator<Item = IpAddr> {
+    let v4 = network.own_addresses::<V4>().map(IpAddr::from);
+    v4.chain(network.own_addresses::<V6>().map(IpAddr::from))
+}
+
+const fn whole(address: IpAddr) -> Prefix {
+    (address, if address.is_ipv4() { 32 } else { 128 })
+}
+
+fn contains((wide, length): Prefix, (address, longer): Prefix) -> bool {
+    longer >= length && ipnet::IpNet::new(wide, length).is_ok_and(|net| net.contains(&address))
+}
+
+/// The maps, and what is in them.
+#[derive(Debug)]
+pub struct SharedPorts {
+    maps: Arc<SharedMaps>,
+    /// In the maps.
+    held: Wanted,
+    /// What the newest tables mean.
+    wanted: Wanted,
+}
+
+impl SharedPorts {
+    /// For maps that are empty.
+    pub fn new(maps: Arc<SharedMaps>) -> Self {
+        Self {
+            maps,
+            held: Wanted::default(),
+            wanted: Wanted::default(),
+        }
+    }
+
+    /// Before workers take `tables`: adds what they mean. Gives how many entries did not find room.
+    #[must_use]
+    pub fn extend(
+        &mut self,
+        records: impl Iterator<Item = Record>,
+        tables: &Tables,
+        network: &Network,
+    ) -> usize {
+        self.wanted = Wanted::of(records, tables, network);
+        let mut both = self.held.clone();
+        both.add(&self.wanted);
+        self.write(both)
+    }
+
+    /// After all workers took the newest tables: removes what only older ones meant.
+    pub fn settle(&mut self) {
+        if self.held != self.wanted {
+            // Nothing is added.
+            let _ = self.write(self.wanted.clone());
+        }
+    }
+
+    fn write(&mut self, new: Wanted) -> usize {
+        let (old, flags) = (self.held.inherited(), new.inherited());
+        let prefixes = flags
+            .iter()
+            .filter(|(prefix, flags)| old.get(prefix) != Some(flags));
+        let failed = prefixes.filter(|(prefix, flags)| self.maps.set_prefix(**prefix, **flags).is_err());
+        let missing = failed.count();
+        let ports = new.ports.difference(&self.held.ports);
+        let missing = missing + ports.filter(|port| self.maps.set_port(**port).is_err()).count();
+        for port in self.held.ports.difference(&new.ports) {
+            // What found no room is not there.
+            let _ = self.maps.remove_port(*port);
+        }
+        for prefix in old.keys().filter(|prefix| !flags.contains_key(prefix)) {
+            let _ = self.maps.remove_prefix(*prefix);
+        }
+        self.held = new;
+        missing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(text: &str) -> Prefix {
+        let net: ipnet::IpNet = text.parse().unwrap();
+        (net.network(), net.prefix_len())
+    }
+
+    #[test]
+    fn a_longer_prefix_has_the_flags_of_those_around_it_and_an_own_address_only_that() {
+        let mut wanted = Wanted::default();
+        for (text, flag) in [
+            ("10.0.0.0/8", FROM),
+            ("10.96.0.0/16", TO),
+            ("10.96.0.1/32", PARTLY),
+            ("10.97.0.1/32", OWN),
+            ("10.98.0.1/32", PARTLY),
+            ("11.0.0.1/32", TO),
+            ("::/0", FROM),
+        ] {
+            wanted.flag(prefix(text), flag);
+        }
+        let all = wanted.inherited();
+        for (text, flags) in [
+            ("10.0.0.0/8", FROM),
+            ("10.96.0.0/16", FROM | TO),
+            ("10.96.0.1/32", FROM | TO | PARTLY),
+            ("10.97.0.1/32", OWN),
+            ("10.98.0.1/32", FROM | PARTLY),
+            ("11.0.0.1/32", TO),
+            ("::/0", FROM),
+        ] {
+            assert_eq!(all[&prefix(text)], flags, "{text}");
+        }
+    }
+}

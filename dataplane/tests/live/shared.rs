@@ -1,0 +1,211 @@
+//! Interfaces that the kernel uses, too: its own connections live on beside Services', through updates, a crash and another
+//! process; what is no frontend any more is the kernel's again, and so is everything at the end.
+//!
+//! ```text
+//! client 192.0.2.10 ── uplink0 ── gateway, a worker for each queue ── pods0 ── pod 10.244.0.9
+//!                                 its kernel: 192.0.2.2, 10.244.0.1
+//! ```
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::gateway::Gateway;
+use crate::host::Host;
+use crate::sandbox::{run, sandboxed, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(180);
+const SOON: Duration = Duration::from_secs(20);
+const CONFIG: &str = "
+node: {addresses: [192.0.2.2]}
+ports:
+- {name: uplink0, driver: af_xdp, mode: shared, interface: uplink0, addresses: [192.0.2.2/24], attach: ATTACH}
+- {name: pods0, driver: af_xdp, mode: shared, interface: pods0, addresses: [10.244.0.1/24], attach: ATTACH}
+";
+const TABLES: &str = "
+put service echo tcp
+put cluster-ip echo 10.96.0.10:7
+put node-port echo 30080
+put backend echo 10.244.0.9:7
+put network pods 10.244.0.0/24
+";
+/// Connections made after each event, enough for every queue to have some.
+const CONNECTIONS: usize = 24;
+/// What each says, and hears again.
+const BYTES: usize = 100_000;
+
+/// A cable of so many queues each way.
+fn cable(queues: u8, (a, a_name): (Host, &str), (b, b_name): (Host, &str), b_address: &str) {
+    let n = queues.to_string();
+    let queues = ["numrxqueues", &n, "numtxqueues", &n];
+    let here = ["link", "add", a_name, "netns", a.0];
+    let there = ["type", "veth", "peer", "name", b_name, "netns", b.0];
+    run("ip", &[&here[..], &queues, &there, &queues].concat());
+    for (host, name) in [(a, a_name), (b, b_name)] {
+        host.ip(&format!("link set {name} gso_max_segs 1 up"));
+    }
+    b.ip(&format!("addr add {b_address} dev {b_name}"));
+}
+
+fn serve(host: Host, address: &str, answer: u8) {
+    let address: SocketAddr = address.parse().unwrap();
+    let listener = host.enter(move || TcpListener::bind(address).unwrap());
+    host.spawn(move || {
+        for stream in listener.incoming() {
+            std::thread::spawn(move || echo(stream.unwrap(), answer));
+        }
+    });
+}
+
+/// Says who it is, then everything again.
+fn echo(mut stream: TcpStream, who: u8) {
+    let mut buffer = [0; 4096];
+    let mut said = stream.write_all(&[who]).is_ok();
+    while said && let Ok(length @ 1..) = stream.read(&mut buffer) {
+        said = stream.write_all(&buffer[..length]).is_ok();
+    }
+}
+
+/// A connection, and who is at the other side.
+fn connect(address: &str) -> (TcpStream, u8) {
+    let mut stream = TcpStream::connect_timeout(&address.parse().unwrap(), SOON)
+        .unwrap_or_else(|error| panic!("{address}: {error}"));
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let mut who = [0];
+    stream.read_exact(&mut who).unwrap();
+    (stream, who[0])
+}
+
+/// `CONNECTIONS`, each a whole exchange with the one who should answer.
+fn exchange(client: Host, address: &'static str, answer: u8) {
+    client.enter(move || {
+        for _ in 0..CONNECTIONS {
+            let (mut stream, who) = connect(address);
+            assert_eq!(who, answer, "{address}");
+            let mut writer = stream.try_clone().unwrap();
+            let writing = std::thread::spawn(move || writer.write_all(&[7; BYTES]).unwrap());
+            let mut heard = vec![0; BYTES];
+            stream.read_exact(&mut heard).unwrap();
+            writing.join().unwrap();
+        }
+    });
+}
+
+fn has_program(gateway: Host, name: &str) -> bool {
+    run("ip", &["-n", gateway.0, "link", "show", name]).contains("xdp")
+}
+
+fn beside_the_kernel(queues: u8, attach: &str) {
+    let [client, host, pod] = ["client", "gateway", "pod"].map(Host::new);
+    cable(queues, (host, "uplink0"), (client, "eth0"), "192.0.2.10/24");
+    cable(queues, (host, "pods0"), (pod, "eth0"), "10.244.0.9/24");
+    host.ip("addr add 192.0.2.2/24 dev uplink0\naddr add 10.244.0.1/24 dev pods0");
+    client.ip("route add 10.96.0.0/16 via 192.0.2.2");
+    host.set("ipv4/ip_local_port_range", "30100 32767");
+    serve(pod, "10.244.0.9:7", b'p');
+    serve(host, "192.0.2.2:22", b's');
+    let mut gateway = Gateway::start_with(host, &CONFIG.replace("ATTACH", attach), queues, None);
+    assert!(has_program(host, "uplink0") && has_program(host, "pods0"));
+
+    // One connection to the kernel that lives through all.
+    let (end, turns) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let shell = {
+        let (end, turns) = (Arc::clone(&end), Arc::clone(&turns));
+        client.spawn(move || {
+            let (mut stream, who) = connect("192.0.2.2:22");
+            assert_eq!(who, b's');
+            let mut heard = [0; 5];
+            while !end.load(Ordering::Relaxed) {
+                stream.write_all(b"hello").unwrap();
+                stream.read_exact(&mut heard).unwrap();
+                turns.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    };
+    let lives = |what: &str| {
+        let before = turns.load(Ordering::Relaxed);
+        wait_until(what, SOON, || {
+            (turns.load(Ordering::Relaxed) > before + 10).then_some(())
+        });
+    };
+    gateway.publish(TABLES);
+    exchange(client, "10.96.0.10:7", b'p');
+    exchange(client, "192.0.2.2:30080", b'p');
+    lives("the kernel's connection lives beside Services'");
+
+    // A frontend is served during updates that add and delete others.
+    let changing = client.spawn(move || exchange(client, "10.96.0.10:7", b'p'));
+    for _ in 0..CONNECTIONS {
+        gateway.publish("put external-ip echo 198.51.100.80:7");
+        gateway.publish("delete external-ip echo 198.51.100.80:7");
+    }
+    changing.join().unwrap();
+    lives("it lives through updates");
+
+    // What is no frontend any more is the kernel's.
+    gateway.publish("delete node-port echo 30080");
+    serve(host, "192.0.2.2:30080", b'k');
+    exchange(client, "192.0.2.2:30080", b'k');
+
+    gateway.replace(Signal::KILL);
+    lives("it lives through a crash and another process");
+    gateway.publish(TABLES);
+    exchange(client, "10.96.0.10:7", b'p');
+    exchange(client, "192.0.2.2:30080", b'p');
+
+    // Ended by SIGKILL.
+    drop(gateway);
+    wait_until("the programs are gone", SOON, || {
+        (!has_program(host, "uplink0") && !has_program(host, "pods0")).then_some(())
+    });
+    exchange(client, "192.0.2.2:30080", b'k');
+    lives("it lives on without the dataplane");
+    end.store(true, Ordering::Relaxed);
+    shell.join().unwrap();
+}
+
+/// As another user than root there is no bpf(2).
+fn as_root(name: &str, queues: u8, attach: &str) {
+    if rustix::process::geteuid().is_root() {
+        sandboxed(name, LIMIT, || beside_the_kernel(queues, attach));
+    } else {
+        eprintln!("SKIPPED {name}: not root, and a user namespace has no bpf(2)");
+    }
+}
+
+#[test]
+fn the_kernel_and_services_share_interfaces_of_one_queue() {
+    as_root(
+        "shared::the_kernel_and_services_share_interfaces_of_one_queue",
+        1,
+        "native",
+    );
+}
+
+#[test]
+fn the_kernel_and_services_share_interfaces_of_one_queue_by_the_generic_path() {
+    let name = "shared::the_kernel_and_services_share_interfaces_of_one_queue_by_the_generic_path";
+    as_root(name, 1, "generic");
+}
+
+#[test]
+fn the_kernel_and_services_share_interfaces_of_two_queues() {
+    as_root(
+        "shared::the_kernel_and_services_share_interfaces_of_two_queues",
+        2,
+        "native",
+    );
+}
+
+#[test]
+fn the_kernel_and_services_share_interfaces_of_four_queues() {
+    as_root(
+        "shared::the_kernel_and_services_share_interfaces_of_four_queues",
+        4,
+        "native",
+    );
+}

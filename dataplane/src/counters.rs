@@ -72,6 +72,11 @@ counters! {
     NEIGHBOURS_USED Gauge "neighbours-used" "Neighbours known now, on all NIC ports. Counted by the steward.",
     NEIGHBOURS_LIMIT Gauge "neighbours-limit" "Most neighbours that can be known.",
     SNAT_PORTS_LIMIT Gauge "snat-ports-limit" "Source ports that this worker may hand out toward one destination.",
+    SHARED_PREFIXES_USED Gauge "shared-prefixes-used" "Address ranges that the XDP programs of shared interfaces know. Counted by the steward.",
+    SHARED_PREFIXES_LIMIT Gauge "shared-prefixes-limit" "Most address ranges that they can know.",
+    SHARED_PORTS_USED Gauge "shared-ports-used" "Ports of the node's own addresses that they know. Counted by the steward.",
+    SHARED_PORTS_LIMIT Gauge "shared-ports-limit" "Most ports that they can know.",
+    SHARED_MISSING Gauge "shared-missing" "Address ranges and ports that found no room there: the kernel has their packets. Counted by the steward.",
 }
 
 /// Number of counters of a page.

@@ -122,10 +122,12 @@ fn contains((wide, length): Prefix, (address, longer): Prefix) -> bool {
 #[derive(Debug)]
 pub struct SharedPorts {
     maps: Arc<SharedMaps>,
-    /// In the maps.
+    /// In the maps, but for what is missing.
     held: Wanted,
     /// What the newest tables mean.
     wanted: Wanted,
+    /// What found no room. It is tried again with every update.
+    missing: (BTreeSet<Prefix>, BTreeSet<Port>),
 }
 
 impl SharedPorts {
@@ -135,49 +137,65 @@ impl SharedPorts {
             maps,
             held: Wanted::default(),
             wanted: Wanted::default(),
+            missing: Default::default(),
         }
     }
 
-    /// Before workers take `tables`: adds what they mean. Gives how many entries did not find room.
-    #[must_use]
-    pub fn extend(
-        &mut self,
-        records: impl Iterator<Item = Record>,
-        tables: &Tables,
-        network: &Network,
-    ) -> usize {
+    /// Before workers take `tables`: adds what they mean.
+    pub fn extend(&mut self, records: impl Iterator<Item = Record>, tables: &Tables, network: &Network) {
         self.wanted = Wanted::of(records, tables, network);
         let mut both = self.held.clone();
         both.add(&self.wanted);
-        self.write(both)
+        self.write(both);
     }
 
     /// After all workers took the newest tables: removes what only older ones meant.
     pub fn settle(&mut self) {
-        if self.held != self.wanted {
-            // Nothing is added.
-            let _ = self.write(self.wanted.clone());
+        if self.held != self.wanted || self.missing() > 0 {
+            self.write(self.wanted.clone());
         }
     }
 
-    fn write(&mut self, new: Wanted) -> usize {
+    /// Frontends and endpoints that found no room, and are left to the kernel.
+    pub fn missing(&self) -> usize {
+        self.missing.0.len() + self.missing.1.len()
+    }
+
+    /// Most prefixes and ports.
+    pub fn limits(&self) -> [u32; 2] {
+        self.maps.limits()
+    }
+
+    /// Prefixes and ports in the maps.
+    pub fn used(&self) -> [usize; 2] {
+        let (prefixes, ports) = (self.held.prefixes.len(), self.held.ports.len());
+        [prefixes - self.missing.0.len(), ports - self.missing.1.len()]
+    }
+
+    fn write(&mut self, new: Wanted) {
         let (old, flags) = (self.held.inherited(), new.inherited());
-        let prefixes = flags
-            .iter()
-            .filter(|(prefix, flags)| old.get(prefix) != Some(flags));
-        let failed = prefixes.filter(|(prefix, flags)| self.maps.set_prefix(**prefix, **flags).is_err());
-        let missing = failed.count();
-        let ports = new.ports.difference(&self.held.ports);
-        let missing = missing + ports.filter(|port| self.maps.set_port(**port).is_err()).count();
+        // First, so that there is room; what is missing is not there to be removed.
         for port in self.held.ports.difference(&new.ports) {
-            // What found no room is not there.
             let _ = self.maps.remove_port(*port);
         }
         for prefix in old.keys().filter(|prefix| !flags.contains_key(prefix)) {
             let _ = self.maps.remove_prefix(*prefix);
         }
+        let (prefixes, ports) = std::mem::take(&mut self.missing);
+        let changed =
+            |prefix: &Prefix, flags: &u32| old.get(prefix) != Some(flags) || prefixes.contains(prefix);
+        for (prefix, flags) in flags.into_iter().filter(|(prefix, flags)| changed(prefix, flags)) {
+            if self.maps.set_prefix(prefix, flags).is_err() {
+                self.missing.0.insert(prefix);
+            }
+        }
+        for port in &new.ports {
+            if (ports.contains(port) || !self.held.ports.contains(port)) && self.maps.set_port(*port).is_err()
+            {
+                self.missing.1.insert(*port);
+            }
+        }
         self.held = new;
-        missing
     }
 }
 
@@ -216,5 +234,33 @@ mod tests {
         ] {
             assert_eq!(all[&prefix(text)], flags, "{text}");
         }
+    }
+
+    #[test]
+    fn what_found_no_room_is_counted_and_has_it_once_something_else_is_gone() {
+        let maps = match SharedMaps::new(2, 1, Vec::new()) {
+            Ok(maps) => Arc::new(maps),
+            Err(error) => return println!("SKIPPED: bpf(2) is not for us here: {error}"),
+        };
+        let mut ports = SharedPorts::new(maps);
+        let mut first = Wanted::default();
+        for text in ["10.96.0.1/32", "10.96.0.2/32", "10.96.0.3/32"] {
+            first.flag(prefix(text), TO);
+        }
+        let port = |port| (IpAddr::from([192, 0, 2, 1]), Protocol::TCP, port);
+        first.ports.extend([port(80), port(443)]);
+        ports.write(first.clone());
+        assert_eq!((ports.used(), ports.missing()), ([2, 1], 2));
+
+        let mut second = Wanted::default();
+        second.flag(prefix("10.96.0.3/32"), TO);
+        second.ports.insert(port(443));
+        // As with any update: first all that either wants, then what is wanted.
+        first.add(&second);
+        ports.write(first);
+        assert_eq!(ports.missing(), 2);
+        ports.wanted = second;
+        ports.settle();
+        assert_eq!((ports.used(), ports.missing()), ([1, 1], 0));
     }
 }

@@ -106,13 +106,31 @@ impl Steward {
     #[cfg(feature = "nic")]
     fn extend_shared(&mut self, shared: &Shared, tables: &Tables) {
         if let Some((ports, _)) = &mut self.shared_ports {
-            let missing = ports.extend(self.builder.records(), tables, &shared.network);
+            ports.extend(self.builder.records(), tables, &shared.network);
+            let missing = ports.missing();
             if missing > 0 {
                 log::error!(
                     "{missing} frontends or endpoints found no room in the maps of shared interfaces and are left to the kernel: raise \
                      tables.frontends and tables.backends"
                 );
             }
+        }
+    }
+
+    #[cfg(feature = "nic")]
+    fn count_shared(&mut self) {
+        let Some((ports, _)) = &self.shared_ports else {
+            return;
+        };
+        let ([prefixes, used], [most_prefixes, most]) = (ports.used(), ports.limits());
+        for (id, value) in [
+            (CounterId::SHARED_PREFIXES_USED, prefixes as u64),
+            (CounterId::SHARED_PREFIXES_LIMIT, most_prefixes.into()),
+            (CounterId::SHARED_PORTS_USED, used as u64),
+            (CounterId::SHARED_PORTS_LIMIT, most.into()),
+            (CounterId::SHARED_MISSING, ports.missing() as u64),
+        ] {
+            self.counters.set(id, value);
         }
     }
 
@@ -189,6 +207,8 @@ impl Steward {
             );
             self.counters.set(CounterId::NEIGHBOURS_USED, used as u64);
             self.counters.set(CounterId::NEIGHBOURS_LIMIT, limit as u64);
+            #[cfg(feature = "nic")]
+            self.count_shared();
             self.alarm();
             self.want_afresh(shared);
         }

@@ -51,6 +51,7 @@ struct Port {
 pub struct SharedMaps {
     addresses: Map<Prefix>,
     ports: Map<Port>,
+    limits: [u32; 2],
     snat: Vec<RangeInclusive<u16>>,
 }
 
@@ -60,8 +61,14 @@ impl SharedMaps {
         Ok(Self {
             addresses: Map::new(MapKind::LongestPrefix, addresses)?,
             ports: Map::new(MapKind::Hash, ports)?,
+            limits: [addresses, ports],
             snat,
         })
+    }
+
+    /// Most prefixes and ports.
+    pub const fn limits(&self) -> [u32; 2] {
+        self.limits
     }
 
     /// What the longest prefix of an address says holds alone: `flags` are those of all wider prefixes, too. Errors: ENOSPC.

@@ -166,8 +166,7 @@ impl Arguments {
             size: self.size.unwrap_or(row.size),
             repeats: self.repeats.unwrap_or(row.repeats),
             packets: self.packets.unwrap_or(row.packets),
-            other_core: !self.one_core
-                && std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1),
+            other_core: !self.one_core && nat::has_other_core(),
             ..row
         }
     }

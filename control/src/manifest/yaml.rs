@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 
-/// Values in one document: a List of 2,000 EndpointSlices of 20 endpoints has 0.5 million.
+/// Values in one document, with the copies kept for aliases: a List of 2,000 EndpointSlices of 20 endpoints has 0.5 million.
 const MAX_NODES: usize = 2_000_000;
 /// Values that aliases may add to one document. Manifests written by people repeat a block or two; a "billion
 /// laughs" document wants 10^9.
@@ -139,6 +139,16 @@ impl Node {
             Value::Mapping(entries) => entries.iter().map(|(_, node)| 1 + node.size()).sum(),
         }
     }
+
+    /// Levels below this one.
+    fn height(&self) -> usize {
+        let above = |node: &Self| 1 + node.height();
+        match &self.value {
+            Value::Scalar { .. } => 0,
+            Value::Sequence(items) => items.iter().map(above).max().unwrap_or(0),
+            Value::Mapping(entries) => entries.iter().map(|(_, node)| above(node)).max().unwrap_or(0),
+        }
+    }
 }
 
 /// Reads one document; `None` if it holds nothing but comments.
@@ -167,9 +177,24 @@ fn parse(text: &str) -> Result<Option<Node>, Broken> {
     }
 }
 
+/// What an alias stands for.
+struct Anchored {
+    node: Node,
+    size: usize,
+    /// Levels below it: an alias nests as deep as what it stands for.
+    height: usize,
+}
+
+fn not_too_deep(depth: usize, span: &Span) -> Result<(), Broken> {
+    if depth > MAX_DEPTH {
+        return Err(broken(span, &format!("more than {MAX_DEPTH} levels of nesting")));
+    }
+    Ok(())
+}
+
 struct Reader<'a> {
     parser: Parser<'a, serde_saphyr::granit_parser::StrInput<'a>>,
-    anchors: BTreeMap<usize, (Node, usize)>,
+    anchors: BTreeMap<usize, Anchored>,
     nodes: usize,
     aliased: usize,
 }
@@ -191,16 +216,8 @@ impl<'a> Reader<'a> {
     }
 
     fn node(&mut self, event: Event<'a>, span: &Span, depth: usize) -> Result<Node, Broken> {
-        self.nodes += 1;
-        if self.nodes > MAX_NODES {
-            return Err(broken(
-                span,
-                &format!("more than {MAX_NODES} values in one document"),
-            ));
-        }
-        if depth > MAX_DEPTH {
-            return Err(broken(span, &format!("more than {MAX_DEPTH} levels of nesting")));
-        }
+        self.count(1, span)?;
+        not_too_deep(depth, span)?;
         let (anchor, value, end) = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let tag = tag.map(|tag| tag.to_string());
@@ -232,7 +249,7 @@ impl<'a> Reader<'a> {
                 let (entries, end) = self.mapping(span, depth)?;
                 (anchor, Value::Mapping(entries), end)
             }
-            Event::Alias(id) => return self.alias(id, span),
+            Event::Alias(id) => return self.alias(id, span, depth),
             _ => return Err(broken(span, "a value was expected here")),
         };
         let node = Node {
@@ -240,14 +257,26 @@ impl<'a> Reader<'a> {
             value,
         };
         if anchor != 0 {
-            let size = node.size();
-            self.anchors.insert(anchor, (node.clone(), size));
+            let (size, height) = (node.size(), node.height());
+            // An anchor on each level would keep as many copies of everything below.
+            self.count(size, span)?;
+            let node = node.clone();
+            self.anchors.insert(anchor, Anchored { node, size, height });
         }
         Ok(node)
     }
 
-    fn alias(&mut self, id: usize, span: &Span) -> Result<Node, Broken> {
-        let Some((node, size)) = self.anchors.get(&id) else {
+    fn count(&mut self, values: usize, span: &Span) -> Result<(), Broken> {
+        self.nodes += values;
+        if self.nodes > MAX_NODES {
+            let message = format!("more than {MAX_NODES} values in one document");
+            return Err(broken(span, &message));
+        }
+        Ok(())
+    }
+
+    fn alias(&mut self, id: usize, span: &Span, depth: usize) -> Result<Node, Broken> {
+        let Some(Anchored { node, size, height }) = self.anchors.get(&id) else {
             return Err(broken(span, "an alias inside the very value it names"));
         };
         self.aliased += size;
@@ -255,6 +284,7 @@ impl<'a> Reader<'a> {
             let message = format!("aliases expand to more than {MAX_ALIASED_NODES} values: refused");
             return Err(broken(span, &message));
         }
+        not_too_deep(depth + height, span)?;
         Ok(Node {
             spot: spot(span, span),
             value: node.value.clone(),
@@ -417,6 +447,32 @@ mod tests {
             text.push_str(&format!("a{level}: &a{level} [{list}]\n"));
         }
         assert!(read(&text).unwrap_err().message.contains("aliases expand"));
+    }
+
+    /// Each link is small and one level deep, the chain is not.
+    #[test]
+    fn a_chain_of_aliases_nests_no_deeper_than_what_is_written_out() {
+        let chain = |links: usize| {
+            let link = |n| format!("a{n}: &a{n} [*a{}]\n", n - 1);
+            (1..links).fold(String::from("a0: &a0 [x]\n"), |text, n| text + &link(n))
+        };
+        assert!(read(&chain(MAX_DEPTH - 2)).is_ok());
+        let error = read(&chain(MAX_DEPTH + 2)).unwrap_err();
+        assert!(error.message.contains("levels of nesting"), "{}", error.message);
+    }
+
+    /// 60 levels that each have an anchor would be 60 copies of the list inside.
+    #[test]
+    fn copies_kept_for_aliases_count_as_values() {
+        let list = vec!["x"; MAX_NODES / 40].join(",");
+        let open: String = (0..60).map(|n| format!("&a{n} [")).collect();
+        let text = format!("{open}{list}{}", "]".repeat(60));
+        let error = read(&text).unwrap_err();
+        assert!(
+            error.message.contains("values in one document"),
+            "{}",
+            error.message
+        );
     }
 
     #[test]

@@ -235,6 +235,7 @@ impl NicPort {
         let alike = (
             self.driver,
             &self.memif,
+            self.mode,
             self.attach,
             self.ring_size,
             self.complete_checksums,
@@ -242,13 +243,14 @@ impl NicPort {
         ) == (
             shared.driver,
             &shared.memif,
+            shared.mode,
             shared.attach,
             shared.ring_size,
             shared.complete_checksums,
             shared.offloads,
         );
         let problem = format!(
-            "shares {} with {}: driver, its options, attach, ringSize, completeChecksums and offloads must be alike",
+            "shares {} with {}: driver, its options, mode, attach, ringSize, completeChecksums and offloads must be alike",
             self.interface, shared.name
         );
         (!alike).then_some(("interface", problem))

@@ -172,7 +172,7 @@ fn ports_of_one_interface_each_have_a_vlan_of_their_own() {
         ("vlan: 4095", "vlan: must be 1 to 4094"),
         (
             "vlan: 100, ringSize: 64",
-            "interface: shares client0 with client0: driver, its options, attach, ringSize, completeChecksums and offloads must be alike",
+            "interface: shares client0 with client0: driver, its options, mode, attach, ringSize, completeChecksums and offloads must be alike",
         ),
     ] {
         assert_eq!(error(&trunk(more)), format!("gateway.yaml: ports[1].{problem}"));
@@ -257,6 +257,14 @@ fn only_untagged_links_of_af_xdp_are_shared_with_the_kernel() {
     assert_eq!(
         other,
         "gateway.yaml: ports[0].mode: only a link of driver af_xdp can be shared with the kernel"
+    );
+    let trunk = shared.replace(
+        "ports:\n",
+        "ports:\n- {name: v5, driver: af_xdp, interface: client0, vlan: 5, addresses: [203.0.113.1/24]}\n",
+    );
+    assert!(
+        error(&trunk).contains("must be alike"),
+        "its tagged packets would be the kernel's"
     );
     let tagged = error(&shared.replace("mode: shared,", "mode: shared, vlan: 5,"));
     assert_eq!(

@@ -1,6 +1,7 @@
 //! Sluice measured: the true pipeline over NIC ports that are only memory.
 //!
-//! In reading order: `treadmill` (a driver that gives prepared frames), `conveyor` (one whose packets another core makes), `gateway` (a worker with Services on it), `nat`
+//! In reading order: `treadmill` (a driver that gives prepared frames), `conveyor` (one whose packets another core makes),
+//! `gateway` (a worker with Services on it), `nat`
 //! (what one packet costs); `pktgen` (clients and pods around any gateway), `services` (what a world has, as table
 //! records), `machine` (what it ran on), `compare` (gateways side by side), `report` (rows to a page).
 

@@ -30,7 +30,7 @@ use crate::network::{Interface, Network, Route};
 use crate::nic::fanout::Fanout;
 use crate::nic::memif::{self, MemifSpec};
 use crate::nic::netmap::name::PortName;
-use crate::nic::open::{self, DriverSpec, PortSpec, Shared as Maps, ZeroCopy};
+use crate::nic::open::{self, DriverSpec, PortSpec, ZeroCopy};
 use crate::nic::overhear::Overhear;
 use crate::nic::pcap::PcapSpec;
 use crate::nic::xdp_shared::SharedMaps;
@@ -198,7 +198,7 @@ impl Dataplane {
         let probes = Duration::from_millis(config.neighbours.probe_millis.into());
         let pace = Pace::new(probes, config.flows.timeouts.longest());
         let mut steward = Steward::new(server, builder, own_page, pace);
-        if let Some(Maps(maps)) = maps {
+        if let Some(maps) = maps {
             steward.share(SharedPorts::new(maps), overhear(config)?, &shared);
         }
         Ok(Self {
@@ -213,7 +213,7 @@ impl Dataplane {
 /// The maps of shared interfaces, if there are any.
 ///
 /// They hold what two generations of full tables mean, whatever is in them: the tables' limits are reached first.
-fn shared_maps(config: &Config) -> Result<Option<Maps>, StartError> {
+fn shared_maps(config: &Config) -> Result<Option<Arc<SharedMaps>>, StartError> {
     if config.ports.iter().all(|port| port.mode != Mode::Shared) {
         return Ok(None);
     }
@@ -224,14 +224,13 @@ fn shared_maps(config: &Config) -> Result<Option<Maps>, StartError> {
         .saturating_add(config.tables.backends as u32)
         .saturating_add(own as u32);
     let ports = frontends.saturating_mul(own as u32).saturating_mul(2);
-    let snat = config.snat.ports.iter().map(|r| r.0.clone()).collect();
     let maps = SharedMaps::new(
         addresses.saturating_mul(2).saturating_add(MAX_NETWORKS),
         ports,
-        snat,
+        snat_ports(config),
     );
     let maps = maps.map_err(resources("maps of shared interfaces (CAP_BPF, CAP_NET_ADMIN)"))?;
-    Ok(Some(open::Shared(Arc::new(maps))))
+    Ok(Some(Arc::new(maps)))
 }
 
 /// Networks with a meaning, of two generations: a cluster has a handful.
@@ -276,7 +275,11 @@ fn overhear(config: &Config) -> Result<Vec<(NicPortIndex, Overhear)>, StartError
 pub(crate) type Queues = (FrameMemory, Vec<Option<Box<dyn Driver>>>);
 
 /// A worker's frame memory and its queue of every NIC port that has one for it.
-fn open_ports(config: &Config, worker: WorkerIndex, maps: Option<&Maps>) -> Result<Queues, StartError> {
+fn open_ports(
+    config: &Config,
+    worker: WorkerIndex,
+    maps: Option<&Arc<SharedMaps>>,
+) -> Result<Queues, StartError> {
     let mut memory =
         FrameMemory::new(config.frames.count, config.frames.size).map_err(resources("frame memory"))?;
     let mut umem: Option<Umem> = None;
@@ -323,7 +326,7 @@ fn spec(
     port: &config::NicPort,
     worker: WorkerIndex,
     mtu: usize,
-    maps: Option<&Maps>,
+    maps: Option<&Arc<SharedMaps>>,
 ) -> PortSpec {
     let driver = match port.driver {
         DriverKind::AfXdp => DriverSpec::AfXdp {

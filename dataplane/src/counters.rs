@@ -74,7 +74,7 @@ counters! {
     SNAT_PORTS_LIMIT Gauge "snat-ports-limit" "Source ports that this worker may hand out toward one destination.",
     SHARED_PREFIXES_USED Gauge "shared-prefixes-used" "Address ranges that the XDP programs of shared interfaces know. Counted by the steward.",
     SHARED_PREFIXES_LIMIT Gauge "shared-prefixes-limit" "Most address ranges that they can know.",
-    SHARED_PORTS_USED Gauge "shared-ports-used" "Ports of the node's own addresses that they know. Counted by the steward.",
+    SHARED_PORTS_USED Gauge "shared-ports-used" "Ports that they know, of addresses of which they take some ports only. Counted by the steward.",
     SHARED_PORTS_LIMIT Gauge "shared-ports-limit" "Most ports that they can know.",
     SHARED_MISSING Gauge "shared-missing" "Address ranges and ports that found no room there: the kernel has their packets. Counted by the steward.",
 }

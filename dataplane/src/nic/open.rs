@@ -66,7 +66,7 @@ pub enum DriverSpec {
         /// Whether zero-copy is tried.
         zero_copy: ZeroCopy,
         /// The maps that say what is taken from an interface that the kernel uses, too; `None`: everything is.
-        shared: Option<Shared>,
+        shared: Option<Arc<SharedMaps>>,
     },
     /// AF_PACKET.
     AfPacket {
@@ -87,18 +87,6 @@ pub enum DriverSpec {
         queues: bool,
     },
 }
-
-/// Maps of shared interfaces, the same or others.
-#[derive(Clone, Debug)]
-pub struct Shared(pub Arc<SharedMaps>);
-
-impl PartialEq for Shared {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl Eq for Shared {}
 
 /// Where an XDP program runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -142,10 +130,13 @@ pub fn open(
             attach,
             zero_copy,
             shared,
-        } => {
-            let shared = shared.as_ref().map(|Shared(maps)| &**maps);
-            Box::new(AfXdp::open(spec, (*attach, shared), *zero_copy, memory, umem)?)
-        }
+        } => Box::new(AfXdp::open(
+            spec,
+            (*attach, shared.as_deref()),
+            *zero_copy,
+            memory,
+            umem,
+        )?),
         DriverSpec::AfPacket { fanout } => Box::new(AfPacket::open(spec, fanout.as_ref(), memory)?),
         DriverSpec::Memif(options) => Box::new(Memif::open(spec, options, memory)?),
         DriverSpec::Netmap => Box::new(Netmap::open(spec, memory)?),

@@ -137,7 +137,7 @@ impl Dataplane {
         let steering = Steering::new(config.workers.count, snat_ports(config));
         let indices = || (0..config.workers.count).map(WorkerIndex);
         let maps = shared_maps(config)?;
-        let queues: Vec<Queues> = indices()
+        let mut queues: Vec<Queues> = indices()
             .map(|index| open_ports(config, index, maps.as_ref()))
             .collect::<Result<_, _>>()?;
         announce::ports(config, &queues, &steering);
@@ -147,6 +147,10 @@ impl Dataplane {
             .take(1)
             .flat_map(|(_, drivers)| drivers.iter().flatten());
         let infos: Vec<DriverInfo> = drivers.map(|driver| driver.info().clone()).collect();
+        let open = queues
+            .iter_mut()
+            .flat_map(|(_, drivers)| drivers.iter_mut().flatten());
+        let transmit_drops = open.filter_map(|driver| driver.transmit_drops()).collect();
         let network = network(config, &infos)?;
         let sides: Vec<Sides> = indices()
             .map(|index| open_sides(config, &steering, &network, index))
@@ -198,6 +202,7 @@ impl Dataplane {
         let probes = Duration::from_millis(config.neighbours.probe_millis.into());
         let pace = Pace::new(probes, config.flows.timeouts.longest());
         let mut steward = Steward::new(server, builder, own_page, pace);
+        steward.refresh(transmit_drops);
         if let Some(maps) = maps {
             steward.share(SharedPorts::new(maps), overhear(config)?, &shared);
         }

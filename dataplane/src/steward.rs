@@ -23,6 +23,8 @@ use crate::neighbours::{Neighbours, Outbox, Pace};
 #[cfg(feature = "nic")]
 use crate::nic::overhear::Overhear;
 #[cfg(feature = "nic")]
+use crate::nic::transmit_drops::TransmitDrops;
+#[cfg(feature = "nic")]
 use crate::shared::SharedPorts;
 use crate::tables::{Tables, TablesBuilder, WithoutLocal};
 use crate::tick::{TICKS_PER_SECOND, Tick};
@@ -73,6 +75,9 @@ pub struct Steward {
     /// Of interfaces that the kernel uses, too.
     #[cfg(feature = "nic")]
     shared_ports: Option<(SharedPorts, Vec<(NicPortIndex, Overhear)>)>,
+    /// What drivers leave to us to read, and when it was read.
+    #[cfg(feature = "nic")]
+    transmit_drops: (Vec<TransmitDrops>, Tick),
 }
 
 impl Steward {
@@ -90,6 +95,8 @@ impl Steward {
             unacknowledged: None,
             #[cfg(feature = "nic")]
             shared_ports: None,
+            #[cfg(feature = "nic")]
+            transmit_drops: (Vec::new(), Tick::now()),
         }
     }
 
@@ -100,6 +107,21 @@ impl Steward {
         self.shared_ports = Some((ports, heard));
         let tables = Arc::clone(self.builder.tables());
         self.extend_shared(shared, &tables);
+    }
+
+    /// Reads these once a second.
+    #[cfg(feature = "nic")]
+    pub fn refresh(&mut self, transmit_drops: Vec<TransmitDrops>) {
+        self.transmit_drops.0 = transmit_drops;
+    }
+
+    #[cfg(feature = "nic")]
+    fn refresh_drops(&mut self) {
+        let (drops, refreshed) = &mut self.transmit_drops;
+        if Tick::now().since(*refreshed) >= TICKS_PER_SECOND {
+            *refreshed = Tick::now();
+            drops.iter().for_each(TransmitDrops::refresh);
+        }
     }
 
     /// Before workers take new tables.
@@ -208,7 +230,10 @@ impl Steward {
             self.counters.set(CounterId::NEIGHBOURS_USED, used as u64);
             self.counters.set(CounterId::NEIGHBOURS_LIMIT, limit as u64);
             #[cfg(feature = "nic")]
-            self.count_shared();
+            {
+                self.count_shared();
+                self.refresh_drops();
+            }
             self.alarm();
             self.want_afresh(shared);
         }

@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::Link;
-use super::netlink::{self, Netlink};
 use super::sys::{self, ETHTOOL_WORDS, Ethtool, InterfaceRequest, Request};
 use crate::addr::Mac;
 
@@ -82,8 +81,12 @@ impl Interface {
 
     /// An ethtool request (`sys::ethtool`) about it, by the name it has now.
     pub(crate) fn ethtool(&self, what: Ethtool, words: &mut [u32; ETHTOOL_WORDS]) -> io::Result<()> {
-        let now = self.renamed()?.name()?;
-        sys::ethtool(self.control.as_fd(), &now, what, words)
+        sys::ethtool(self.control.as_fd(), &self.name_now()?, what, words)
+    }
+
+    /// Its name now. Errors: ENODEV once it is gone.
+    pub(crate) fn name_now(&self) -> io::Result<String> {
+        self.renamed()?.name()
     }
 
     /// A request that bears the name it has now: it may have another than when it was found. Errors: ENODEV once it is gone.
@@ -140,36 +143,6 @@ impl Interface {
 
 /// asm-generic/socket.h, the same on every architecture this builds for.
 const SO_NETNS_COOKIE: i32 = 71;
-
-/// How many packets the kernel wanted to send by an interface and dropped: for a tap, those not read in time.
-#[derive(Debug)]
-pub(crate) struct TransmitDrops {
-    route: Netlink,
-    index: u32,
-}
-
-impl TransmitDrops {
-    /// For one interface of this thread's network namespace.
-    pub(crate) fn of(interface: &Interface) -> io::Result<Self> {
-        Ok(Self {
-            route: Netlink::route()?,
-            index: interface.index,
-        })
-    }
-
-    /// The count since the interface exists; `None` once it does not.
-    pub(crate) fn read(&self) -> Option<u64> {
-        // linux/rtnetlink.h RTM_GETSTATS, linux/if_link.h IFLA_STATS_LINK_64 as attribute and as bit of the mask.
-        const GET_STATS: u16 = 94;
-        const LINK_64: u16 = 1;
-        // struct if_stats_msg, in the question and in the answer.
-        let question: [u32; 3] = [0, self.index, 1 << (LINK_64 - 1)];
-        let answer = self.route.ask(GET_STATS, bytemuck::bytes_of(&question)).ok()?;
-        // struct rtnl_link_stats64, of which it is the eighth.
-        let counts = netlink::find(answer.get(12..)?, LINK_64)?;
-        Some(u64::from_ne_bytes(counts.get(7 * 8..8 * 8)?.try_into().ok()?))
-    }
-}
 
 #[cfg(all(test, not(miri)))]
 mod tests {

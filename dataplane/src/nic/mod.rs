@@ -74,6 +74,9 @@ pub mod pcap;
 /// The host port.
 #[cfg(feature = "nic")]
 pub mod tap;
+/// What the kernel could not send by an interface.
+#[cfg(feature = "nic")]
+pub mod transmit_drops;
 
 /// Checksums left to hardware.
 #[cfg(feature = "nic")]
@@ -144,8 +147,16 @@ pub trait Driver: Send {
     /// What was opened, for the start-up line and for the steward's ARP.
     fn info(&self) -> &DriverInfo;
 
-    /// Counters since open. May cost a system call: to be asked a few times a second, not per burst.
+    /// Counters since open. May cost a system call, though none that waits for others: to be asked once a second, not per
+    /// burst.
     fn stats(&self) -> DriverStats;
+
+    /// What keeps a part of `stats` up to date that no worker has the time to ask for: given once, to be refreshed by a
+    /// thread that no packet waits for.
+    #[cfg(feature = "nic")]
+    fn transmit_drops(&mut self) -> Option<transmit_drops::TransmitDrops> {
+        None
+    }
 
     /// Whether the other side is there. As dear as `stats`.
     fn link(&self) -> Link;

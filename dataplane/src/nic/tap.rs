@@ -9,13 +9,16 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::interface::{FRAME_OVERHEAD, Interface, TransmitDrops};
+use super::interface::{FRAME_OVERHEAD, Interface};
 use super::open::PortSpec;
 use super::sys::{self, InterfaceRequest, Request};
+use super::transmit_drops::TransmitDrops;
 use super::{Burst, Driver, DriverInfo, DriverStats, FrameMemory, Link, OpenError, checksum_fix};
 use crate::addr::Mac;
 
@@ -30,7 +33,9 @@ const NEEDS_CHECKSUM: u8 = 1;
 pub struct Tap {
     device: OwnedFd,
     interface: Interface,
-    missed: Option<TransmitDrops>,
+    /// Refreshed elsewhere, by what the first queue gives.
+    missed: Arc<AtomicU64>,
+    drops: Option<TransmitDrops>,
     info: DriverInfo,
     stats: DriverStats,
     complete_checksums: bool,
@@ -121,14 +126,15 @@ impl Tap {
         };
         let stats = DriverStats::default();
         // The interface's, so the first queue's.
-        let missed = (spec.queue == 0)
-            .then(|| TransmitDrops::of(&interface))
+        let drops = (spec.queue == 0)
+            .then(|| TransmitDrops::of(interface.name()))
             .transpose()
-            .map_err(|e| spec.error("cannot open a route socket", "check the process's limits", e))?;
+            .map_err(|e| spec.error("what it drops cannot be read", "mount /proc", e))?;
         Ok(Self {
             device,
             interface,
-            missed,
+            missed: drops.as_ref().map(TransmitDrops::count).unwrap_or_default(),
+            drops,
             info,
             stats,
             complete_checksums: spec.complete_checksums,
@@ -231,9 +237,13 @@ impl Driver for Tap {
 
     fn stats(&self) -> DriverStats {
         DriverStats {
-            rx_missed: self.missed.as_ref().and_then(TransmitDrops::read).unwrap_or(0),
+            rx_missed: self.missed.load(Ordering::Relaxed),
             ..self.stats
         }
+    }
+
+    fn transmit_drops(&mut self) -> Option<TransmitDrops> {
+        self.drops.take()
     }
 
     fn link(&self) -> Link {

@@ -224,6 +224,11 @@ impl Driver for Port {
         }
     }
 
+    #[cfg(feature = "nic")]
+    fn transmit_drops(&mut self) -> Option<super::transmit_drops::TransmitDrops> {
+        self.trunk().driver.as_mut()?.transmit_drops()
+    }
+
     fn link(&self) -> Link {
         self.trunk()
             .driver

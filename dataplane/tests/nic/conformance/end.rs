@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sluice_dataplane::nic::transmit_drops::TransmitDrops;
 use sluice_dataplane::nic::xdp_socket::Umem;
 use sluice_dataplane::nic::{BURST, Burst, DriverStats, FrameMemory, Link};
 
@@ -38,6 +39,7 @@ pub(super) struct End {
     pub(super) memory: FrameMemory,
     umem: Option<Umem>,
     port: Option<Port>,
+    drops: Option<TransmitDrops>,
 }
 
 /// Both ends, opened.
@@ -56,11 +58,14 @@ impl End {
             memory: FrameMemory::new(frames, frame_size).unwrap(),
             umem: None,
             port: None,
+            drops: None,
         }
     }
 
     pub(super) fn open(&mut self, open: impl FnOnce(&mut FrameMemory, &mut Option<Umem>) -> Port) {
-        self.port = Some(open(&mut self.memory, &mut self.umem));
+        let mut port = open(&mut self.memory, &mut self.umem);
+        self.drops = port.transmit_drops();
+        self.port = Some(port);
     }
 
     /// Closes the port; every frame must be back.
@@ -75,6 +80,9 @@ impl End {
     pub(super) fn die(self) {}
 
     pub(super) fn stats(&self) -> DriverStats {
+        if let Some(drops) = &self.drops {
+            drops.refresh();
+        }
         self.port.as_ref().expect("the end is open").stats()
     }
 

@@ -94,6 +94,14 @@ impl Gateway {
         (self.process, self.control) = run(self.host, &self.log);
     }
 
+    /// What happens to packets meanwhile is the kernel's doing alone.
+    pub(crate) fn while_it_stands_still(&self, act: impl FnOnce()) {
+        let pid = Pid::from_child(&self.process);
+        kill_process(pid, Signal::STOP).unwrap();
+        act();
+        kill_process(pid, Signal::CONT).unwrap();
+    }
+
     /// What the present process has said.
     pub(crate) fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap()

@@ -5,7 +5,7 @@
 //! ```
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use sluice_dataplane::counters::PortCounter;
@@ -85,7 +85,21 @@ fn packets_of_the_node_come_to_the_workers_that_own_their_flows() {
         eprintln!("node: {handed_over} packets were handed over, {came} came by the uplink");
         // Both the uplink's sockets and the tap's queues lead to owners, but for a connection's first packets from the node.
         assert!(handed_over <= 4 * CONNECTIONS * SHARES.len() as u64);
+        assert_eq!(gateway.port_counter("host0", PortCounter::RxMissed), 0);
+        gateway.while_it_stands_still(|| host.enter(|| shout()));
+        wait_until("what the host port missed is told", SOON, || {
+            (gateway.port_counter("host0", PortCounter::RxMissed) > 0).then_some(())
+        });
     });
+}
+
+/// Sends more than a queue of a tap holds, 1,000 packets (drivers/net/tun.c).
+fn shout() {
+    let socket = UdpSocket::bind("192.0.2.2:0").unwrap();
+    for _ in 0..2_500 {
+        // A neighbour that the kernel knows already.
+        socket.send_to(&[0; 64], "10.96.0.10:9").unwrap();
+    }
 }
 
 /// Sends, and has it sent back.

@@ -86,7 +86,7 @@ fn packets_of_the_node_come_to_the_workers_that_own_their_flows() {
         // Both the uplink's sockets and the tap's queues lead to owners, but for a connection's first packets from the node.
         assert!(handed_over <= 4 * CONNECTIONS * SHARES.len() as u64);
         assert_eq!(gateway.port_counter("host0", PortCounter::RxMissed), 0);
-        gateway.while_it_stands_still(|| host.enter(|| shout()));
+        gateway.while_it_stands_still(|| host.enter(shout));
         wait_until("what the host port missed is told", SOON, || {
             (gateway.port_counter("host0", PortCounter::RxMissed) > 0).then_some(())
         });

@@ -31,7 +31,7 @@ const MAX_REPLY: u64 = 256 << 20;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long who asks for news waits for some, before being told that there is none.
 const NEWS: Duration = Duration::from_secs(30);
-/// Pause after a client that could not be taken.
+/// Pause after a client that could not be taken, and between looks for whether a predecessor has ended.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Clients at a time: a person's terminals, a lab, a few scripts.
 const CLIENTS: usize = 64;
@@ -216,17 +216,15 @@ impl Shared {
     }
 }
 
-/// Starts to answer at `socket`.
-pub fn serve(socket: &Path) -> io::Result<Shared> {
+/// Starts to answer at `socket`, once nobody else does any more: one that ends is waited for.
+///
+/// # Errors
+/// `AddrInUse`: another control process answers there for longer than `patience`. Else the socket cannot be made.
+pub fn serve(socket: &Path, patience: Duration) -> io::Result<Shared> {
     if let Some(folder) = socket.parent() {
         fs::create_dir_all(folder)?;
     }
-    if UnixStream::connect(socket).is_ok() {
-        return Err(io::Error::new(
-            io::ErrorKind::AddrInUse,
-            "another control process answers there",
-        ));
-    }
+    succeed(socket, patience)?;
     match fs::remove_file(socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -250,6 +248,28 @@ pub fn serve(socket: &Path) -> io::Result<Shared> {
         }
     })?;
     Ok(shared)
+}
+
+/// Waits until nobody answers at `socket`.
+fn succeed(socket: &Path, patience: Duration) -> io::Result<()> {
+    let looks = patience.as_millis() / PAUSE.as_millis();
+    for look in 0..=looks {
+        if UnixStream::connect(socket).is_err() {
+            return Ok(());
+        }
+        if look == 0 && looks > 0 {
+            let (path, seconds) = (socket.display(), patience.as_secs());
+            log::info!("another control process answers at {path}: given {seconds} s to end");
+        }
+        if look < looks {
+            std::thread::sleep(PAUSE);
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::AddrInUse,
+        "another control process answers there and does not end: end it first, or give this one another `api.socket`, \
+         `state` and `dataplane.socket`",
+    ))
 }
 
 /// A client's place among those there may be.
@@ -374,7 +394,7 @@ mod tests {
     fn services_are_told_with_what_they_were_given() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("api.sock");
-        let shared = serve(&socket).unwrap();
+        let shared = serve(&socket, Duration::ZERO).unwrap();
         let mut model = model();
         model.apply(reset(
             "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}\n",
@@ -408,7 +428,7 @@ mod tests {
     fn nonsense_is_answered_with_an_error_not_with_silence() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("api.sock");
-        let _shared = serve(&socket).unwrap();
+        let _shared = serve(&socket, Duration::ZERO).unwrap();
         assert!(answered(&socket, "{\"list\":\"secrets\"}").contains("not a request"));
     }
 
@@ -416,7 +436,7 @@ mod tests {
     fn who_asks_for_news_gets_it_when_it_comes_and_holds_up_nobody() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("api.sock");
-        let shared = serve(&socket).unwrap();
+        let shared = serve(&socket, Duration::ZERO).unwrap();
         let status = |generation| Status {
             generation,
             ..Status::default()
@@ -440,7 +460,7 @@ mod tests {
     fn more_clients_than_there_may_be_are_told_so() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("api.sock");
-        let _shared = serve(&socket).unwrap();
+        let _shared = serve(&socket, Duration::ZERO).unwrap();
         let _silent: Vec<_> = (0..CLIENTS)
             .map(|_| UnixStream::connect(&socket).unwrap())
             .collect();
@@ -451,7 +471,27 @@ mod tests {
     fn a_second_control_process_does_not_take_the_first_ones_socket() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("api.sock");
-        let _first = serve(&socket).unwrap();
-        assert_eq!(serve(&socket).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let _first = serve(&socket, Duration::ZERO).unwrap();
+        for patience in [Duration::ZERO, 2 * PAUSE] {
+            let error = serve(&socket, patience).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        }
+        assert_eq!(
+            ask::<Status>(&socket, List::Status).unwrap().len(),
+            1,
+            "it is the first's"
+        );
+    }
+
+    #[test]
+    fn a_control_process_that_ends_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("api.sock");
+        let predecessor = UnixListener::bind(&socket).unwrap();
+        // It ends after its successor has found it alive.
+        let end = std::thread::spawn(move || drop(predecessor.accept().unwrap()));
+        let _shared = serve(&socket, PATIENCE).unwrap();
+        end.join().unwrap();
+        assert_eq!(ask::<Status>(&socket, List::Status).unwrap().len(), 1);
     }
 }

@@ -38,6 +38,9 @@ use config::dns::Dns;
 const LOOK: Duration = Duration::from_millis(50);
 /// How often a health check's port that could not be had is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long a predecessor may take to end: it answers what it has taken, which is done in well under a second on a machine
+/// that does anything else.
+const SUCCESSION: Duration = Duration::from_secs(10);
 /// A node that the cluster autoscaler is about to take away (HC-6).
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
@@ -48,6 +51,9 @@ pub fn run(config: &Config, dataplane: impl Dataplane) -> anyhow::Result<()> {
     end.add(Signal::SIGINT);
     // Before any thread: all leave these signals to the one that waits for them.
     end.thread_block().context("cannot block signals")?;
+    // Before anything that a predecessor may still have or write: its state, its sockets, the dataplane.
+    let view = api::serve(&config.api.socket, SUCCESSION)
+        .with_context(|| format!("{}: the API's socket cannot be made", config.api.socket.display()))?;
     let holdings = state::load(&config.state)
         .with_context(|| format!("{}: the state file cannot be read", config.state.display()))?;
     let ranges = config.ranges();
@@ -60,8 +66,6 @@ pub fn run(config: &Config, dataplane: impl Dataplane) -> anyhow::Result<()> {
         }
     }
     let model = Model::new(Allocator::new(ranges, holdings));
-    let view = api::serve(&config.api.socket)
-        .with_context(|| format!("{}: the API's socket cannot be made", config.api.socket.display()))?;
     let (sender, batches) = mpsc::channel();
     let dns = config.dns.as_ref();
     let own = dns.map_or_else(Vec::new, |dns| kube_dns::objects(&dns.cluster_ips, &dns.listen));

@@ -11,6 +11,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use sluice_dataplane::channel::record::{Key, Record};
 use sluice_dataplane::channel::server::{Event, Server, ServerOptions, Transaction};
 use sluice_dataplane::index::Generation;
@@ -204,6 +206,27 @@ fn a_saved_file_reaches_the_dataplane_and_a_killed_control_goes_on_where_it_was(
         "only the difference, under the same numbers"
     );
     assert_eq!(cluster_ip(dir.path()), before, "as before the restart");
+}
+
+#[test]
+fn a_control_that_starts_while_its_predecessor_ends_waits_and_takes_over() {
+    let dir = gateway();
+    let path = |name: &str| -> PathBuf { dir.path().join(name) };
+    let dataplane = Dataplane::start(&path("dataplane.sock"));
+    let mut first = Control::start(&path("control.yaml"));
+    assert_eq!(frontends(&dataplane.next()), [80]);
+    first.said_until("generation 1:");
+    let before = cluster_ip(dir.path());
+    // As one that has been told to end and does not get to it: its socket takes connections, and it says nothing.
+    let pid = Pid::from_raw(first.child.id().try_into().unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let mut second = Control::start(&path("control.yaml"));
+    second.said_until("another control process answers");
+    fs::write(path("manifests/b.yaml"), service("b", 81)).unwrap();
+    drop(first);
+    let update = dataplane.next();
+    assert_eq!((update.deletes.len(), frontends(&update)), (0, vec![81]));
+    assert_eq!(cluster_ip(dir.path()), before);
 }
 
 #[test]

@@ -105,6 +105,79 @@ fn check_takes_services_of_every_family_unless_a_configuration_has_one_alone() {
     );
 }
 
+/// The program in a shell that lets it have 128 MiB of its own, which a longest file and what it means fit into.
+fn sluice_in_little_memory(script: &str, words: &[&str]) -> Output {
+    let script = format!("ulimit -d 131072; {script}");
+    let mut command = Command::new("sh");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_sluice")]);
+    command.args(words).output().unwrap()
+}
+
+#[test]
+fn a_gib_of_yaml_is_refused_in_one_line_and_little_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("long.yaml");
+    fs::write(&path, "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n").unwrap();
+    // A hole: nothing is written.
+    fs::File::options()
+        .append(true)
+        .open(&path)
+        .and_then(|file| file.set_len(1 << 30))
+        .unwrap();
+    let path = path.to_str().unwrap();
+    let (code, stdout, stderr) = out(&sluice_in_little_memory("exec \"$0\" check \"$@\"", &[path]));
+    let lines: Vec<&str> = stdout.lines().collect();
+    assert_eq!((code, lines.len(), stderr.as_str()), (Some(1), 2, ""), "{stdout}");
+    assert_eq!(
+        lines[0],
+        format!("{path}: is longer than 16 MiB: split it into several files")
+    );
+
+    let endless = "yes 'kind: Service' | \"$0\" apply -f -";
+    let (code, stdout, stderr) = out(&sluice_in_little_memory(endless, &[]));
+    assert_eq!(
+        (code, stdout.as_str(), stderr.lines().count()),
+        (Some(1), "", 1),
+        "{stderr}"
+    );
+    assert!(stderr.contains("<stdin>: is longer than 16 MiB"), "{stderr}");
+}
+
+#[test]
+fn deep_and_wide_aliases_are_refused_in_one_line_and_little_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("aliases.yaml");
+    // Each stands for the one before, on one level more, or ten times.
+    let deep = |n| format!("  a{n}: &a{n} [*a{}]\n", n - 1);
+    let wide = |n| {
+        format!(
+            "  a{n}: &a{n} [{}]\n",
+            vec![format!("*a{}", n - 1); 10].join(", ")
+        )
+    };
+    let bomb = |links: usize, link: &dyn Fn(usize) -> String| {
+        let head = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  a0: &a0 [x]\n";
+        head.to_owned() + &(1..links).map(link).collect::<String>()
+    };
+    for (text, said) in [
+        (bomb(100_000, &deep), "more than 64 levels of nesting"),
+        (bomb(100_000, &wide), "aliases expand to more than 20000 values"),
+    ] {
+        fs::write(&path, text).unwrap();
+        let words = [path.to_str().unwrap()];
+        let (code, stdout, stderr) = out(&sluice_in_little_memory("exec \"$0\" check \"$@\"", &words));
+        assert_eq!(
+            (code, stdout.lines().count(), stderr.as_str()),
+            (Some(1), 2, ""),
+            "{stdout}"
+        );
+        assert!(
+            stdout.contains("aliases.yaml:") && stdout.contains(said),
+            "{stdout}"
+        );
+    }
+}
+
 #[test]
 fn get_of_an_unknown_kind_exits_with_1_and_names_the_kinds() {
     let (code, _, stderr) = out(&sluice(&["get", "secrets"]));

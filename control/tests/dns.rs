@@ -397,6 +397,59 @@ fn dns_13_what_a_service_is_now_is_what_the_next_answer_says() {
     }
 }
 
+/// Services `s0`, `s1` and so on, each another name for the next; what the last is, is `end`.
+fn chain(links: usize, end: &str) -> String {
+    let service = |name: usize, spec: &str| {
+        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: s{name}}}\nspec: {spec}\n---\n")
+    };
+    let link = |n: usize| {
+        let next = format!(
+            "{{type: ExternalName, externalName: s{}.default.svc.cluster.local}}",
+            n + 1
+        );
+        service(n, &next)
+    };
+    (0..links).map(link).collect::<String>() + &service(links, end)
+}
+
+#[test]
+fn dns_12_aliases_are_followed_as_far_as_coredns_goes_and_loops_end() {
+    let asked = |text: &str, kind| {
+        let answer = ask(
+            &zone(text, &options()),
+            None,
+            &question("s0.default.svc.cluster.local", kind),
+            Transport::Tcp,
+        );
+        let answer = answer.unwrap();
+        assert!(
+            answer.authorities.len() == usize::from(answer.answers.is_empty()),
+            "{answer:?}"
+        );
+        assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+        answer.answers.len()
+    };
+    let end = "{clusterIP: 10.96.0.7, ports: [{port: 80}]}";
+    for (links, records) in [(0, 1), (1, 2), (2, 3), (8, 9), (9, 0), (10, 0), (2000, 0)] {
+        assert_eq!(asked(&chain(links, end), RecordType::A), records, "{links} links");
+        let aliases = usize::from(links > 0);
+        assert_eq!(
+            asked(&chain(links, end), RecordType::CNAME),
+            aliases,
+            "{links} links"
+        );
+    }
+    // Back to the beginning, or into the middle.
+    for (links, to) in [(0, 0), (1, 0), (2, 0), (2, 1), (5, 3), (2000, 0), (2000, 1999)] {
+        let back = format!("{{type: ExternalName, externalName: s{to}.default.svc.cluster.local}}");
+        assert_eq!(
+            asked(&chain(links, &back), RecordType::A),
+            0,
+            "{links} links, then s{to}"
+        );
+    }
+}
+
 #[test]
 fn what_has_not_been_read_is_not_said_not_to_be() {
     let zone = Zone::unknown(&options());

@@ -1,11 +1,10 @@
 //! `sluice apply` and `sluice delete`: manifests into and out of the folder that control watches.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 
 use super::args::{ApplyArgs, DeleteArgs, kind};
 use super::check::print_problems;
@@ -13,7 +12,7 @@ use super::store::{Store, document};
 use crate::manifest::{self, Key, Object};
 use crate::problem::{Problem, Severity, SourceText};
 use crate::source::Event;
-use crate::source::files::Folders;
+use crate::source::files::{Folders, text_from};
 
 /// Runs `apply`: all of it, or nothing if anything is wrong.
 pub(super) fn apply(args: &ApplyArgs) -> anyhow::Result<ExitCode> {
@@ -94,10 +93,7 @@ fn read(paths: &[PathBuf]) -> anyhow::Result<(Vec<Object>, Vec<Problem>)> {
     let (mut objects, mut problems) = (Vec::new(), Vec::new());
     for path in paths {
         if path == Path::new("-") {
-            let mut text = String::new();
-            std::io::stdin()
-                .read_to_string(&mut text)
-                .context("standard input cannot be read")?;
+            let text = text_from(std::io::stdin().lock()).map_err(|wrong| anyhow!("<stdin>: {wrong}"))?;
             let contents = manifest::read(&Arc::new(SourceText {
                 path: "<stdin>".into(),
                 text,

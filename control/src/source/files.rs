@@ -270,11 +270,26 @@ impl Manifest {
     }
 }
 
+/// A manifest's text from a stream, under the same limit as that of a file.
+///
+/// # Errors
+/// It is too long, no text, or cannot be read.
+pub fn text_from(stream: impl Read) -> Result<String, String> {
+    text_of(stream, MAX_TOTAL_BYTES)
+}
+
 fn text(path: &Path, room: u64) -> Result<String, String> {
+    File::open(path)
+        .map_err(|error| format!("cannot be read: {error}"))
+        .and_then(|file| text_of(file, room))
+}
+
+/// What `from` gives, if it is text, no longer than a file may be, and there is `room` for it.
+fn text_of(from: impl Read, room: u64) -> Result<String, String> {
     let limit = MAX_FILE_BYTES.min(room);
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(limit + 1).read_to_end(&mut bytes))
+    from.take(limit + 1)
+        .read_to_end(&mut bytes)
         .map_err(|error| format!("cannot be read: {error}"))?;
     if bytes.len() as u64 > limit {
         return Err(match limit {

@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
-use k8s_openapi::api::discovery::v1::{
-    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
-};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::model::{Model, Service, ServiceName, Target};
 
+/// For which zones and nodes endpoints are.
+mod hints;
 /// Slices as Endpoints objects.
 pub mod legacy;
 /// Endpoints objects as slices.
@@ -22,6 +22,7 @@ mod pods;
 /// Which endpoints take new flows.
 pub mod sets;
 
+use hints::Shares;
 use pods::{Pods, address_of, container_port};
 
 /// EPC-9.
@@ -30,9 +31,6 @@ pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
-
-const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
-const TOPOLOGY_AWARE_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
 
 /// All slices of each Service, in force or not (EP-10).
 pub type Slices = BTreeMap<ServiceName, Vec<Arc<EndpointSlice>>>;
@@ -47,6 +45,7 @@ pub fn slices(model: &Model) -> Slices {
 pub struct Endpoints {
     made: BTreeMap<ServiceName, Made>,
     zones: BTreeMap<String, Option<String>>,
+    shares: Shares,
 }
 
 /// Slices, and what they were made from.
@@ -86,13 +85,14 @@ impl Endpoints {
         }
         let pods = Pods::new(model);
         let zones = pods.zones();
-        // Where a node is, is in every slice that has a pod on it.
-        let mut before = if zones == self.zones {
+        // Where a node is, is in every slice that has a pod on it; how big, in those with hints.
+        let mut before = if zones == self.zones && pods.shares == self.shares {
             std::mem::take(&mut self.made)
         } else {
             BTreeMap::new()
         };
         self.zones = zones;
+        self.shares.clone_from(&pods.shares);
         self.made.clear();
         for service in model.services() {
             let Some(selector) = service.selector() else {
@@ -149,21 +149,17 @@ fn generate(service: &Service, pods: &[&Arc<Pod>], world: &Pods<'_>) -> Vec<Endp
         if by_ports.is_empty() {
             by_ports.insert(Vec::new(), Vec::new());
         }
-        for (ports, mut endpoints) in by_ports {
+        for endpoints in by_ports.values_mut() {
             endpoints.sort_by_cached_key(|endpoint| {
-                let address = endpoint
-                    .addresses
-                    .first()
-                    .and_then(|text| text.parse::<IpAddr>().ok());
-                (
-                    address,
-                    endpoint
-                        .target_ref
-                        .as_ref()
-                        .and_then(|target| target.name.clone()),
-                )
+                let address = endpoint.addresses.first();
+                let address = address.and_then(|text| text.parse::<IpAddr>().ok());
+                let target = endpoint.target_ref.as_ref();
+                (address, target.and_then(|target| target.name.clone()))
             });
-            hint(service, &mut endpoints);
+        }
+        let all = by_ports.values_mut().flatten().collect();
+        hints::give(service, all, &world.shares);
+        for (ports, endpoints) in by_ports {
             // A slice without endpoints is still a slice (EPC-9).
             let count = endpoints.len().div_ceil(ENDPOINTS_PER_SLICE).max(1);
             let mut endpoints = endpoints.into_iter();
@@ -308,43 +304,4 @@ fn endpoint(
         }),
         ..Endpoint::default()
     })
-}
-
-/// TOP-6: each ready endpoint is for its own zone, and for its own node if that is preferred. TOP-7: with topology-mode Auto
-/// the field does not count; the proportional hints of that mode are not made here.
-fn hint(service: &Service, endpoints: &mut [Endpoint]) {
-    let annotations = service.object.metadata.annotations.as_ref();
-    let mode = annotations.and_then(|all| all.get(TOPOLOGY_MODE).or_else(|| all.get(TOPOLOGY_AWARE_HINTS)));
-    if mode.is_some_and(|mode| mode == "Auto" || mode == "auto") {
-        return;
-    }
-    let wish = service
-        .object
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.traffic_distribution.as_deref());
-    let same_node = match wish {
-        Some("PreferClose" | "PreferSameZone") => false,
-        Some("PreferSameNode") => true,
-        _ => return,
-    };
-    for endpoint in endpoints {
-        let ready = endpoint
-            .conditions
-            .as_ref()
-            .and_then(|conditions| conditions.ready)
-            .unwrap_or(true);
-        let Some(zone) = endpoint.zone.clone().filter(|_| ready) else {
-            continue;
-        };
-        let for_nodes = endpoint
-            .node_name
-            .clone()
-            .filter(|_| same_node)
-            .map(|name| vec![ForNode { name }]);
-        endpoint.hints = Some(EndpointHints {
-            for_nodes,
-            for_zones: Some(vec![ForZone { name: zone }]),
-        });
-    }
 }

@@ -49,14 +49,6 @@ fn lines(slices: impl Iterator<Item = Value>) -> String {
 
 const STALE: &str = "the controller forgets slices that it made for a selector; ours follow the Service";
 
-/// Zones given a share of the endpoints by their processors: a mode that trafficDistribution has replaced.
-const PROPORTIONAL: &[&str] = &[
-    "topology-auto-and-td",
-    "topology-auto-balanced",
-    "topology-auto-old-annotation",
-    "topology-lowercase-auto",
-];
-
 /// Second steps that differ on purpose, and why.
 const LATER: &[(&str, &str)] = &[
     ("selector-removed, then", STALE),
@@ -184,10 +176,6 @@ fn selectors_and_mirrored_endpoints_give_the_slices_the_controllers_made() {
     cases.sort();
     for case in cases.into_iter().filter(|path| path.is_dir()) {
         let id = case.file_name().unwrap().to_string_lossy().into_owned();
-        if PROPORTIONAL.contains(&id.as_str()) {
-            tally.leave_out(&id, "topology-mode Auto's proportional hints");
-            continue;
-        }
         // A bare `n` or `y` is a boolean to the API server; the recorder's own YAML took it for text.
         let given = text(&case.join("in.yaml"))
             .replace("{note: n}", "{note: \"n\"}")

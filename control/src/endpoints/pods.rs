@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use sluice_dataplane::addr::Protocol;
 
 use super::ZONE;
+use super::hints::{self, Shares};
 use crate::model::{Model, protocol};
 
 /// All pods.
@@ -16,6 +17,7 @@ pub(super) struct Pods<'m> {
     by_label: HashMap<(&'m str, &'m str, &'m str), Vec<&'m Arc<Pod>>>,
     /// Zone of each node, `None` if it has none.
     pub(super) nodes: HashMap<&'m str, Option<&'m String>>,
+    pub(super) shares: Shares,
 }
 
 impl<'m> Pods<'m> {
@@ -35,7 +37,11 @@ impl<'m> Pods<'m> {
             .nodes()
             .filter_map(|node| Some((node.metadata.name.as_deref()?, zone(&node.metadata.labels))))
             .collect();
-        Self { by_label, nodes }
+        Self {
+            by_label,
+            nodes,
+            shares: hints::shares(model.nodes()),
+        }
     }
 
     /// Pods with all labels of `selector`, by name.

@@ -13,6 +13,9 @@ use sluice_control::endpoints;
 
 use crate::support::{Tally, folder, model, records, text};
 
+/// What needs no record.
+mod rules;
+
 /// Any labels, even those that no host may have.
 pub(crate) fn name(text: &str) -> Name {
     let labels = text.split('.').filter(|label| !label.is_empty());
@@ -25,6 +28,8 @@ pub(crate) fn options() -> Options {
         ttl: 30,
         pods: PodNames::Insecure,
         endpoint_pod_names: false,
+        namespaces: None,
+        ignore_empty_services: false,
         service: kube_dns::name(),
         addresses: Vec::new(),
     }
@@ -361,188 +366,4 @@ fn the_recorded_answers_of_coredns_are_ours_but_for_differences_on_purpose() {
         assert!(different.contains(*id), "{id} is on the list and does not differ");
     }
     tally.finish(640);
-}
-
-const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: ";
-
-fn addresses(answer: &Message) -> Vec<String> {
-    answer
-        .answers
-        .iter()
-        .map(|record| record.data.to_string())
-        .collect()
-}
-
-#[test]
-fn dns_13_what_a_service_is_now_is_what_the_next_answer_says() {
-    for (spec, wanted) in [
-        (
-            "{type: ExternalName, externalName: foo.example.com}",
-            "foo.example.com.",
-        ),
-        (
-            "{type: ExternalName, externalName: bar.example.com}",
-            "bar.example.com.",
-        ),
-        ("{clusterIP: 10.96.0.7, ports: [{port: 80}]}", "10.96.0.7"),
-    ] {
-        let zone = zone(&(SERVICE.to_owned() + spec), &options());
-        let answer = ask(
-            &zone,
-            None,
-            &question("web.default.svc.cluster.local", RecordType::A),
-            Transport::Udp,
-        );
-        assert_eq!(addresses(&answer.unwrap()), [wanted]);
-    }
-}
-
-/// Services `s0`, `s1` and so on, each another name for the next; what the last is, is `end`.
-fn chain(links: usize, end: &str) -> String {
-    let service = |name: usize, spec: &str| {
-        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: s{name}}}\nspec: {spec}\n---\n")
-    };
-    let link = |n: usize| {
-        let next = format!(
-            "{{type: ExternalName, externalName: s{}.default.svc.cluster.local}}",
-            n + 1
-        );
-        service(n, &next)
-    };
-    (0..links).map(link).collect::<String>() + &service(links, end)
-}
-
-#[test]
-fn dns_12_aliases_are_followed_as_far_as_coredns_goes_and_loops_end() {
-    let asked = |text: &str, kind| {
-        let answer = ask(
-            &zone(text, &options()),
-            None,
-            &question("s0.default.svc.cluster.local", kind),
-            Transport::Tcp,
-        );
-        let answer = answer.unwrap();
-        assert!(
-            answer.authorities.len() == usize::from(answer.answers.is_empty()),
-            "{answer:?}"
-        );
-        assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
-        answer.answers.len()
-    };
-    let end = "{clusterIP: 10.96.0.7, ports: [{port: 80}]}";
-    for (links, records) in [(0, 1), (1, 2), (2, 3), (8, 9), (9, 0), (10, 0), (2000, 0)] {
-        assert_eq!(asked(&chain(links, end), RecordType::A), records, "{links} links");
-        let aliases = usize::from(links > 0);
-        assert_eq!(
-            asked(&chain(links, end), RecordType::CNAME),
-            aliases,
-            "{links} links"
-        );
-    }
-    // Back to the beginning, or into the middle.
-    for (links, to) in [(0, 0), (1, 0), (2, 0), (2, 1), (5, 3), (2000, 0), (2000, 1999)] {
-        let back = format!("{{type: ExternalName, externalName: s{to}.default.svc.cluster.local}}");
-        assert_eq!(
-            asked(&chain(links, &back), RecordType::A),
-            0,
-            "{links} links, then s{to}"
-        );
-    }
-}
-
-#[test]
-fn what_has_not_been_read_is_not_said_not_to_be() {
-    let zone = Zone::unknown(&options());
-    for (asked, kind) in [
-        ("web.default.svc.cluster.local", RecordType::A),
-        ("cluster.local.default.svc.cluster.local", RecordType::AAAA),
-        ("7.0.96.10.in-addr.arpa", RecordType::PTR),
-    ] {
-        let answer = ask(&zone, None, &question(asked, kind), Transport::Udp).unwrap();
-        assert_eq!(answer.metadata.response_code, ResponseCode::ServFail, "{asked}");
-    }
-}
-
-#[test]
-fn dns_15_pods_have_the_names_that_are_configured() {
-    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: c, image: i}]}\n\
-               status: {phase: Running, podIPs: [{ip: 10.244.0.7}]}\n";
-    for (pods, known, other, namespace) in [
-        (PodNames::Disabled, "NXDomain", "NXDomain", "NXDomain"),
-        (PodNames::Insecure, "NoError", "NoError", "NoError"),
-        (PodNames::Verified, "NoError", "NXDomain", "NoError"),
-    ] {
-        let zone = zone(pod, &Options { pods, ..options() });
-        let code = |asked: &str| {
-            let asked = question(&format!("{asked}default.pod.cluster.local"), RecordType::A);
-            format!(
-                "{:?}",
-                ask(&zone, None, &asked, Transport::Udp)
-                    .unwrap()
-                    .metadata
-                    .response_code
-            )
-        };
-        assert_eq!(
-            (code("10-244-0-7."), code("10-244-0-8."), code("")),
-            (known.into(), other.into(), namespace.into())
-        );
-        assert_eq!(code("blah."), "NXDomain");
-    }
-}
-
-#[test]
-fn dns_21_every_address_is_the_first_of_some_answers() {
-    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
-                 metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}\naddressType: IPv4\n\
-                 endpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.2]}, {addresses: [10.0.0.3]}]\nports: []\n";
-    let zone = zone(&format!("{SERVICE}{{clusterIP: None}}\n---\n{slice}"), &options());
-    let mut first = BTreeMap::<String, u32>::new();
-    for id in 0..300 {
-        let mut asked = question("web.default.svc.cluster.local", RecordType::A);
-        asked.metadata.id = id;
-        let answer = ask(&zone, None, &asked, Transport::Udp).unwrap();
-        assert_eq!(answer.answers.len(), 3);
-        *first.entry(addresses(&answer)[0].clone()).or_default() += 1;
-    }
-    assert_eq!(first.into_values().collect::<Vec<_>>(), [100, 100, 100]);
-}
-
-#[test]
-fn a_message_that_is_no_question_gets_the_answer_that_it_deserves_or_none() {
-    let zone = zone(
-        &(SERVICE.to_owned() + "{clusterIP: 10.96.0.7, ports: [{port: 80}]}"),
-        &options(),
-    );
-    let good = question("web.default.svc.cluster.local", RecordType::A)
-        .to_vec()
-        .unwrap();
-    let told = |change: &dyn Fn(&mut Vec<u8>)| {
-        let (mut message, mut out) = (good.clone(), Vec::new());
-        change(&mut message);
-        match wire::handle(&zone, &message, Transport::Udp, &mut out) {
-            Verdict::Answered => format!("{:?}", Message::from_vec(&out).unwrap().metadata.response_code),
-            verdict => format!("{verdict:?}"),
-        }
-    };
-    assert_eq!(told(&|_| {}), "NoError");
-    assert_eq!(told(&|m| m.truncate(11)), "Dropped(Short)");
-    assert_eq!(told(&|m| m[2] |= 0x80), "Dropped(Answer)");
-    for opcode in [1, 2, 4, 5, 6, 15] {
-        assert_eq!(told(&|m| m[2] |= opcode << 3), "NotImp", "opcode {opcode}");
-    }
-    assert_eq!(told(&|m| m[5] = 0), "FormErr");
-    assert_eq!(told(&|m| m[5] = 2), "FormErr");
-    assert_eq!(told(&|m| m[4..6].fill(0xff)), "FormErr");
-    assert_eq!(told(&|m| m[6..12].fill(0xff)), "FormErr");
-    assert_eq!(told(&|m| m.truncate(20)), "FormErr");
-    assert_eq!(told(&|m| m.truncate(12)), "FormErr");
-    // A name that points to itself, and one that points past the end.
-    assert_eq!(told(&|m| m[12..14].copy_from_slice(&[0xc0, 12])), "FormErr");
-    assert_eq!(told(&|m| m[12..14].copy_from_slice(&[0xff, 0xff])), "FormErr");
-    // Options of a version to come (BADVERS, which the library reads as another word for 16; RFC 6891 §6.1.3), and
-    // options twice.
-    let opt = [0, 0, 41, 16, 0, 0, 1, 0, 0, 0, 0];
-    assert_eq!(told(&|m| (m[11] = 1, m.extend(opt)).0), "BADSIG");
-    assert_eq!(told(&|m| (m[11] = 2, m.extend([opt, opt].concat())).0), "FormErr");
 }

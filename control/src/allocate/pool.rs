@@ -31,12 +31,13 @@ impl Pool {
 
     /// A free number, the same for the same `seed` as long as it is free.
     pub(super) fn pick(&self, seed: u64, free: impl Fn(u128) -> bool) -> Option<u128> {
-        let probe = |first: u128, end: u128| {
-            let length = end.checked_sub(first)?;
+        // A range may end with the last number there is.
+        let probe = |first: u128, last: u128| {
+            let length = last.checked_sub(first)?.checked_add(1)?;
             let start = first + u128::from(seed).checked_rem(length)?;
-            (start..end).chain(first..start).find(|number| free(*number))
+            (start..=last).chain(first..start).find(|number| free(*number))
         };
-        probe(self.dynamic, self.last + 1).or_else(|| probe(self.first, self.dynamic))
+        probe(self.dynamic, self.last).or_else(|| probe(self.first, self.dynamic.checked_sub(1)?))
     }
 }
 

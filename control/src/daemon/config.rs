@@ -329,7 +329,7 @@ impl Config {
                 .iter()
                 .any(|known| same_family(known, range));
             let wrong = if known {
-                wrong_range(range)
+                wrong_range(range, FEWEST)
             } else {
                 Some(format!("{range} is of a family that serviceRanges has not"))
             };
@@ -400,7 +400,7 @@ fn check_service_ranges(ranges: &[IpNet]) -> Result<(), (Option<usize>, anyhow::
     if let Some((index, wrong)) = ranges
         .iter()
         .enumerate()
-        .find_map(|(i, range)| Some((i, wrong_range(range)?)))
+        .find_map(|(i, range)| Some((i, wrong_range(range, FEWEST_OF_FIRST)?)))
     {
         return Err((Some(index), anyhow::anyhow!(wrong)));
     }
@@ -418,11 +418,16 @@ fn check_service_ranges(ranges: &[IpNet]) -> Result<(), (Option<usize>, anyhow::
     }
 }
 
-/// The least is eight addresses, as for kube-apiserver. The most is 2^24 of IPv4, all of 10.0.0.0/8, and 2^64 of IPv6.
-fn wrong_range(range: &IpNet) -> Option<String> {
+/// Longest prefixes of IPv4 and IPv6 of the ranges that a cluster is made with: eight addresses, as for kube-apiserver.
+const FEWEST_OF_FIRST: (u8, u8) = (29, 125);
+/// Of further ranges, which may be as small as a ServiceCIDR: the least that has more than one address to give.
+const FEWEST: (u8, u8) = (30, 126);
+
+/// The most is 2^24 addresses of IPv4, all of 10.0.0.0/8, and 2^64 of IPv6.
+fn wrong_range(range: &IpNet, (longest_v4, longest_v6): (u8, u8)) -> Option<String> {
     let (lengths, example) = match range {
-        IpNet::V4(_) => (8..=29, "10.96.0.0/16"),
-        IpNet::V6(_) => (64..=125, "fd00:96::/112"),
+        IpNet::V4(_) => (8..=longest_v4, "10.96.0.0/16"),
+        IpNet::V6(_) => (64..=longest_v6, "fd00:96::/112"),
     };
     (!lengths.contains(&range.prefix_len()) || range.addr() != range.network()).then(|| {
         let (first, last) = lengths.into_inner();

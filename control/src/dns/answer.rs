@@ -299,12 +299,15 @@ impl Question<'_> {
         match (found, self.kind) {
             (Found::Apex, RecordType::SOA) => reply.answers.extend(self.soa()),
             (Found::Apex, RecordType::NS) => {
-                let server = self.server_name();
-                let servers = self.zone.server_addresses.iter();
-                if let Some(server) = server {
-                    let addresses = servers.map(|address| self.record(&server, rdata(*address)));
+                for server in self.zone.servers.iter().take(self.pick.most) {
+                    let labels = server.labels.iter().map(|label| label.as_bytes());
+                    let Some(server_name) = below(labels, &self.suffix) else {
+                        continue;
+                    };
+                    let addresses = server.addresses.iter();
+                    let addresses = addresses.map(|address| self.record(&server_name, rdata(*address)));
                     reply.additionals.extend(addresses);
-                    self.push(reply, name, RData::NS(NS(server)));
+                    self.push(reply, name, RData::NS(NS(server_name)));
                 }
             }
             (Found::Version, RecordType::TXT) => {
@@ -313,7 +316,13 @@ impl Question<'_> {
                     .answers
                     .push(Record::from_rdata(name.clone(), VERSION.1, text));
             }
-            (Found::NameServer, _) => self.addresses(reply, name, &self.zone.server_addresses),
+            (Found::NameServer, _) => {
+                let servers = self.zone.servers.iter();
+                let all: Vec<IpAddr> = servers
+                    .flat_map(|server| server.addresses.iter().copied())
+                    .collect();
+                self.addresses(reply, name, &all);
+            }
             (Found::Service(hosts, wanted, place), RecordType::SRV) => match hosts.headless {
                 true => self.endpoint_ports(reply, name, &hosts.endpoints, *wanted, *place),
                 false => self.service_ports(reply, name, hosts, *wanted, *place),
@@ -447,17 +456,6 @@ impl Question<'_> {
 
     fn record(&self, name: &Name, data: RData) -> Record {
         Record::from_rdata(name.clone(), self.zone.ttl, data)
-    }
-
-    /// DNS-18: the name of the DNS Service.
-    fn server_name(&self) -> Option<Name> {
-        match &self.zone.server {
-            Some(service) => below(
-                [&service.name, &service.namespace, "svc"].map(str::as_bytes),
-                &self.suffix,
-            ),
-            None => below([&b"ns"[..], b"dns"], &self.suffix),
-        }
     }
 
     /// DNS-18.

@@ -28,6 +28,10 @@ pub struct Options {
     pub pods: PodNames,
     /// Whether endpoints without a hostname are named after their pods (DNS-6).
     pub endpoint_pod_names: bool,
+    /// The only namespaces whose names there are; none: all.
+    pub namespaces: Option<Vec<String>>,
+    /// Whether a Service that has a cluster IP but no ready endpoint has no name.
+    pub ignore_empty_services: bool,
     /// The Service that this server is reached by (DNS-18).
     pub service: ServiceName,
     /// Where it is without that Service.
@@ -55,9 +59,8 @@ pub struct Zone {
     pub(super) serial: u32,
     /// Whether all has been read at least once; before, what is not here is not known not to be.
     pub(super) complete: bool,
-    /// The name servers: a name below the domain, if they have a Service, and addresses.
-    pub(super) server: Option<ServiceName>,
-    pub(super) server_addresses: Vec<IpAddr>,
+    /// The name servers (DNS-18).
+    pub(super) servers: Vec<NameServer>,
     pods: PodNames,
     namespaces: HashSet<Box<[u8]>>,
     /// By namespace and name.
@@ -67,6 +70,14 @@ pub struct Zone {
     /// Endpoints by address: the Service's name and the endpoint's (DNS-10), sorted.
     endpoints: Vec<(IpAddr, Arc<ServiceName>, Box<str>)>,
     pod_addresses: HashSet<(Box<[u8]>, IpAddr)>,
+}
+
+/// A name server of the zone.
+#[derive(Debug)]
+pub(super) struct NameServer {
+    /// Its name below the domain.
+    pub(super) labels: Vec<Box<str>>,
+    pub(super) addresses: Vec<IpAddr>,
 }
 
 /// A Service.
@@ -124,8 +135,10 @@ impl Zone {
             ttl: options.ttl,
             serial: 0,
             complete: false,
-            server: None,
-            server_addresses: options.addresses.clone(),
+            servers: vec![NameServer {
+                labels: ["ns", "dns"].map(Into::into).into(),
+                addresses: options.addresses.clone(),
+            }],
             pods: options.pods,
             namespaces: HashSet::new(),
             services: HashMap::new(),
@@ -142,21 +155,30 @@ impl Zone {
             complete: model.is_complete(),
             ..Self::unknown(options)
         };
+        let exposed = |namespace: &str| {
+            let only = options.namespaces.as_ref();
+            only.is_none_or(|only| only.iter().any(|one| one == namespace))
+        };
         let namespaces = NAMESPACES.iter().copied().chain(model.namespaces());
+        let namespaces = namespaces.filter(|name| exposed(name));
         zone.namespaces = namespaces.map(|name| name.as_bytes().into()).collect();
-        for service in model.services() {
+        let services = model.services();
+        for service in services.filter(|service| exposed(&service.name.namespace)) {
             let slices = slices.get(&service.name).map_or(&[][..], Vec::as_slice);
             zone.add(service, slices, options);
         }
         zone.endpoints.sort_unstable();
         zone.endpoints.dedup();
-        if let Some(service) = model.service(&options.service).filter(|s| !s.external_name) {
-            zone.server = Some(service.name.clone());
-            zone.server_addresses = service.cluster_ips.clone();
+        let servers = zone.servers_of(&options.service);
+        if !servers.is_empty() {
+            zone.servers = servers;
         }
         if options.pods == PodNames::Verified {
             for pod in model.pods() {
                 let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+                if !exposed(namespace) {
+                    continue;
+                }
                 let addresses = pod
                     .status
                     .iter()
@@ -202,6 +224,9 @@ impl Zone {
         for address in &service.cluster_ips {
             self.cluster_ips.insert(*address, service.name.clone());
         }
+        if options.ignore_empty_services && !service.headless && endpoints.is_empty() {
+            return;
+        }
         let ports = service.ports.iter().map(|port| Port {
             name: port.name.as_str().into(),
             protocol: port.protocol.to_string().into(),
@@ -215,6 +240,30 @@ impl Zone {
             endpoints: endpoints.into(),
         };
         self.services.insert(key, Entry::Hosts(hosts));
+    }
+
+    /// DNS-18: a Service with cluster IPs is one server at all of them; each endpoint of a headless one is one.
+    fn servers_of(&self, service: &ServiceName) -> Vec<NameServer> {
+        let ServiceName { namespace, name } = service;
+        let Some(Entry::Hosts(hosts)) = self.service(namespace.as_bytes(), name.as_bytes()) else {
+            return Vec::new();
+        };
+        let own = [name.as_str(), namespace, "svc"].map(Box::from);
+        if !hosts.headless {
+            let (v4, v6) = (hosts.v4.iter().copied(), hosts.v6.iter().copied());
+            let addresses = v4.map(IpAddr::V4).chain(v6.map(IpAddr::V6)).collect();
+            let labels = own.into();
+            return vec![NameServer { labels, addresses }];
+        }
+        let same = |a: &Endpoint, b: &Endpoint| a.host == b.host;
+        let servers = hosts.endpoints.chunk_by(same).map(|endpoints| NameServer {
+            labels: [endpoints[0].host.clone()]
+                .into_iter()
+                .chain(own.clone())
+                .collect(),
+            addresses: endpoints.iter().filter_map(Endpoint::address).collect(),
+        });
+        servers.filter(|server| !server.addresses.is_empty()).collect()
     }
 
     /// The Service of this name, given in small letters.

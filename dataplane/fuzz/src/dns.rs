@@ -73,6 +73,8 @@ fn zone() -> Zone {
         ttl: 30,
         pods: PodNames::Insecure,
         endpoint_pod_names: false,
+        namespaces: None,
+        ignore_empty_services: false,
         service: kube_dns::name(),
         addresses: vec!["192.0.2.2".parse().unwrap()],
     };

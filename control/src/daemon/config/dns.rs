@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::dns::upstream::Upstream;
 use crate::dns::{Options, PodNames, Settings, kube_dns};
-use crate::model::Family;
+use crate::model::{Family, names};
 
 /// The port of DNS (RFC 1035 §4.2).
 const PORT: u16 = 53;
@@ -28,6 +28,8 @@ pub struct Dns {
     ttl: u32,
     pods: PodNames,
     endpoint_pod_names: bool,
+    namespaces: Option<Vec<String>>,
+    ignore_empty_services: bool,
     upstreams: Vec<SocketAddr>,
     timeout: Duration,
     forwards: usize,
@@ -50,6 +52,9 @@ pub(super) struct Written {
     pods: PodNames,
     #[serde(default)]
     endpoint_pod_names: bool,
+    namespaces: Option<Vec<String>>,
+    #[serde(default)]
+    ignore_empty_services: bool,
     upstreams: Option<Vec<String>>,
     #[serde(default = "timeout_seconds")]
     timeout_seconds: u64,
@@ -125,6 +130,9 @@ impl Written {
             let error = anyhow::anyhow!("must be from 0 to {LONGEST_TTL} seconds, not {}", self.ttl);
             return Err(("dns.ttl", error));
         }
+        if let Some(namespaces) = &self.namespaces {
+            check_namespaces(namespaces).map_err(|error| ("dns.namespaces", error))?;
+        }
         for (field, number, most) in [
             ("dns.threads", self.threads, 64),
             ("dns.forwards", self.forwards, 65_536),
@@ -146,6 +154,8 @@ impl Written {
             ttl: self.ttl,
             pods: self.pods,
             endpoint_pod_names: self.endpoint_pod_names,
+            namespaces: self.namespaces,
+            ignore_empty_services: self.ignore_empty_services,
             upstreams,
             timeout: Duration::from_secs(self.timeout_seconds),
             forwards: self.forwards,
@@ -166,6 +176,8 @@ impl Dns {
                 ttl: self.ttl,
                 pods: self.pods,
                 endpoint_pod_names: self.endpoint_pod_names,
+                namespaces: self.namespaces.clone(),
+                ignore_empty_services: self.ignore_empty_services,
                 service: kube_dns::name(),
                 addresses: self.listen.iter().map(SocketAddr::ip).collect(),
             },
@@ -208,6 +220,19 @@ fn addresses(list: &[String]) -> anyhow::Result<Vec<SocketAddr>> {
         })
     };
     list.iter().map(address).collect()
+}
+
+fn check_namespaces(namespaces: &[String]) -> anyhow::Result<()> {
+    ensure!(
+        !namespaces.is_empty(),
+        "must name a namespace; without this field all are exposed"
+    );
+    for name in namespaces {
+        if let Some(wrong) = names::label(name) {
+            bail!("\"{name}\": {wrong}");
+        }
+    }
+    Ok(())
 }
 
 fn check_cluster_ips(ips: &[IpAddr], ranges: &[IpNet]) -> anyhow::Result<()> {

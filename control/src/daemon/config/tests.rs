@@ -52,6 +52,10 @@ fn a_mistake_is_one_line_with_its_place() {
             "2:22: otherServiceRanges[0]: fd00:97::/112 is of a family that serviceRanges has not",
         ),
         (
+            "manifests: [a]\notherServiceRanges: [10.97.0.0/30, 10.98.0.0/31]\n",
+            "2:36: otherServiceRanges[1]: must be a network with a length from 8 to 30, such as 10.96.0.0/16, not 10.98.0.0/31",
+        ),
+        (
             "manifests: [a]\nhealthz: 10256\n",
             "2:10: healthz: must be text, not the number 10256 (write \"10256\" in quotes)",
         ),
@@ -94,6 +98,14 @@ fn a_mistake_is_one_line_with_its_place() {
         (
             "manifests: [a]\ndns: {listen: [192.0.2.2], upstreams: [192.0.2.2]}\n",
             "2:38: dns.upstreams: 192.0.2.2:53 is this server itself: questions would go round for ever",
+        ),
+        (
+            "manifests: [a]\ndns: {listen: [192.0.2.2], namespaces: []}\n",
+            "2:39: dns.namespaces: must name a namespace; without this field all are exposed",
+        ),
+        (
+            "manifests: [a]\ndns: {listen: [192.0.2.2], namespaces: [shop, Shop]}\n",
+            "2:39: dns.namespaces: \"Shop\": must be lower-case letters, digits and `-`, with a letter or digit at both ends",
         ),
         (
             "manifests: [a]\nalgorithm: best\n",

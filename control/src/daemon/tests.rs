@@ -1,0 +1,184 @@
+//! What a restart, a refusal and many changes leave.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use super::*;
+use crate::model::tests::{model, reset};
+use crate::publish::tests::Double;
+use crate::source::Event;
+
+const WEB: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {clusterIP: 10.96.0.5, ports: [{port: 80}]}\n";
+
+fn daemon<'a>(state: &'a Path, double: &Rc<RefCell<Double>>) -> Daemon<'a, Rc<RefCell<Double>>> {
+    let settings = Settings {
+        service_ranges: vec!["10.96.0.0/16".parse().unwrap()],
+        ..Settings::default()
+    };
+    let (endpoints, view, told, proxy) = Default::default();
+    let mut publisher = Publisher::new(double.clone());
+    publisher.connect().unwrap();
+    Daemon {
+        dns: None,
+        compiler: Compiler::new(settings),
+        endpoints,
+        config: Path::new(""),
+        state,
+        model: model(),
+        publisher,
+        view,
+        health: health::server::Server::new(Vec::new()).unwrap(),
+        proxy,
+        retried: now(),
+        told,
+        waiting: None,
+    }
+}
+
+#[test]
+fn svc_6_nothing_is_published_before_everything_has_been_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, double) = (dir.path().join("state"), Rc::default());
+    let mut daemon = daemon(&state, &double);
+    daemon.model.apply(vec![Event::Problems(Vec::new())]);
+    daemon.update(now());
+    assert_eq!(double.borrow().updates, 0);
+    daemon.model.apply(reset(WEB));
+    daemon.update(now());
+    assert_eq!(double.borrow().updates, 1);
+}
+
+#[test]
+fn a_restarted_control_finds_its_work_done_and_sends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, double) = (dir.path().join("state"), Rc::default());
+    let other = WEB.replace("web", "another").replace("10.96.0.5", "10.96.0.6");
+    let mut first = daemon(&state, &double);
+    for text in [WEB.to_owned(), format!("{other}---\n{WEB}")] {
+        first.model.apply(reset(&text));
+        first.update(now());
+    }
+    let updates = double.borrow().updates;
+    let mut second = daemon(&state, &double);
+    let inventory = second.publisher.connect().unwrap();
+    second.compiler.learn(&inventory);
+    second.model.apply(reset(&format!("{other}---\n{WEB}")));
+    second.update(now());
+    assert_eq!((updates, double.borrow().updates), (2, 2));
+}
+
+#[test]
+fn a_refused_update_is_sent_again_with_the_next_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, double) = (dir.path().join("state"), Rc::<RefCell<Double>>::default());
+    double.borrow_mut().refuse = true;
+    let mut daemon = daemon(&state, &double);
+    daemon.model.apply(reset(WEB));
+    daemon.update(now());
+    double.borrow_mut().refuse = false;
+    daemon.update(now());
+    assert_eq!((double.borrow().updates, double.borrow().generation.0), (1, 1));
+}
+
+/// All that is remembered, but for counters and times that only grow.
+fn held(daemon: &Daemon<'_, Rc<RefCell<Double>>>) -> Vec<String> {
+    let Daemon {
+        compiler,
+        endpoints,
+        model,
+        publisher,
+        view,
+        health,
+        told,
+        ..
+    } = daemon;
+    let all = format!("{compiler:#?}{endpoints:#?}{model:#?}{publisher:#?}{view:#?}{health:#?}{told:#?}");
+    let counters = ["generation", "last_updated", "revision", "updates"];
+    let mut lines = all.lines().map(|line| line.trim().to_owned()).peekable();
+    let mut held = Vec::new();
+    while let Some(line) = lines.next() {
+        if counters.iter().any(|counter| line.starts_with(counter)) {
+            // Of a wrapped number, too.
+            while lines
+                .next_if(|line| line.starts_with(|c: char| c.is_ascii_digit() || c == ')'))
+                .is_some()
+            {}
+        } else {
+            held.push(line);
+        }
+    }
+    held
+}
+
+#[test]
+fn a14_after_services_of_every_kind_came_changed_and_went_nothing_is_left_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, double) = (dir.path().join("state"), Rc::default());
+    let mut daemon = daemon(&state, &double);
+    let apply = |daemon: &mut Daemon<'_, _>, text: &str| {
+        daemon.model.apply(reset(text));
+        daemon.update(now());
+    };
+    // Twice: a number of a service port is kept from others for one update.
+    (0..2).for_each(|_| apply(&mut daemon, WEB));
+    let before = held(&daemon);
+    for cycle in 0..50 {
+        let all = |kind: &str, port: u16| {
+            let service = |name: &str, spec: &str| {
+                format!(
+                    "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}-{cycle}}}\nspec: {spec}\n"
+                )
+            };
+            let pod = format!(
+                "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: p-{cycle}, labels: {{app: a-{cycle}}}}}\n\
+                 spec: {{nodeName: n, containers: [{{name: c, image: i}}]}}\nstatus: {{phase: Running, podIP: 10.244.0.7, \
+                 podIPs: [{{ip: 10.244.0.7}}], conditions: [{{type: Ready, status: \"True\"}}]}}\n"
+            );
+            let slice = format!(
+                "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: s-{cycle}, labels: \
+                 {{kubernetes.io/service-name: plain-{cycle}}}}}\naddressType: IPv4\n\
+                 endpoints: [{{addresses: [10.244.0.8]}}]\nports: [{{port: {port}}}]\n"
+            );
+            [
+                WEB.to_owned(),
+                service("plain", &format!("{{ports: [{{port: {port}}}]}}")),
+                service(
+                    "pods",
+                    &format!("{{type: {kind}, selector: {{app: a-{cycle}}}, ports: [{{port: {port}}}]}}"),
+                ),
+                service(
+                    "local",
+                    "{type: LoadBalancer, externalTrafficPolicy: Local, ports: [{port: 80}]}",
+                ),
+                service(
+                    "headless",
+                    &format!("{{clusterIP: None, selector: {{app: a-{cycle}}}}}"),
+                ),
+                service("alias", "{type: ExternalName, externalName: foo.example.com}"),
+                service("wrong", "{ports: [{port: 0}]}"),
+                service("waits", "{clusterIP: 10.96.0.5, ports: [{port: 80}]}"),
+                pod,
+                slice,
+            ]
+            .concat()
+        };
+        for text in [
+            &all("ClusterIP", 80),
+            &all("NodePort", 81),
+            &all("LoadBalancer", 82),
+        ] {
+            apply(&mut daemon, text);
+        }
+        assert_eq!(daemon.model.services().count(), 6);
+        assert!(!daemon.told.is_empty());
+        (0..2).for_each(|_| apply(&mut daemon, WEB));
+    }
+    let after = held(&daemon);
+    let new: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
+    assert!(
+        after == before,
+        "{} lines before, {} after: {new:#?}",
+        before.len(),
+        after.len()
+    );
+}

@@ -9,6 +9,7 @@
 //! Each update goes over all records, some milliseconds for ten thousand: the steward's time, not the packets'.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -128,17 +129,33 @@ pub struct SharedPorts {
     wanted: Wanted,
     /// What found no room. It is tried again with every update.
     missing: (BTreeSet<Prefix>, BTreeSet<Port>),
+    /// Packets that were withheld so far.
+    lost: u64,
 }
 
 impl SharedPorts {
-    /// For maps that are empty.
-    pub fn new(maps: Arc<SharedMaps>) -> Self {
-        Self {
+    /// For maps that are empty, or hold what another process meant: that stays until the first update. Errors: as of bpf(2).
+    pub fn new(maps: Arc<SharedMaps>) -> io::Result<Self> {
+        let (prefixes, ports) = maps.contents()?;
+        let held = Wanted {
+            prefixes: prefixes.into_iter().collect(),
+            ports: ports.into_iter().collect(),
+        };
+        Ok(Self {
             maps,
-            held: Wanted::default(),
+            held,
             wanted: Wanted::default(),
             missing: Default::default(),
-        }
+            lost: 0,
+        })
+    }
+
+    /// Has the programs withhold Services' packets should this process end; gives how many were withheld since the last call.
+    pub fn renew(&mut self) -> u64 {
+        // They could only fail for want of memory that the kernel has long had.
+        let _ = self.maps.renew();
+        let lost = self.maps.lost().unwrap_or(self.lost);
+        lost - std::mem::replace(&mut self.lost, lost).min(lost)
     }
 
     /// Before workers take `tables`: adds what they mean.
@@ -238,11 +255,11 @@ mod tests {
 
     #[test]
     fn what_found_no_room_is_counted_and_has_it_once_something_else_is_gone() {
-        let maps = match SharedMaps::new(2, 1, Vec::new()) {
+        let maps = match SharedMaps::new(2, 1, Vec::new(), None) {
             Ok(maps) => Arc::new(maps),
             Err(error) => return println!("SKIPPED: bpf(2) is not for us here: {error}"),
         };
-        let mut ports = SharedPorts::new(maps);
+        let mut ports = SharedPorts::new(maps).unwrap();
         let mut first = Wanted::default();
         for text in ["10.96.0.1/32", "10.96.0.2/32", "10.96.0.3/32"] {
             first.flag(prefix(text), TO);

@@ -141,9 +141,10 @@ impl Steward {
 
     #[cfg(feature = "nic")]
     fn count_shared(&mut self) {
-        let Some((ports, _)) = &self.shared_ports else {
+        let Some((ports, _)) = &mut self.shared_ports else {
             return;
         };
+        let lost = ports.renew();
         let ([prefixes, used], [most_prefixes, most]) = (ports.used(), ports.limits());
         for (id, value) in [
             (CounterId::SHARED_PREFIXES_USED, prefixes as u64),
@@ -154,6 +155,7 @@ impl Steward {
         ] {
             self.counters.set(id, value);
         }
+        self.count(DropReason::NoProcess, usize::try_from(lost).unwrap_or(usize::MAX));
     }
 
     /// ARP and neighbour discovery that came to the kernel.

@@ -106,6 +106,7 @@ drop_reasons! {
     NoFrame "no-frame" "No free frame to receive into or to build an answer in.",
     TooBig "too-big" "Larger than the outgoing NIC port can send.",
     TxFull "tx-full" "The outgoing ring is full.",
+    NoProcess "no-process" "For a Service, by a shared interface, on a queue that no process received from. Counted by the steward.",
     NoPeer "no-peer" "Nobody is at the other side of the outgoing NIC port.",
 }
 

@@ -21,7 +21,7 @@ use super::ledger::{Held, Ledger};
 use super::offloads::{self, Need, Prepared};
 use super::open::{Attach, PortSpec, ZeroCopy};
 use super::ring::Descriptor;
-use super::xdp_program::{Attachment, MAX_QUEUES, XdpMode};
+use super::xdp_program::{Attachment, MAX_QUEUES};
 use super::xdp_shared::SharedMaps;
 use super::xdp_socket::{Rings, Umem};
 use super::{
@@ -84,10 +84,7 @@ impl AfXdp {
         let mode = format!(
             "{}{}, {}, queue {}, ring {}, {}, {offloads}",
             if shared.is_some() { "shared, " } else { "" },
-            match attachment.mode() {
-                XdpMode::Native => "native",
-                XdpMode::Generic => "generic",
-            },
+            attachment.mode().name(),
             if zero_copy { "zero-copy" } else { "copy" },
             spec.queue,
             spec.ring_size,

@@ -2,24 +2,37 @@
 //! bpf(2): maps, programs and links by descriptor, and the instructions that programs are written in. Says nothing of what a
 //! program does.
 //!
-//! All end with their last descriptor: however the process ends, nothing of them stays.
+//! All end with their last descriptor: however the process ends, nothing of them stays. But what has a name in a BPF file system
+//! (`pin`) stays as long as the name.
 
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
-use bytemuck::{NoUninit, Pod, Zeroable};
+use bytemuck::{Pod, Zeroable};
 
 use super::sys;
+
+pub(crate) mod writer;
 
 /// linux/bpf.h, enum bpf_cmd.
 mod command {
     pub(super) const MAP_CREATE: i32 = 0;
+    pub(super) const MAP_LOOKUP_ELEM: i32 = 1;
     pub(super) const MAP_UPDATE_ELEM: i32 = 2;
     pub(super) const MAP_DELETE_ELEM: i32 = 3;
+    pub(super) const MAP_GET_NEXT_KEY: i32 = 4;
     pub(super) const PROG_LOAD: i32 = 5;
+    pub(super) const OBJ_PIN: i32 = 6;
+    pub(super) const OBJ_GET: i32 = 7;
     #[cfg(test)]
     pub(super) const PROG_TEST_RUN: i32 = 10;
+    pub(super) const OBJ_GET_INFO_BY_FD: i32 = 15;
     pub(super) const LINK_CREATE: i32 = 28;
+    pub(super) const LINK_UPDATE: i32 = 29;
 }
 /// linux/bpf.h: BPF_PROG_TYPE_XDP, attach type BPF_XDP.
 const PROG_TYPE_XDP: u32 = 6;
@@ -54,28 +67,30 @@ pub(crate) const fn instruction(opcode: u8, dst: u8, src: u8, offset: i16, immed
 pub(crate) enum MapKind {
     /// Exact keys. Memory is taken with the entries.
     Hash = 1,
+    /// Values by number.
+    Array = 2,
     /// Longest prefix: a key begins with its length in bits.
     LongestPrefix = 11,
     /// AF_XDP sockets by queue.
     Sockets = 17,
 }
 
-/// A map of keys `K` and values of four bytes.
+/// A map of keys `K` and values `V`.
 #[derive(Debug)]
-pub(crate) struct Map<K> {
+pub(crate) struct Map<K, V = u32> {
     fd: OwnedFd,
-    _keys: std::marker::PhantomData<fn(K)>,
+    _entries: PhantomData<fn(K, V)>,
 }
 
-impl<K: NoUninit> Map<K> {
+impl<K: Pod, V: Pod> Map<K, V> {
     /// Room for `capacity` entries. Errors: EPERM without CAP_BPF; E2BIG, EINVAL.
     pub(crate) fn new(kind: MapKind, capacity: u32) -> io::Result<Self> {
-        // BPF_F_NO_PREALLOC, which longest prefixes must have and sockets must not.
-        let flags = u32::from(kind != MapKind::Sockets);
+        // BPF_F_NO_PREALLOC, which longest prefixes must have and arrays and sockets must not.
+        let flags = u32::from(matches!(kind, MapKind::Hash | MapKind::LongestPrefix));
         let attributes = MapCreate {
             map_type: kind as u32,
             key_size: size_of::<K>() as u32,
-            value_size: 4,
+            value_size: size_of::<V>() as u32,
             max_entries: capacity,
             flags,
         };
@@ -83,7 +98,22 @@ impl<K: NoUninit> Map<K> {
         let fd = unsafe { sys::bpf_new(command::MAP_CREATE, &attributes)? };
         Ok(Self {
             fd,
-            _keys: std::marker::PhantomData,
+            _entries: PhantomData,
+        })
+    }
+
+    /// The map that has this name in a BPF file system. Errors: ENOENT; InvalidData for one of another shape, EACCES.
+    pub(crate) fn pinned(path: &Path, kind: MapKind) -> io::Result<Self> {
+        let fd = pinned(path)?;
+        // struct bpf_map_info: type, id, size of keys, of values.
+        let [is, _, key, value] = info::<[u32; 4]>(fd.as_fd())?;
+        if (is, key, value) != (kind as u32, size_of::<K>() as u32, size_of::<V>() as u32) {
+            let what = format!("{} is no map of ours", path.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        Ok(Self {
+            fd,
+            _entries: PhantomData,
         })
     }
 
@@ -93,7 +123,7 @@ impl<K: NoUninit> Map<K> {
     }
 
     /// Puts or replaces. Errors: E2BIG or ENOSPC: full; ENOMEM.
-    pub(crate) fn set(&self, key: K, value: u32) -> io::Result<()> {
+    pub(crate) fn set(&self, key: K, value: V) -> io::Result<()> {
         let attributes = self.element(&key, (&raw const value).expose_provenance() as u64);
         // SAFETY: key and value are of the sizes that the map was created with, and outlive the call.
         unsafe { sys::bpf(command::MAP_UPDATE_ELEM, &attributes) }.map(drop)
@@ -106,6 +136,41 @@ impl<K: NoUninit> Map<K> {
         unsafe { sys::bpf(command::MAP_DELETE_ELEM, &attributes) }.map(drop)
     }
 
+    /// What a key has. Errors: ENOENT.
+    pub(crate) fn get(&self, key: K) -> io::Result<V> {
+        let mut value = V::zeroed();
+        let attributes = self.element(&key, (&raw mut value).expose_provenance() as u64);
+        // SAFETY: key and value are of the sizes that the map was created with, and outlive the call; the kernel writes the value,
+        // of which any bits are one.
+        unsafe { sys::bpf(command::MAP_LOOKUP_ELEM, &attributes) }?;
+        Ok(value)
+    }
+
+    /// All that is in it. What others change meanwhile may be missing or there twice.
+    pub(crate) fn entries(&self) -> io::Result<Vec<(K, V)>> {
+        let mut entries = Vec::new();
+        let mut last: Option<K> = None;
+        loop {
+            let mut next = K::zeroed();
+            let attributes = MapElement {
+                map: self.fd.as_raw_fd() as u32,
+                key: last
+                    .as_ref()
+                    .map_or(0, |key| (&raw const *key).expose_provenance() as u64),
+                value: (&raw mut next).expose_provenance() as u64,
+                ..MapElement::zeroed()
+            };
+            // SAFETY: both keys are of the size that the map was created with, and outlive the call; the kernel writes the next one,
+            // of which any bits are one. No key asks for the first.
+            match unsafe { sys::bpf(command::MAP_GET_NEXT_KEY, &attributes) } {
+                Ok(_) => entries.push((next, self.get(next)?)),
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(entries),
+                Err(error) => return Err(error),
+            }
+            last = Some(next);
+        }
+    }
+
     fn element(&self, key: &K, value: u64) -> MapElement {
         MapElement {
             map: self.fd.as_raw_fd() as u32,
@@ -115,6 +180,76 @@ impl<K: NoUninit> Map<K> {
             flags: 0,
         }
     }
+}
+
+impl<K, V> AsFd for Map<K, V> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The object that has this name in a BPF file system. Errors: ENOENT, EACCES.
+pub(crate) fn pinned(path: &Path) -> io::Result<OwnedFd> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let attributes = Pin {
+        path: name.as_ptr().expose_provenance() as u64,
+        ..Pin::zeroed()
+    };
+    // SAFETY: the path is a NUL-terminated string that outlives the call, and OBJ_GET returns a new descriptor.
+    unsafe { sys::bpf_new(command::OBJ_GET, &attributes) }
+}
+
+/// Gives a map or a link a name in a BPF file system, in place of what had it. Errors: ENOENT, EPERM where that is none.
+pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push("-new");
+    let new = Path::new(&new);
+    // Of a process that was killed here.
+    let _ = std::fs::remove_file(new);
+    let name = CString::new(new.as_os_str().as_bytes())?;
+    let attributes = Pin {
+        path: name.as_ptr().expose_provenance() as u64,
+        object: object.as_raw_fd() as u32,
+        flags: 0,
+    };
+    // SAFETY: the path is a NUL-terminated string that outlives the call.
+    unsafe { sys::bpf(command::OBJ_PIN, &attributes) }?;
+    std::fs::rename(new, path)
+}
+
+/// What the kernel says of an object: as much of its structure as is asked for.
+fn info<T: Pod>(object: BorrowedFd<'_>) -> io::Result<T> {
+    let mut info = T::zeroed();
+    let attributes = Info {
+        object: object.as_raw_fd() as u32,
+        size: size_of::<T>() as u32,
+        address: (&raw mut info).expose_provenance() as u64,
+    };
+    // SAFETY: the address is that of `size` bytes which outlive the call; the kernel writes no more than those, of which any bits
+    // are a `T`.
+    unsafe { sys::bpf(command::OBJ_GET_INFO_BY_FD, &attributes) }?;
+    Ok(info)
+}
+
+/// The interface that an XDP link is attached to; 0: it is gone. Errors: InvalidData for what is no such link.
+pub(crate) fn interface_of(link: BorrowedFd<'_>) -> io::Result<u32> {
+    // struct bpf_link_info: type, id, program, padding, interface. BPF_LINK_TYPE_XDP.
+    const LINK_TYPE_XDP: u32 = 6;
+    match info::<[u32; 6]>(link)? {
+        [LINK_TYPE_XDP, _, _, _, interface, _] => Ok(interface),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Puts another program in the place of a link's, between two frames. Errors: ENOLINK once the interface is gone.
+pub(crate) fn replace(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let attributes = LinkUpdate {
+        link: link.as_raw_fd() as u32,
+        program: program.as_raw_fd() as u32,
+        ..LinkUpdate::zeroed()
+    };
+    // SAFETY: the attributes hold no address.
+    unsafe { sys::bpf(command::LINK_UPDATE, &attributes) }.map(drop)
 }
 
 /// Loads an XDP program; a name has at most 15 letters. Errors: EPERM, EACCES or EINVAL where the kernel's verifier refuses it.
@@ -218,6 +353,31 @@ struct LinkCreate {
     flags: u32,
 }
 
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct LinkUpdate {
+    link: u32,
+    program: u32,
+    flags: u32,
+    expected: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Pin {
+    path: u64,
+    object: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Info {
+    object: u32,
+    size: u32,
+    address: u64,
+}
+
 #[cfg(test)]
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -239,5 +399,9 @@ mod tests {
         assert_eq!((size_of::<MapCreate>(), size_of::<MapElement>()), (20, 32));
         assert_eq!((size_of::<ProgLoad>(), size_of::<LinkCreate>()), (64, 16));
         assert_eq!(size_of::<TestRun>(), 32);
+        assert_eq!(
+            (size_of::<LinkUpdate>(), size_of::<Pin>(), size_of::<Info>()),
+            (16, 16, 16)
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Which interfaces of this process have the XDP program attached, and in which mode. Never detaches: the last port
-//! that lets go of an attachment does.
+//! Which interfaces of this process have the XDP program attached, and in which mode. Never detaches, but what another process
+//! has left in a mode that is not wanted: the last port that lets go of an attachment does.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -43,6 +43,23 @@ pub(crate) fn attachment(
             Err(spec.refusal(what, "give all queues of an interface the same attach option"))
         };
     }
+    let made = make(interface, wanted, shared).map_err(|e| explain_attach(spec, e))?;
+    let attachment = Arc::new(made);
+    attachments.push((key, Arc::downgrade(&attachment)));
+    Ok(attachment)
+}
+
+/// Takes over what another process has left there, or attaches in the first mode that the interface can.
+fn make(interface: &Interface, wanted: &[XdpMode], shared: Option<&SharedMaps>) -> io::Result<Attachment> {
+    if let Some(maps) = shared
+        && let Some((mode, link)) = maps.kept_link(interface)
+    {
+        if wanted.contains(&mode) {
+            return Attachment::take_over(link, mode, maps);
+        }
+        // An interface has one mode at a time.
+        maps.forget_link(interface, mode);
+    }
     let mut result = Err(io::ErrorKind::Unsupported.into());
     for mode in wanted {
         result = Attachment::new(interface.index(), *mode, shared);
@@ -52,8 +69,10 @@ pub(crate) fn attachment(
             _ => break,
         }
     }
-    let attachment = Arc::new(result.map_err(|e| explain_attach(spec, e))?);
-    attachments.push((key, Arc::downgrade(&attachment)));
+    let attachment = result?;
+    if let Some(maps) = shared {
+        maps.keep_link(interface, attachment.mode(), attachment.link())?;
+    }
     Ok(attachment)
 }
 
@@ -61,7 +80,8 @@ fn explain_attach(spec: &PortSpec, error: io::Error) -> OpenError {
     let advice = match error.raw_os_error() {
         Some(libc::EPERM) => "run as root or with CAP_BPF and CAP_NET_ADMIN, or use driver af_packet",
         Some(libc::EBUSY | libc::EEXIST) => {
-            "another XDP program is attached: stop its owner or remove it (`ip link set IF xdp off`)"
+            "another XDP program is attached: stop its owner or remove it (`ip link set IF xdp off`; one that is kept: its file \
+             below /sys/fs/bpf)"
         }
         _ => "set attach: generic, or use driver af_packet",
     };

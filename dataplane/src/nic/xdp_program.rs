@@ -2,10 +2,11 @@
 //! queue it arrived on; of a shared one what `xdp_shared` picks. Where no socket is bound the kernel keeps it.
 //!
 //! Attached through a BPF link, which the kernel drops with its last descriptor: however the process ends, the interface is the
-//! kernel's again.
+//! kernel's again. But a shared interface's may be kept (`xdp_shared`).
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use super::bpf::{self, Instruction, Map, MapKind, instruction};
 use super::xdp_shared::SharedMaps;
@@ -40,11 +41,23 @@ pub enum XdpMode {
     Generic,
 }
 
-/// The program on one interface and its map. Detached on drop.
+impl XdpMode {
+    /// As the config says it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
+/// The program on one interface and its map. Detached on drop, unless it is kept.
 #[derive(Debug)]
 pub(crate) struct Attachment {
     sockets: Map<u32>,
-    _link: OwnedFd,
+    link: OwnedFd,
+    /// Takes the place of the link's present one with the first socket: until then another process may have the interface.
+    next: Mutex<Option<OwnedFd>>,
     mode: XdpMode,
 }
 
@@ -53,20 +66,33 @@ impl Attachment {
     /// and CAP_NET_ADMIN, EBUSY or EEXIST when the interface has another program, EOPNOTSUPP or EINVAL when it cannot run one
     /// in this mode.
     pub(crate) fn new(ifindex: u32, mode: XdpMode, shared: Option<&SharedMaps>) -> io::Result<Self> {
-        let sockets = Map::new(MapKind::Sockets, MAX_QUEUES)?;
-        let program = match shared {
-            None => bpf::load("sluice_redirect", &redirect_to_queue(sockets.number()))?,
-            Some(maps) => maps.load(sockets.number())?,
-        };
+        let (sockets, program) = load(shared)?;
         let flags = match mode {
             XdpMode::Native => bpf::FLAGS_NATIVE,
             XdpMode::Generic => bpf::FLAGS_GENERIC,
         };
         Ok(Self {
-            _link: bpf::attach(program.as_fd(), ifindex, flags)?,
+            link: bpf::attach(program.as_fd(), ifindex, flags)?,
+            next: Mutex::default(),
             sockets,
             mode,
         })
+    }
+
+    /// Loads the program, to take the place of the one that a shared interface has.
+    pub(crate) fn take_over(link: OwnedFd, mode: XdpMode, shared: &SharedMaps) -> io::Result<Self> {
+        let (sockets, program) = load(Some(shared))?;
+        Ok(Self {
+            link,
+            next: Mutex::new(Some(program)),
+            sockets,
+            mode,
+        })
+    }
+
+    /// What holds the program at the interface.
+    pub(crate) fn link(&self) -> BorrowedFd<'_> {
+        self.link.as_fd()
     }
 
     /// How the program runs.
@@ -76,8 +102,23 @@ impl Attachment {
 
     /// Sends the frames of `queue` (below `MAX_QUEUES`) to `socket`, until the socket is closed.
     pub(crate) fn steer(&self, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
-        self.sockets.set(queue, socket.as_raw_fd() as u32)
+        self.sockets.set(queue, socket.as_raw_fd() as u32)?;
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(program) = &*next {
+            bpf::replace(self.link.as_fd(), program.as_fd())?;
+        }
+        *next = None;
+        Ok(())
     }
+}
+
+fn load(shared: Option<&SharedMaps>) -> io::Result<(Map<u32>, OwnedFd)> {
+    let sockets = Map::new(MapKind::Sockets, MAX_QUEUES)?;
+    let program = match shared {
+        None => bpf::load("sluice_redirect", &redirect_to_queue(sockets.number()))?,
+        Some(maps) => maps.load(sockets.number())?,
+    };
+    Ok((sockets, program))
 }
 
 /// A listing's instructions as text, eight bytes each: what tests hold programs to.

@@ -7,17 +7,31 @@
 //! to an address with `PARTLY`, or comes from one with `FROM`. Never Services': frames to groups, tagged frames, ARP, neighbour
 //! discovery.
 //!
-//! Written as instructions with names for the places that jumps lead to, which need no compiler.
+//! Program and maps end with the process, however that ends: the interface is the kernel's again, which answers Services' packets as
+//! its own, with resets. Or the program is *kept* (`Keep`): it has a name in a BPF file system, as the maps have, and outlives the
+//! process. Frames that are Services' then find no socket and are dropped and counted, which TCP survives, for as long as the last
+//! process had said: it says it anew all the time. A process that comes meanwhile begins with what the maps held, and puts its
+//! program in the place of the kept one once its sockets are there. If none comes, the program has everything pass, as if there
+//! were none; removing its name detaches it.
 
+use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use bytemuck::{Pod, Zeroable};
+use rustix::time::{ClockId, clock_gettime};
 
-use super::bpf::{self, Instruction, Map, MapKind, instruction};
+use super::bpf::{self, Map, MapKind};
+use super::interface::Interface;
+use super::xdp_program::XdpMode;
 use crate::addr::Protocol;
+use crate::tick::{Period, TICKS_PER_SECOND};
+
+mod program;
 
 /// All packets to it.
 pub const TO: u32 = 1;
@@ -46,13 +60,29 @@ struct Port {
     port: [u8; 2],
 }
 
+/// That programs and maps outlive the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Where their names are: a folder of a BPF file system.
+    pub folder: PathBuf,
+    /// How long Services' packets are withheld from the kernel while there is no process.
+    pub hold: Period,
+}
+
 /// The maps that all shared interfaces of a process ask, and the ports of SNAT.
 #[derive(Debug)]
 pub struct SharedMaps {
     addresses: Map<Prefix>,
     ports: Map<Port>,
+    /// Nanoseconds of CLOCK_MONOTONIC.
+    until: Map<u32, u64>,
+    /// Packets that were withheld.
+    lost: Map<u32, u64>,
     limits: [u32; 2],
     snat: Vec<RangeInclusive<u16>>,
+    keep: Option<Keep>,
+    /// Links to name once all ports are open.
+    links: Mutex<Vec<(PathBuf, OwnedFd)>>,
 }
 
 /// The same maps, whatever is in them.
@@ -65,14 +95,125 @@ impl PartialEq for SharedMaps {
 impl Eq for SharedMaps {}
 
 impl SharedMaps {
-    /// Empty maps with room for so many prefixes and ports. Errors: EPERM without CAP_BPF and CAP_NET_ADMIN.
-    pub fn new(addresses: u32, ports: u32, snat: Vec<RangeInclusive<u16>>) -> io::Result<Self> {
-        Ok(Self {
+    /// Maps with room for so many prefixes and ports, and in them what is kept of another process. Errors: EPERM without CAP_BPF and
+    /// CAP_NET_ADMIN; InvalidInput if the folder is in no BPF file system.
+    pub fn new(
+        addresses: u32,
+        ports: u32,
+        snat: Vec<RangeInclusive<u16>>,
+        keep: Option<Keep>,
+    ) -> io::Result<Self> {
+        if let Some(keep) = &keep {
+            make_folder(&keep.folder)?;
+        }
+        let kept = |name: &str| keep.as_ref().map(|keep| keep.folder.join(name));
+        let maps = Self {
             addresses: Map::new(MapKind::LongestPrefix, addresses)?,
             ports: Map::new(MapKind::Hash, ports)?,
+            until: only(kept(UNTIL))?,
+            lost: only(kept(LOST))?,
             limits: [addresses, ports],
             snat,
-        })
+            links: Mutex::default(),
+            keep: keep.clone(),
+        };
+        // A copy, since the room for them may be another now.
+        if let Some(old) = kept(ADDRESSES).map(|path| Map::pinned(&path, MapKind::LongestPrefix)) {
+            copy(old, &maps.addresses)?;
+        }
+        if let Some(old) = kept(PORTS).map(|path| Map::pinned(&path, MapKind::Hash)) {
+            copy(old, &maps.ports)?;
+        }
+        maps.renew()?;
+        Ok(maps)
+    }
+
+    /// All prefixes with their flags, and all ports.
+    pub fn contents(&self) -> io::Result<(Vec<Flagged>, Vec<AddressPort>)> {
+        let prefixes = self.addresses.entries()?.into_iter();
+        let ports = self.ports.entries()?.into_iter();
+        let port = |port: Port| {
+            let protocol = Protocol(port.protocol as u8);
+            (from_v6(port.address), protocol, u16::from_be_bytes(port.port))
+        };
+        Ok((
+            prefixes.map(|(p, flags)| (p.unmapped(), flags)).collect(),
+            ports.map(|(key, _)| port(key)).collect(),
+        ))
+    }
+
+    /// From now on, packets that find no socket are withheld from the kernel for so long; not at all if nothing is kept.
+    pub fn renew(&self) -> io::Result<()> {
+        let Some(keep) = &self.keep else { return Ok(()) };
+        let now = clock_gettime(ClockId::Monotonic);
+        let seconds = now.tv_sec as u64 + u64::from(keep.hold.ticks().div_ceil(TICKS_PER_SECOND));
+        self.until.set(0, seconds * 1_000_000_000 + now.tv_nsec as u64)
+    }
+
+    /// How many were, since the maps are kept.
+    pub fn lost(&self) -> io::Result<u64> {
+        self.lost.get(0)
+    }
+
+    /// Names what is to be kept, once every port is open.
+    pub fn keep(&self) -> io::Result<()> {
+        let Some(keep) = &self.keep else { return Ok(()) };
+        let named = [
+            (ADDRESSES, self.addresses.as_fd()),
+            (PORTS, self.ports.as_fd()),
+            (UNTIL, self.until.as_fd()),
+            (LOST, self.lost.as_fd()),
+        ];
+        for (name, map) in named {
+            bpf::pin(map, &keep.folder.join(name))?;
+        }
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        for (path, link) in links.drain(..) {
+            bpf::pin(link.as_fd(), &path)?;
+        }
+        Ok(())
+    }
+
+    /// The link of an interface that another process has left, and how its program runs.
+    pub(crate) fn kept_link(&self, interface: &Interface) -> Option<(XdpMode, OwnedFd)> {
+        for mode in [XdpMode::Native, XdpMode::Generic] {
+            let path = self.link_name(interface, mode)?;
+            let Ok(link) = bpf::pinned(&path) else { continue };
+            // It may be of one that had the name before.
+            if bpf::interface_of(link.as_fd()).is_ok_and(|index| index == interface.index()) {
+                return Some((mode, link));
+            }
+            let _ = fs::remove_file(path);
+        }
+        None
+    }
+
+    /// Notes a new link to keep.
+    pub(crate) fn keep_link(
+        &self,
+        interface: &Interface,
+        mode: XdpMode,
+        link: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        if let Some(path) = self.link_name(interface, mode) {
+            let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+            links.push((path, link.try_clone_to_owned()?));
+        }
+        Ok(())
+    }
+
+    /// Removes the name of a link, which detaches it.
+    pub(crate) fn forget_link(&self, interface: &Interface, mode: XdpMode) {
+        if let Some(path) = self.link_name(interface, mode) {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// Dots are forbidden there, and colons in names of interfaces.
+    fn link_name(&self, interface: &Interface, mode: XdpMode) -> Option<PathBuf> {
+        let folder = &self.keep.as_ref()?.folder;
+        let name = interface.name().replace('.', ":");
+        Some(folder.join(format!("{name}-{}", mode.name())))
     }
 
     /// Most prefixes and ports.
@@ -102,9 +243,64 @@ impl SharedMaps {
 
     /// Loads the program for an interface whose sockets are in the map with this descriptor.
     pub(crate) fn load(&self, sockets: i32) -> io::Result<OwnedFd> {
-        let maps = [self.addresses.number(), self.ports.number(), sockets];
-        bpf::load("sluice_shared", &program(maps, &self.snat))
+        bpf::load(
+            "sluice_shared",
+            &program::program(self.numbers(sockets), &self.snat),
+        )
     }
+
+    fn numbers(&self, sockets: i32) -> program::Maps {
+        program::Maps {
+            addresses: self.addresses.number(),
+            ports: self.ports.number(),
+            sockets,
+            until: self.until.number(),
+            lost: self.lost.number(),
+        }
+    }
+}
+
+/// A prefix and its flags.
+pub type Flagged = ((IpAddr, u8), u32);
+
+/// A port of an address.
+pub type AddressPort = (IpAddr, Protocol, u16);
+
+// Names of maps, which differ from those of all links in having no hyphen. A digit counts the shapes that keys have had.
+const ADDRESSES: &str = "addresses1";
+const PORTS: &str = "ports1";
+const UNTIL: &str = "until1";
+const LOST: &str = "lost1";
+
+/// linux/magic.h.
+const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
+
+fn make_folder(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    if rustix::fs::statfs(folder)?.f_type as u32 == BPF_FS_MAGIC {
+        return Ok(());
+    }
+    let what = format!(
+        "{} is in no BPF file system, as there commonly is one at /sys/fs/bpf (mount -t bpf bpf /sys/fs/bpf)",
+        folder.display()
+    );
+    Err(io::Error::new(io::ErrorKind::InvalidInput, what))
+}
+
+/// The kept array of one value, or a new one.
+fn only(kept: Option<PathBuf>) -> io::Result<Map<u32, u64>> {
+    let kept = kept.map(|path| Map::pinned(&path, MapKind::Array));
+    kept.and_then(Result::ok)
+        .map_or_else(|| Map::new(MapKind::Array, 1), Ok)
+}
+
+/// What is kept, if there is anything, to a new map; what finds no room there is left out.
+fn copy<K: Pod>(kept: io::Result<Map<K>>, new: &Map<K>) -> io::Result<()> {
+    let Ok(kept) = kept else { return Ok(()) };
+    for (key, value) in kept.entries()? {
+        let _ = new.set(key, value);
+    }
+    Ok(())
 }
 
 fn prefix(address: IpAddr, length: u8) -> Prefix {
@@ -123,308 +319,23 @@ const fn port((address, protocol, port): (IpAddr, Protocol, u16)) -> Port {
     }
 }
 
+impl Prefix {
+    fn unmapped(self) -> (IpAddr, u8) {
+        let address = from_v6(self.address);
+        let mapped = if address.is_ipv4() { 96 } else { 0 };
+        (address, self.length.saturating_sub(mapped) as u8)
+    }
+}
+
+fn from_v6(address: [u8; 16]) -> IpAddr {
+    Ipv6Addr::from(address).to_canonical()
+}
+
 const fn mapped_to_v6(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),
     }
-}
-
-/// Places in the program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Label {
-    V4,
-    V6,
-    Decide,
-    Port,
-    Check,
-    Later,
-    IcmpV4,
-    QuoteV4,
-    IcmpV6,
-    Quoted,
-    Unlisted,
-    Source,
-    Steer,
-    Pass,
-    /// Behind a range of SNAT, by its place.
-    NextRange(usize),
-}
-
-/// Instructions, and where their jumps lead.
-#[derive(Default)]
-struct Writer {
-    code: Vec<Instruction>,
-    places: Vec<(Label, usize)>,
-    jumps: Vec<(usize, Label)>,
-}
-
-// Registers. 0 to 5 are lost by a call. 6: the context; 7: behind the IP header; 8: the frame's end; 9: the protocol, and `LATER`.
-const LATER: i32 = 256;
-/// Stack: two keys of `addresses`, a key of `ports`, what `addresses` says of the destination.
-const DST: i16 = -24;
-const SRC: i16 = -48;
-const PORT: i16 = -72;
-const DST_FLAGS: i16 = -80;
-// Loads of 1, 2 and 4 bytes (BPF_LDX | BPF_MEM).
-const LOAD_1: u8 = 0x71;
-const LOAD_2: u8 = 0x69;
-const LOAD_4: u8 = 0x61;
-// Jumps (BPF_JMP): if equal to, not equal to, with a bit of, above an immediate; if above a register; below an immediate.
-const IF_EQ: u8 = 0x15;
-const IF_NE: u8 = 0x55;
-const IF_BITS: u8 = 0x45;
-const IF_ABOVE: u8 = 0x25;
-const IF_BELOW: u8 = 0xa5;
-
-impl Writer {
-    fn put(&mut self, opcode: u8, dst: u8, src: u8, offset: i16, immediate: i32) {
-        self.code.push(instruction(opcode, dst, src, offset, immediate));
-    }
-
-    fn place(&mut self, label: Label) {
-        self.places.push((label, self.code.len()));
-    }
-
-    fn jump(&mut self, opcode: u8, register: u8, immediate: i32, to: Label) {
-        self.jumps.push((self.code.len(), to));
-        self.put(opcode, register, 0, 0, immediate);
-    }
-
-    fn go(&mut self, to: Label) {
-        self.jump(0x05, 0, 0, to);
-    }
-
-    fn load(&mut self, opcode: u8, dst: u8, src: u8, offset: i16) {
-        self.put(opcode, dst, src, offset, 0);
-    }
-
-    /// To a register what is on the stack, 8 bytes.
-    fn recall(&mut self, register: u8, offset: i16) {
-        self.put(0x79, register, 10, offset, 0);
-    }
-
-    /// Leads elsewhere unless the frame has so many bytes from the one that `register` points at.
-    fn need(&mut self, register: u8, bytes: i32, or: Label) {
-        self.put(0xbf, 3, register, 0, 0);
-        self.put(0x07, 3, 0, 0, bytes);
-        self.jumps.push((self.code.len(), or));
-        self.put(0x2d, 3, 8, 0, 0);
-    }
-
-    /// Copies words of the frame, from `register` and `offset`, to the stack.
-    fn copy(&mut self, register: u8, offset: i16, to: i16, words: i16) {
-        for word in 0..words {
-            self.load(LOAD_4, 4, register, offset + 4 * word);
-            self.put(0x63, 10, 4, to + 4 * word, 0);
-        }
-    }
-
-    /// On the stack: the first 96 bits of a mapped address.
-    fn map_v4(&mut self, to: i16) {
-        self.put(0x62, 10, 0, to, 0);
-        self.put(0x62, 10, 0, to + 4, 0);
-        // The bytes 0, 0, 255, 255.
-        self.put(0x62, 10, 0, to + 8, -65_536);
-    }
-
-    /// r0: where the value of a key on the stack is, or null.
-    fn look_up(&mut self, map: i32, key: i16) {
-        self.put(0x18, 1, 1, 0, map);
-        self.put(0x00, 0, 0, 0, 0);
-        self.put(0xbf, 2, 10, 0, 0);
-        self.put(0x07, 2, 0, 0, i32::from(key));
-        self.put(0x85, 0, 0, 0, 1);
-    }
-
-    fn finish(mut self) -> Vec<Instruction> {
-        for (at, label) in self.jumps {
-            let place = self.places.iter().find(|(l, _)| *l == label);
-            // Every label has a place, and the program far fewer than 32,768 instructions: the kernel refuses another one.
-            let to = place.map_or(self.code.len(), |(_, to)| *to);
-            self.code[at].offset = (to as isize - at as isize - 1) as i16;
-        }
-        self.code
-    }
-}
-
-const PROTOCOLS: [i32; 3] = [6, 17, 132];
-
-/// The program. A test holds it to `xdp_shared.disasm`.
-fn program([addresses, ports, sockets]: [i32; 3], snat: &[RangeInclusive<u16>]) -> Vec<Instruction> {
-    let mut w = Writer::default();
-    let be = |number: u16| i32::from(number.to_be());
-    // The frame, its end, its destination and type.
-    w.put(0xbf, 6, 1, 0, 0);
-    w.load(LOAD_4, 2, 1, 0);
-    w.load(LOAD_4, 8, 1, 4);
-    w.need(2, 14, Label::Pass);
-    w.load(LOAD_1, 4, 2, 0);
-    w.jump(IF_BITS, 4, 1, Label::Pass);
-    w.put(0x62, 10, 0, DST, 128);
-    w.put(0x62, 10, 0, SRC, 128);
-    w.load(LOAD_2, 4, 2, 12);
-    w.jump(IF_EQ, 4, be(0x0800), Label::V4);
-    w.jump(IF_EQ, 4, be(0x86dd), Label::V6);
-    w.go(Label::Pass);
-
-    w.place(Label::V4);
-    w.need(2, 34, Label::Pass);
-    w.map_v4(SRC + 4);
-    w.copy(2, 26, SRC + 16, 1);
-    w.map_v4(DST + 4);
-    w.copy(2, 30, DST + 16, 1);
-    w.load(LOAD_1, 9, 2, 23);
-    // The header's length.
-    w.load(LOAD_1, 4, 2, 14);
-    w.put(0x57, 4, 0, 0, 15);
-    w.jump(IF_BELOW, 4, 5, Label::Pass);
-    w.put(0x67, 4, 0, 0, 2);
-    w.put(0xbf, 7, 2, 0, 0);
-    w.put(0x07, 7, 0, 0, 14);
-    w.put(0x0f, 7, 4, 0, 0);
-    // A later fragment: its offset is not 0.
-    w.load(LOAD_2, 4, 2, 20);
-    w.put(0x57, 4, 0, 0, be(0x1fff));
-    w.jump(IF_EQ, 4, 0, Label::Decide);
-    w.put(0x47, 9, 0, 0, LATER);
-    w.go(Label::Decide);
-
-    w.place(Label::V6);
-    w.need(2, 54, Label::Pass);
-    w.copy(2, 22, SRC + 4, 4);
-    w.copy(2, 38, DST + 4, 4);
-    w.load(LOAD_1, 9, 2, 20);
-    w.put(0xbf, 7, 2, 0, 0);
-    w.put(0x07, 7, 0, 0, 54);
-    // A fragment header, of which only one that comes first is looked at.
-    w.jump(IF_NE, 9, 44, Label::Decide);
-    w.need(2, 62, Label::Pass);
-    w.load(LOAD_1, 9, 2, 54);
-    w.put(0x07, 7, 0, 0, 8);
-    w.load(LOAD_2, 4, 2, 56);
-    w.put(0x57, 4, 0, 0, be(0xfff8));
-    w.jump(IF_EQ, 4, 0, Label::Decide);
-    w.put(0x47, 9, 0, 0, LATER);
-
-    w.place(Label::Decide);
-    w.look_up(addresses, DST);
-    // r1: its flags, or 0.
-    w.put(0xb7, 1, 0, 0, 0);
-    w.put(0x15, 0, 0, 1, 0);
-    w.load(LOAD_4, 1, 0, 0);
-    w.put(0x7b, 10, 1, DST_FLAGS, 0);
-    w.jump(IF_EQ, 9, 58, Label::IcmpV6);
-    w.jump(IF_BITS, 1, TO as i32, Label::Steer);
-    w.jump(IF_BITS, 9, LATER, Label::Later);
-    for protocol in PROTOCOLS {
-        w.jump(IF_EQ, 9, protocol, Label::Port);
-    }
-    w.jump(IF_EQ, 9, 1, Label::IcmpV4);
-    w.go(Label::Unlisted);
-
-    // r4: the destination port.
-    w.place(Label::Port);
-    w.need(7, 4, Label::Pass);
-    w.load(LOAD_2, 4, 7, 2);
-
-    w.place(Label::Check);
-    w.recall(1, DST_FLAGS);
-    w.put(0x57, 1, 0, 0, (PARTLY | OWN) as i32);
-    w.jump(IF_EQ, 1, 0, Label::Source);
-    w.put(0x6b, 10, 9, PORT + 16, 0);
-    w.put(0x6b, 10, 4, PORT + 18, 0);
-    for word in 0..4 {
-        w.load(LOAD_4, 5, 10, DST + 4 + 4 * word);
-        w.put(0x63, 10, 5, PORT + 4 * word, 0);
-    }
-    // SNAT's ports are the node's own addresses'; in this machine's byte order.
-    w.put(0x57, 1, 0, 0, OWN as i32);
-    w.put(0x15, 1, 0, snat_length(snat), 0);
-    w.put(0xdc, 4, 0, 0, 16);
-    for (nth, range) in snat.iter().enumerate() {
-        w.jump(IF_BELOW, 4, i32::from(*range.start()), Label::NextRange(nth));
-        w.jump(IF_ABOVE, 4, i32::from(*range.end()), Label::NextRange(nth));
-        w.go(Label::Steer);
-        w.place(Label::NextRange(nth));
-    }
-    w.look_up(ports, PORT);
-    w.jump(IF_NE, 0, 0, Label::Steer);
-
-    w.place(Label::Unlisted);
-    w.recall(1, DST_FLAGS);
-    w.jump(IF_BITS, 1, OWN as i32, Label::Pass);
-
-    w.place(Label::Source);
-    w.look_up(addresses, SRC);
-    w.jump(IF_EQ, 0, 0, Label::Pass);
-    w.load(LOAD_4, 1, 0, 0);
-    w.jump(IF_BITS, 1, FROM as i32, Label::Steer);
-
-    w.place(Label::Pass);
-    w.put(0xb7, 0, 0, 0, 2);
-    w.put(0x95, 0, 0, 0, 0);
-
-    w.place(Label::Steer);
-    w.load(LOAD_4, 2, 6, 16);
-    w.put(0x18, 1, 1, 0, sockets);
-    w.put(0x00, 0, 0, 0, 0);
-    w.put(0xb7, 3, 0, 0, 2);
-    w.put(0x85, 0, 0, 0, 51);
-    w.put(0x95, 0, 0, 0, 0);
-
-    // A node's own address has later fragments of both: those from endpoints are taken for Services'.
-    w.place(Label::Later);
-    w.jump(IF_BITS, 1, PARTLY as i32, Label::Steer);
-    w.go(Label::Source);
-
-    // Destination unreachable, time exceeded, parameter problem (RFC 792).
-    w.place(Label::IcmpV4);
-    w.need(7, 8 + 20, Label::Unlisted);
-    w.load(LOAD_1, 4, 7, 0);
-    w.jump(IF_EQ, 4, 3, Label::QuoteV4);
-    w.jump(IF_EQ, 4, 11, Label::QuoteV4);
-    w.jump(IF_NE, 4, 12, Label::Unlisted);
-    w.place(Label::QuoteV4);
-    w.copy(7, 8 + 16, SRC + 16, 1);
-    w.load(LOAD_1, 9, 7, 8 + 9);
-    w.load(LOAD_1, 4, 7, 8);
-    w.put(0x57, 4, 0, 0, 15);
-    w.put(0x67, 4, 0, 0, 2);
-    w.put(0x07, 7, 0, 0, 8);
-    w.put(0x0f, 7, 4, 0, 0);
-    w.go(Label::Quoted);
-
-    // Never neighbour discovery (RFC 4861 §4: types 133 to 137), whatever the address.
-    w.place(Label::IcmpV6);
-    w.need(7, 1, Label::Pass);
-    w.load(LOAD_1, 4, 7, 0);
-    w.put(0xbf, 5, 4, 0, 0);
-    w.put(0x17, 5, 0, 0, 133);
-    w.jump(IF_BELOW, 5, 5, Label::Pass);
-    w.jump(IF_BITS, 1, TO as i32, Label::Steer);
-    // Errors (RFC 4443 §2.1: those that exist are types 1 to 4).
-    w.put(0x17, 4, 0, 0, 1);
-    w.jump(IF_ABOVE, 4, 3, Label::Unlisted);
-    w.need(7, 8 + 40, Label::Unlisted);
-    w.copy(7, 8 + 24, SRC + 4, 4);
-    w.load(LOAD_1, 9, 7, 8 + 6);
-    w.put(0x07, 7, 0, 0, 8 + 40);
-
-    // r4: the port it came from. The endpoint it went to is in the place of the source.
-    w.place(Label::Quoted);
-    w.need(7, 4, Label::Unlisted);
-    w.load(LOAD_2, 4, 7, 0);
-    for protocol in PROTOCOLS {
-        w.jump(IF_EQ, 9, protocol, Label::Check);
-    }
-    w.go(Label::Unlisted);
-    w.finish()
-}
-
-/// Instructions that the ranges and the turn of the port take.
-const fn snat_length(snat: &[RangeInclusive<u16>]) -> i16 {
-    1 + 3 * snat.len() as i16
 }
 
 #[cfg(test)]

@@ -88,9 +88,19 @@ impl Gateway {
 
     /// Another process takes its place, once it has ended by this signal: control has not spoken to it yet.
     pub(crate) fn replace(&mut self, signal: Signal) {
+        self.end(signal);
+        self.start_again();
+    }
+
+    /// Ends the process.
+    pub(crate) fn end(&mut self, signal: Signal) {
         let pid = Pid::from_child(&self.process);
         kill_process(pid, signal).unwrap();
         self.process.wait().unwrap();
+    }
+
+    /// Another process, with the config that lies there.
+    pub(crate) fn start_again(&mut self) {
         (self.process, self.control) = run(self.host, &self.log);
     }
 
@@ -100,6 +110,28 @@ impl Gateway {
         kill_process(pid, Signal::STOP).unwrap();
         act();
         kill_process(pid, Signal::CONT).unwrap();
+    }
+
+    /// What a second process with the same config, but for a channel of its own, says while it cannot start.
+    pub(crate) fn refused_beside(&self) -> String {
+        let config = fs::read_to_string(path(self.host, "yaml")).unwrap();
+        let other = path(self.host, "beside.yaml");
+        let (sock, beside) = (path(self.host, "sock"), path(self.host, "beside.sock"));
+        fs::write(&other, config.replace(&sock, &beside)).unwrap();
+        let mut command = self
+            .host
+            .command(env!("CARGO_BIN_EXE_sluice-dataplane"), &["--config", &other]);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        assert!(!output.status.success(), "two processes on one interface");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// Changes the config for processes that start from now on.
+    pub(crate) fn reconfigure(&self, from: &str, to: &str) {
+        let file = path(self.host, "yaml");
+        let config = fs::read_to_string(&file).unwrap();
+        assert!(config.contains(from), "{from}");
+        fs::write(file, config.replace(from, to)).unwrap();
     }
 
     /// What the present process has said.

@@ -31,6 +31,7 @@ mod kernel;
 mod mtu;
 mod node;
 mod shared;
+mod takeover;
 mod testpmd;
 mod memif;
 mod memif_speed;

@@ -19,14 +19,14 @@ use crate::host::Host;
 use crate::sandbox::{run, sandboxed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(180);
-const SOON: Duration = Duration::from_secs(20);
-const CONFIG: &str = "
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const CONFIG: &str = "
 node: {addresses: [192.0.2.2]}
 ports:
 - {name: uplink0, driver: af_xdp, mode: shared, interface: uplink0, addresses: [192.0.2.2/24], attach: ATTACH}
 - {name: pods0, driver: af_xdp, mode: shared, interface: pods0, addresses: [10.244.0.1/24], attach: ATTACH}
 ";
-const TABLES: &str = "
+pub(crate) const TABLES: &str = "
 put service echo tcp
 put cluster-ip echo 10.96.0.10:7
 put node-port echo 30080
@@ -39,7 +39,7 @@ const CONNECTIONS: usize = 24;
 const BYTES: usize = 100_000;
 
 /// A cable of so many queues each way.
-fn cable(queues: u8, (a, a_name): (Host, &str), (b, b_name): (Host, &str), b_address: &str) {
+pub(crate) fn cable(queues: u8, (a, a_name): (Host, &str), (b, b_name): (Host, &str), b_address: &str) {
     let n = queues.to_string();
     let queues = ["numrxqueues", &n, "numtxqueues", &n];
     let here = ["link", "add", a_name, "netns", a.0];
@@ -51,7 +51,7 @@ fn cable(queues: u8, (a, a_name): (Host, &str), (b, b_name): (Host, &str), b_add
     b.ip(&format!("addr add {b_address} dev {b_name}"));
 }
 
-fn serve(host: Host, address: &str, answer: u8) {
+pub(crate) fn serve(host: Host, address: &str, answer: u8) {
     let address: SocketAddr = address.parse().unwrap();
     let listener = host.enter(move || TcpListener::bind(address).unwrap());
     host.spawn(move || {
@@ -71,7 +71,7 @@ fn echo(mut stream: TcpStream, who: u8) {
 }
 
 /// A connection, and who is at the other side.
-fn connect(address: &str) -> (TcpStream, u8) {
+pub(crate) fn connect(address: &str) -> (TcpStream, u8) {
     let mut stream = TcpStream::connect_timeout(&address.parse().unwrap(), SOON)
         .unwrap_or_else(|error| panic!("{address}: {error}"));
     stream.set_read_timeout(Some(SOON)).unwrap();
@@ -81,7 +81,7 @@ fn connect(address: &str) -> (TcpStream, u8) {
 }
 
 /// `CONNECTIONS`, each a whole exchange with the one who should answer.
-fn exchange(client: Host, address: &'static str, answer: u8) {
+pub(crate) fn exchange(client: Host, address: &'static str, answer: u8) {
     client.enter(move || {
         for _ in 0..CONNECTIONS {
             let (mut stream, who) = connect(address);
@@ -95,7 +95,7 @@ fn exchange(client: Host, address: &'static str, answer: u8) {
     });
 }
 
-fn has_program(gateway: Host, name: &str) -> bool {
+pub(crate) fn has_program(gateway: Host, name: &str) -> bool {
     run("ip", &["-n", gateway.0, "link", "show", name]).contains("xdp")
 }
 
@@ -169,9 +169,9 @@ fn beside_the_kernel(queues: u8, attach: &str) {
 }
 
 /// As another user than root there is no bpf(2).
-fn as_root(name: &str, queues: u8, attach: &str) {
+pub(crate) fn as_root(name: &str, body: impl FnOnce()) {
     if rustix::process::geteuid().is_root() {
-        sandboxed(name, LIMIT, || beside_the_kernel(queues, attach));
+        sandboxed(name, LIMIT, body);
     } else {
         eprintln!("SKIPPED {name}: not root, and a user namespace has no bpf(2)");
     }
@@ -179,33 +179,24 @@ fn as_root(name: &str, queues: u8, attach: &str) {
 
 #[test]
 fn the_kernel_and_services_share_interfaces_of_one_queue() {
-    as_root(
-        "shared::the_kernel_and_services_share_interfaces_of_one_queue",
-        1,
-        "native",
-    );
+    let name = "shared::the_kernel_and_services_share_interfaces_of_one_queue";
+    as_root(name, || beside_the_kernel(1, "native"));
 }
 
 #[test]
 fn the_kernel_and_services_share_interfaces_of_one_queue_by_the_generic_path() {
     let name = "shared::the_kernel_and_services_share_interfaces_of_one_queue_by_the_generic_path";
-    as_root(name, 1, "generic");
+    as_root(name, || beside_the_kernel(1, "generic"));
 }
 
 #[test]
 fn the_kernel_and_services_share_interfaces_of_two_queues() {
-    as_root(
-        "shared::the_kernel_and_services_share_interfaces_of_two_queues",
-        2,
-        "native",
-    );
+    let name = "shared::the_kernel_and_services_share_interfaces_of_two_queues";
+    as_root(name, || beside_the_kernel(2, "native"));
 }
 
 #[test]
 fn the_kernel_and_services_share_interfaces_of_four_queues() {
-    as_root(
-        "shared::the_kernel_and_services_share_interfaces_of_four_queues",
-        4,
-        "native",
-    );
+    let name = "shared::the_kernel_and_services_share_interfaces_of_four_queues";
+    as_root(name, || beside_the_kernel(4, "native"));
 }

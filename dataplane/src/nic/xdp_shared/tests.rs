@@ -4,8 +4,9 @@ use std::os::fd::AsFd as _;
 
 use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, VlanId, icmpv4, icmpv6};
 
-use super::super::bpf::test_run;
+use super::super::bpf::{instruction, test_run};
 use super::super::xdp_program::{listed, written};
+use super::program::program;
 use super::*;
 
 const MACS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
@@ -17,6 +18,7 @@ const POD: [u8; 4] = [10, 244, 0, 5];
 /// The kernel's own path; the program's other verdict, which tests have it say instead of giving a frame to a socket.
 const PASS: u32 = 2;
 const TAKEN: u32 = 1;
+const DROP: u32 = 1;
 
 fn v6(last: u8) -> [u8; 16] {
     let mut address = [0; 16];
@@ -121,7 +123,7 @@ fn to_group(mut frame: Vec<u8>) -> Vec<u8> {
 #[cfg_attr(miri, ignore = "asks the kernel")]
 fn services_frames_are_taken_and_all_others_are_the_kernels() {
     let snat = vec![20_000..=20_999, 61_000..=61_999];
-    let maps = match SharedMaps::new(64, 64, snat.clone()) {
+    let maps = match SharedMaps::new(64, 64, snat.clone(), None) {
         Ok(maps) => maps,
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
             use std::io::Write as _;
@@ -135,10 +137,7 @@ fn services_frames_are_taken_and_all_others_are_the_kernels() {
     };
     fill(&maps);
     let sockets = Map::<u32>::new(MapKind::Sockets, 1).unwrap();
-    let mut code = program(
-        [maps.addresses.number(), maps.ports.number(), sockets.number()],
-        &snat,
-    );
+    let mut code = program(maps.numbers(sockets.number()), &snat);
     // A map without sockets gives the verdict that the program asks it to: so one that is seen.
     for at in 1..code.len() {
         if code[at] == instruction(0x85, 0, 0, 0, 51) {
@@ -254,9 +253,38 @@ fn services_frames_are_taken_and_all_others_are_the_kernels() {
     }
 }
 
+/// A map with no socket in it, and who gets a frame for one.
+#[test]
+#[cfg_attr(miri, ignore = "asks the kernel")]
+fn frames_without_a_socket_are_withheld_from_the_kernel_and_counted_for_as_long_as_was_said() {
+    let maps = match SharedMaps::new(64, 64, Vec::new(), None) {
+        Ok(maps) => maps,
+        Err(error) => return println!("SKIPPED: bpf(2) is not for us here: {error}"),
+    };
+    fill(&maps);
+    let sockets = Map::<u32>::new(MapKind::Sockets, 1).unwrap();
+    let program = maps.load(sockets.number()).unwrap();
+    let run = |frame: &[u8]| test_run(program.as_fd(), frame).unwrap();
+    let (services, kernels) = (tcp(CLIENT, NODE, (4000, 30080)), tcp(CLIENT, NODE, (4000, 22)));
+    assert_eq!((run(&services), run(&kernels)), (PASS, PASS), "nothing was said");
+    maps.until.set(0, u64::MAX).unwrap();
+    assert_eq!((run(&services), run(&kernels)), (DROP, PASS));
+    assert_eq!(maps.lost().unwrap(), 1);
+    maps.until.set(0, 1).unwrap();
+    assert_eq!((run(&services), run(&kernels)), (PASS, PASS), "long ago");
+    assert_eq!(maps.lost().unwrap(), 1);
+}
+
 #[test]
 fn the_instructions_are_those_of_the_listing() {
-    // The program with map descriptors 7, 8, 9 and one range, as llvm-mc prints its bytes.
-    let program = written(&program([7, 8, 9], &[20_000..=20_999]));
+    // The program with these map descriptors and one range, as llvm-mc prints its bytes.
+    let maps = program::Maps {
+        addresses: 7,
+        ports: 8,
+        sockets: 9,
+        until: 10,
+        lost: 11,
+    };
+    let program = written(&program(maps, &[20_000..=20_999]));
     assert_eq!(program, listed(include_str!("../xdp_shared.disasm")));
 }

@@ -198,7 +198,8 @@ impl Dataplane {
             maps.keep().map_err(resources(
                 "names of programs that outlive the process (shared.folder)",
             ))?;
-            let ports = SharedPorts::new(maps).map_err(resources("maps of shared interfaces"))?;
+            let ports = SharedPorts::new(maps, config.flows.timeouts.longest())
+                .map_err(resources("maps of shared interfaces"))?;
             if let Some(folder) = &config.shared.folder {
                 let [prefixes, ports] = ports.used();
                 log::info!(

@@ -3,7 +3,8 @@
 //!
 //! Takes  records and the node's own addresses.
 //! Gives  prefixes with flags, and ports: what is new before the workers take a new table, what has gone after all took it, so that
-//!        at no time a frontend is nobody's.
+//!        at no time a frontend is nobody's. What has gone drains: connections that are open go on (CT-2), for as long as a flow may
+//!        be idle, or until there is no room for what is newer.
 //! Never  decides what becomes of a packet: a worker that gets one too many hands it on as any other.
 //!
 //! Each update goes over all records, some milliseconds for ten thousand: the steward's time, not the packets'.
@@ -16,18 +17,19 @@ use std::sync::Arc;
 use crate::addr::{Protocol, V4, V6};
 use crate::channel::record::{FrontendKind, NetworkKind, Record};
 use crate::network::Network;
-use crate::nic::xdp_shared::{FROM, OWN, PARTLY, SharedMaps, TO};
+use crate::nic::xdp_shared::{AddressPort, DRAINING, FROM, OWN, PARTLY, SERVED, SharedMaps, TO};
 use crate::tables::Tables;
+use crate::tick::{TICKS_PER_SECOND, Tick};
 
 type Prefix = (IpAddr, u8);
-type Port = (IpAddr, Protocol, u16);
 
 /// What the maps should hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Wanted {
     /// Each prefix's own flags.
     prefixes: BTreeMap<Prefix, u32>,
-    ports: BTreeSet<Port>,
+    /// What is said of each.
+    ports: BTreeMap<AddressPort, u32>,
 }
 
 impl Wanted {
@@ -47,13 +49,13 @@ impl Wanted {
                 Record::Frontend(f) if f.kind == FrontendKind::NodePort => {
                     let family = own.iter().filter(|a| a.is_ipv4() == f.address.is_ipv4());
                     let ports = family.filter(|a| answers(a)).map(|&a| (a, f.protocol, f.port));
-                    wanted.ports.extend(ports);
+                    wanted.ports.extend(ports.map(|port| (port, SERVED)));
                 }
                 Record::Frontend(f) if f.kind == FrontendKind::ClusterIp => {
                     wanted.flag(whole(f.address), TO);
                 }
                 Record::Frontend(f) => {
-                    wanted.ports.insert((f.address, f.protocol, f.port));
+                    wanted.ports.insert((f.address, f.protocol, f.port), SERVED);
                     if !own.contains(&f.address) {
                         wanted.flag(whole(f.address), PARTLY);
                     }
@@ -85,7 +87,46 @@ impl Wanted {
         for (prefix, flags) in &other.prefixes {
             self.flag(*prefix, *flags);
         }
-        self.ports.extend(&other.ports);
+        for (&port, &says) in &other.ports {
+            let of_both = self.ports.entry(port).or_insert(says);
+            *of_both = says.min(*of_both);
+        }
+    }
+
+    fn subtract(&mut self, other: &Self) {
+        self.ports.retain(|port, _| !other.ports.contains_key(port));
+        self.prefixes.retain(|prefix, flags| {
+            *flags &= !other.prefixes.get(prefix).copied().unwrap_or_default();
+            *flags != 0
+        });
+    }
+
+    /// What of this is not in `newer` and need not end with it: connections by TCP, endpoints and addresses that are not the node's.
+    fn draining(&self, newer: &Self) -> Self {
+        let flags = |(&prefix, &flags): (&Prefix, &u32)| {
+            let left = flags & !OWN & !newer.around(prefix);
+            (left != 0 && flags & OWN == 0).then_some((prefix, left))
+        };
+        let ports = self.ports.keys().filter(|port| port.1 == Protocol::TCP);
+        let gone = ports.filter(|port| !newer.ports.contains_key(port));
+        Self {
+            prefixes: self.prefixes.iter().filter_map(flags).collect(),
+            ports: gone.map(|&port| (port, DRAINING)).collect(),
+        }
+    }
+
+    /// The flags that packets of a prefix have.
+    fn around(&self, (address, length): Prefix) -> u32 {
+        let Ok(net) = ipnet::IpNet::new(address, length) else {
+            return 0;
+        };
+        let wider = std::iter::successors(Some(net), ipnet::IpNet::supernet);
+        let flags = wider.filter_map(|net| self.prefixes.get(&(net.network(), net.prefix_len())));
+        flags.fold(0, |all, flags| all | flags)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.prefixes.is_empty() && self.ports.is_empty()
     }
 
     /// Each prefix with the flags of all wider ones, as the longest alone is asked. The node's own addresses are only that: no
@@ -119,6 +160,9 @@ fn contains((wide, length): Prefix, (address, longer): Prefix) -> bool {
     longer >= length && ipnet::IpNet::new(wide, length).is_ok_and(|net| net.contains(&address))
 }
 
+/// Between two looks at what has drained.
+const LOOK: u32 = 60 * TICKS_PER_SECOND;
+
 /// The maps, and what is in them.
 #[derive(Debug)]
 pub struct SharedPorts {
@@ -127,15 +171,23 @@ pub struct SharedPorts {
     held: Wanted,
     /// What the newest tables mean.
     wanted: Wanted,
+    /// What any tables mean that a worker may have.
+    in_use: Wanted,
+    /// What older ones meant, by when it is forgotten.
+    draining: BTreeMap<Tick, Wanted>,
+    /// How long, in ticks; and when it was last looked for what is over.
+    drain: u32,
+    looked: Tick,
     /// What found no room. It is tried again with every update.
-    missing: (BTreeSet<Prefix>, BTreeSet<Port>),
+    missing: (BTreeSet<Prefix>, BTreeSet<AddressPort>),
     /// Packets that were withheld so far.
     lost: u64,
 }
 
 impl SharedPorts {
-    /// For maps that are empty, or hold what another process meant: that stays until the first update. Errors: as of bpf(2).
-    pub fn new(maps: Arc<SharedMaps>) -> io::Result<Self> {
+    /// For maps that are empty, or hold what another process meant: that stays until the first update. What is gone drains for
+    /// `drain` ticks. Errors: as of bpf(2).
+    pub fn new(maps: Arc<SharedMaps>, drain: u32) -> io::Result<Self> {
         let (prefixes, ports) = maps.contents()?;
         let held = Wanted {
             prefixes: prefixes.into_iter().collect(),
@@ -143,15 +195,27 @@ impl SharedPorts {
         };
         Ok(Self {
             maps,
+            in_use: held.clone(),
             held,
             wanted: Wanted::default(),
+            draining: BTreeMap::new(),
+            drain,
+            looked: Tick(0),
             missing: Default::default(),
             lost: 0,
         })
     }
 
     /// Has the programs withhold Services' packets should this process end; gives how many were withheld since the last call.
-    pub fn renew(&mut self) -> u64 {
+    pub fn renew(&mut self, now: Tick) -> u64 {
+        if now.since(self.looked) >= LOOK {
+            self.looked = now;
+            let before = self.draining.len();
+            self.draining.retain(|&end, _| now.since(end) == 0);
+            if self.draining.len() < before {
+                self.write();
+            }
+        }
         // They could only fail for want of memory that the kernel has long had.
         let _ = self.maps.renew();
         let lost = self.maps.lost().unwrap_or(self.lost);
@@ -160,17 +224,32 @@ impl SharedPorts {
 
     /// Before workers take `tables`: adds what they mean.
     pub fn extend(&mut self, records: impl Iterator<Item = Record>, tables: &Tables, network: &Network) {
-        self.wanted = Wanted::of(records, tables, network);
-        let mut both = self.held.clone();
-        both.add(&self.wanted);
-        self.write(both);
+        self.mean(Wanted::of(records, tables, network));
     }
 
-    /// After all workers took the newest tables: removes what only older ones meant.
-    pub fn settle(&mut self) {
-        if self.held != self.wanted || self.missing() > 0 {
-            self.write(self.wanted.clone());
+    fn mean(&mut self, wanted: Wanted) {
+        for older in self.draining.values_mut() {
+            older.subtract(&wanted);
         }
+        self.in_use.add(&wanted);
+        self.wanted = wanted;
+        self.write();
+    }
+
+    /// After all workers took the newest tables: lets drain what only older ones meant.
+    pub fn settle(&mut self, now: Tick) {
+        if self.in_use == self.wanted && self.missing() == 0 {
+            return;
+        }
+        let mut known = self.wanted.clone();
+        self.draining.values().for_each(|older| known.add(older));
+        let gone = self.in_use.draining(&known);
+        self.in_use = self.wanted.clone();
+        if !gone.is_empty() {
+            let end = Tick(now.0.wrapping_add(self.drain));
+            self.draining.entry(end).or_default().add(&gone);
+        }
+        self.write();
     }
 
     /// Frontends and endpoints that found no room, and are left to the kernel.
@@ -189,10 +268,29 @@ impl SharedPorts {
         [prefixes - self.missing.0.len(), ports - self.missing.1.len()]
     }
 
-    fn write(&mut self, new: Wanted) {
+    /// What is in use, and what drains, as far as there is room.
+    fn write(&mut self) {
+        let mut all = self.in_use.clone();
+        self.draining.values().for_each(|older| all.add(older));
+        self.try_write(all);
+        if self.missing() > 0 && !self.draining.is_empty() {
+            self.draining.clear();
+            log::warn!(
+                "no room in the maps of shared interfaces: connections of deleted frontends are left to the kernel"
+            );
+            self.try_write(self.in_use.clone());
+        }
+    }
+
+    fn try_write(&mut self, new: Wanted) {
         let (old, flags) = (self.held.inherited(), new.inherited());
         // First, so that there is room; what is missing is not there to be removed.
-        for port in self.held.ports.difference(&new.ports) {
+        for port in self
+            .held
+            .ports
+            .keys()
+            .filter(|port| !new.ports.contains_key(port))
+        {
             let _ = self.maps.remove_port(*port);
         }
         for prefix in old.keys().filter(|prefix| !flags.contains_key(prefix)) {
@@ -206,9 +304,9 @@ impl SharedPorts {
                 self.missing.0.insert(prefix);
             }
         }
-        for port in &new.ports {
-            if (ports.contains(port) || !self.held.ports.contains(port)) && self.maps.set_port(*port).is_err()
-            {
+        for (port, says) in &new.ports {
+            let known = self.held.ports.get(port) == Some(says) && !ports.contains(port);
+            if !known && self.maps.set_port(*port, *says).is_err() {
                 self.missing.1.insert(*port);
             }
         }
@@ -217,67 +315,4 @@ impl SharedPorts {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn prefix(text: &str) -> Prefix {
-        let net: ipnet::IpNet = text.parse().unwrap();
-        (net.network(), net.prefix_len())
-    }
-
-    #[test]
-    fn a_longer_prefix_has_the_flags_of_those_around_it_and_an_own_address_only_that() {
-        let mut wanted = Wanted::default();
-        for (text, flag) in [
-            ("10.0.0.0/8", FROM),
-            ("10.96.0.0/16", TO),
-            ("10.96.0.1/32", PARTLY),
-            ("10.97.0.1/32", OWN),
-            ("10.98.0.1/32", PARTLY),
-            ("11.0.0.1/32", TO),
-            ("::/0", FROM),
-        ] {
-            wanted.flag(prefix(text), flag);
-        }
-        let all = wanted.inherited();
-        for (text, flags) in [
-            ("10.0.0.0/8", FROM),
-            ("10.96.0.0/16", FROM | TO),
-            ("10.96.0.1/32", FROM | TO | PARTLY),
-            ("10.97.0.1/32", OWN),
-            ("10.98.0.1/32", FROM | PARTLY),
-            ("11.0.0.1/32", TO),
-            ("::/0", FROM),
-        ] {
-            assert_eq!(all[&prefix(text)], flags, "{text}");
-        }
-    }
-
-    #[test]
-    fn what_found_no_room_is_counted_and_has_it_once_something_else_is_gone() {
-        let maps = match SharedMaps::new(2, 1, Vec::new(), None) {
-            Ok(maps) => Arc::new(maps),
-            Err(error) => return println!("SKIPPED: bpf(2) is not for us here: {error}"),
-        };
-        let mut ports = SharedPorts::new(maps).unwrap();
-        let mut first = Wanted::default();
-        for text in ["10.96.0.1/32", "10.96.0.2/32", "10.96.0.3/32"] {
-            first.flag(prefix(text), TO);
-        }
-        let port = |port| (IpAddr::from([192, 0, 2, 1]), Protocol::TCP, port);
-        first.ports.extend([port(80), port(443)]);
-        ports.write(first.clone());
-        assert_eq!((ports.used(), ports.missing()), ([2, 1], 2));
-
-        let mut second = Wanted::default();
-        second.flag(prefix("10.96.0.3/32"), TO);
-        second.ports.insert(port(443));
-        // As with any update: first all that either wants, then what is wanted.
-        first.add(&second);
-        ports.write(first);
-        assert_eq!(ports.missing(), 2);
-        ports.wanted = second;
-        ports.settle();
-        assert_eq!((ports.used(), ports.missing()), ([1, 1], 0));
-    }
-}
+mod tests;

@@ -144,7 +144,7 @@ impl Steward {
         let Some((ports, _)) = &mut self.shared_ports else {
             return;
         };
-        let lost = ports.renew();
+        let lost = ports.renew(Tick::now());
         let ([prefixes, used], [most_prefixes, most]) = (ports.used(), ports.limits());
         for (id, value) in [
             (CounterId::SHARED_PREFIXES_USED, prefixes as u64),
@@ -372,7 +372,7 @@ impl Steward {
         {
             #[cfg(feature = "nic")]
             if let Some((ports, _)) = &mut self.shared_ports {
-                ports.settle();
+                ports.settle(Tick::now());
             }
             self.server.ack(generation);
             self.unacknowledged = None;

@@ -16,7 +16,7 @@ use crate::nic::netmap::name::PortName;
 use crate::nic::open::{self, DriverSpec, PortSpec, ZeroCopy};
 use crate::nic::overhear::Overhear;
 use crate::nic::pcap::PcapSpec;
-use crate::nic::xdp_shared::{Keep, SharedMaps};
+use crate::nic::xdp_shared::{Keep, SharedMaps, Sharing};
 use crate::nic::xdp_socket::Umem;
 use crate::nic::{Driver, FrameMemory, vlan};
 
@@ -54,7 +54,7 @@ pub(super) fn open_ports(
             drivers[i] = Some(driver);
             continue;
         }
-        let vlans: Vec<_> = sharing.iter().map(|(_, p)| p.vlan.unwrap_or(0)).collect();
+        let vlans = vlans(config, &port.interface);
         let shared = vlan::share(driver, &vlans).map_err(resources("file descriptors"))?;
         for ((place, _), driver) in sharing.into_iter().zip(shared) {
             drivers[place] = Some(driver);
@@ -84,7 +84,10 @@ fn spec(
         DriverKind::AfXdp => DriverSpec::AfXdp {
             attach: port.attach,
             zero_copy: ZeroCopy::Auto,
-            shared: maps.filter(|_| port.mode == Mode::Shared).cloned(),
+            shared: maps.filter(|_| port.mode == Mode::Shared).map(|maps| Sharing {
+                maps: Arc::clone(maps),
+                vlans: vlans(config, &port.interface),
+            }),
         },
         DriverKind::AfPacket => DriverSpec::AfPacket {
             fanout: (config.workers.count > 1).then(|| fanout(config, port)),
@@ -104,6 +107,12 @@ fn spec(
         offloads: port.offloads,
         ..PortSpec::new(&port.name, &port.interface, driver)
     }
+}
+
+/// The VLANs of an interface's ports, in their order; 0: none.
+fn vlans(config: &Config, interface: &str) -> Vec<u16> {
+    let ports = config.ports.iter().filter(|p| p.interface == interface);
+    ports.map(|p| p.vlan.unwrap_or(0)).collect()
 }
 
 fn pcap_spec(port: &config::NicPort) -> PcapSpec {
@@ -181,9 +190,14 @@ pub(super) fn shared_maps(config: &Config) -> Result<Option<Arc<SharedMaps>>, St
         .saturating_add(config.tables.backends as u32)
         .saturating_add(own as u32);
     let ports = frontends.saturating_mul(own as u32).saturating_mul(2);
+    // As many as workers have under way, of each family.
+    let datagrams = 2 * config.fragments.datagrams as u32 * u32::from(config.workers.count);
     let maps = SharedMaps::new(
-        addresses.saturating_mul(2).saturating_add(MAX_NETWORKS),
-        ports,
+        [
+            addresses.saturating_mul(2).saturating_add(MAX_NETWORKS),
+            ports,
+            datagrams,
+        ],
         snat_ports(config),
         config.shared.folder.clone().map(|folder| Keep {
             folder,
@@ -228,7 +242,8 @@ pub(super) fn overhear(config: &Config) -> Result<Vec<(NicPortIndex, Overhear)>,
         .enumerate()
         .filter(|(_, p)| p.mode == Mode::Shared);
     let opened = ports.map(|(i, port)| {
-        let socket = Overhear::new(&port.interface).map_err(resources("a packet socket"))?;
+        let socket =
+            Overhear::new(&port.interface, port.vlan.unwrap_or(0)).map_err(resources("a packet socket"))?;
         Ok((NicPortIndex(i as u8), socket))
     });
     opened.collect()

@@ -72,15 +72,9 @@ impl Config {
             if !port.ring_size.is_power_of_two() || !(64..=32_768).contains(&port.ring_size) {
                 return Some((field("ringSize"), "must be a power of two, 64 to 32768".into()));
             }
-            if port.mode == Mode::Shared {
-                if port.driver != DriverKind::AfXdp || port.role != Role::Link {
-                    let problem = "only a link of driver af_xdp can be shared with the kernel";
-                    return Some((field("mode"), problem.into()));
-                }
-                if port.vlan.is_some() {
-                    let problem = "tagged packets of a shared interface are all the kernel's: leave vlan out";
-                    return Some((field("vlan"), problem.into()));
-                }
+            if port.mode == Mode::Shared && (port.driver != DriverKind::AfXdp || port.role != Role::Link) {
+                let problem = "only a link of driver af_xdp can be shared with the kernel";
+                return Some((field("mode"), problem.into()));
             }
             if let Some((name, problem)) = port.bad_memif(&self.ports[..i]) {
                 return Some((field(name), problem));

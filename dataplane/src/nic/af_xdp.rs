@@ -22,7 +22,7 @@ use super::offloads::{self, Need, Prepared};
 use super::open::{Attach, PortSpec, ZeroCopy};
 use super::ring::Descriptor;
 use super::xdp_program::{Attachment, MAX_QUEUES};
-use super::xdp_shared::SharedMaps;
+use super::xdp_shared::Sharing;
 use super::xdp_socket::{Rings, Umem};
 use super::{
     BURST, Burst, Driver, DriverInfo, DriverStats, Frame, FrameMemory, Link, OpenError, checksum_fix, sys,
@@ -57,7 +57,7 @@ impl AfXdp {
     /// Binds a socket to the spec's queue and steers the queue's frames to it: those that `shared` names, or all.
     pub(crate) fn open(
         spec: &PortSpec,
-        (attach, shared): (Attach, Option<&SharedMaps>),
+        (attach, shared): (Attach, Option<&Sharing>),
         zero_copy: ZeroCopy,
         memory: &mut FrameMemory,
         umem: &mut Option<Umem>,

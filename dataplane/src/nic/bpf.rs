@@ -69,6 +69,8 @@ pub(crate) enum MapKind {
     Hash = 1,
     /// Values by number.
     Array = 2,
+    /// Exact keys, of which the least recently used makes room. All memory is taken at once.
+    LeastRecent = 9,
     /// Longest prefix: a key begins with its length in bits.
     LongestPrefix = 11,
     /// AF_XDP sockets by queue.
@@ -85,7 +87,7 @@ pub(crate) struct Map<K, V = u32> {
 impl<K: Pod, V: Pod> Map<K, V> {
     /// Room for `capacity` entries. Errors: EPERM without CAP_BPF; E2BIG, EINVAL.
     pub(crate) fn new(kind: MapKind, capacity: u32) -> io::Result<Self> {
-        // BPF_F_NO_PREALLOC, which longest prefixes must have and arrays and sockets must not.
+        // BPF_F_NO_PREALLOC, which longest prefixes must have and the others must not.
         let flags = u32::from(matches!(kind, MapKind::Hash | MapKind::LongestPrefix));
         let attributes = MapCreate {
             map_type: kind as u32,

@@ -2,7 +2,6 @@
 //! leaves nothing behind: whatever was made is owned by a value that undoes it when dropped.
 
 use std::io;
-use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -15,7 +14,7 @@ use super::memif::{Memif, MemifSpec};
 use super::netmap::Netmap;
 use super::pcap::{Pcap, PcapSpec};
 use super::tap::Tap;
-use super::xdp_shared::SharedMaps;
+use super::xdp_shared::Sharing;
 use super::xdp_socket::Umem;
 use super::{Driver, FrameMemory, OpenError};
 
@@ -65,8 +64,8 @@ pub enum DriverSpec {
         attach: Attach,
         /// Whether zero-copy is tried.
         zero_copy: ZeroCopy,
-        /// The maps that say what is taken from an interface that the kernel uses, too; `None`: everything is.
-        shared: Option<Arc<SharedMaps>>,
+        /// What is taken from an interface that the kernel uses, too; `None`: everything is.
+        shared: Option<Sharing>,
     },
     /// AF_PACKET.
     AfPacket {
@@ -132,7 +131,7 @@ pub fn open(
             shared,
         } => Box::new(AfXdp::open(
             spec,
-            (*attach, shared.as_deref()),
+            (*attach, shared.as_ref()),
             *zero_copy,
             memory,
             umem,

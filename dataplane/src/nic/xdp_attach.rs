@@ -8,7 +8,7 @@ use super::OpenError;
 use super::interface::Interface;
 use super::open::{Attach, PortSpec};
 use super::xdp_program::{Attachment, XdpMode};
-use super::xdp_shared::SharedMaps;
+use super::xdp_shared::Sharing;
 
 /// The attachments of this process: an interface has one XDP program, and the ports of its queues, in whichever
 /// worker, share it. Keyed by network namespace and interface.
@@ -21,7 +21,7 @@ pub(crate) fn attachment(
     spec: &PortSpec,
     interface: &Interface,
     attach: Attach,
-    shared: Option<&SharedMaps>,
+    shared: Option<&Sharing>,
 ) -> Result<Arc<Attachment>, OpenError> {
     let key = (interface.namespace(), interface.index());
     let mut attachments = ATTACHMENTS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -50,15 +50,15 @@ pub(crate) fn attachment(
 }
 
 /// Takes over what another process has left there, or attaches in the first mode that the interface can.
-fn make(interface: &Interface, wanted: &[XdpMode], shared: Option<&SharedMaps>) -> io::Result<Attachment> {
-    if let Some(maps) = shared
-        && let Some((mode, link)) = maps.kept_link(interface)
+fn make(interface: &Interface, wanted: &[XdpMode], shared: Option<&Sharing>) -> io::Result<Attachment> {
+    if let Some(shared) = shared
+        && let Some((mode, link)) = shared.maps.kept_link(interface)
     {
         if wanted.contains(&mode) {
-            return Attachment::take_over(link, mode, maps);
+            return Attachment::take_over(link, mode, shared);
         }
         // An interface has one mode at a time.
-        maps.forget_link(interface, mode);
+        shared.maps.forget_link(interface, mode);
     }
     let mut result = Err(io::ErrorKind::Unsupported.into());
     for mode in wanted {
@@ -70,7 +70,7 @@ fn make(interface: &Interface, wanted: &[XdpMode], shared: Option<&SharedMaps>) 
         }
     }
     let attachment = result?;
-    if let Some(maps) = shared {
+    if let Some(Sharing { maps, .. }) = shared {
         maps.keep_link(interface, attachment.mode(), attachment.link())?;
     }
     Ok(attachment)

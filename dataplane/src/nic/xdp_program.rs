@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use super::bpf::{self, Instruction, Map, MapKind, instruction};
-use super::xdp_shared::SharedMaps;
+use super::xdp_shared::Sharing;
 
 /// Queues one interface can have sockets on: more than NICs have, at 8 bytes each.
 pub(crate) const MAX_QUEUES: u32 = 1024;
@@ -65,7 +65,7 @@ impl Attachment {
     /// Loads the program, that of a shared interface if there are maps for it, and attaches it. Errors: EPERM without CAP_BPF
     /// and CAP_NET_ADMIN, EBUSY or EEXIST when the interface has another program, EOPNOTSUPP or EINVAL when it cannot run one
     /// in this mode.
-    pub(crate) fn new(ifindex: u32, mode: XdpMode, shared: Option<&SharedMaps>) -> io::Result<Self> {
+    pub(crate) fn new(ifindex: u32, mode: XdpMode, shared: Option<&Sharing>) -> io::Result<Self> {
         let (sockets, program) = load(shared)?;
         let flags = match mode {
             XdpMode::Native => bpf::FLAGS_NATIVE,
@@ -80,7 +80,7 @@ impl Attachment {
     }
 
     /// Loads the program, to take the place of the one that a shared interface has.
-    pub(crate) fn take_over(link: OwnedFd, mode: XdpMode, shared: &SharedMaps) -> io::Result<Self> {
+    pub(crate) fn take_over(link: OwnedFd, mode: XdpMode, shared: &Sharing) -> io::Result<Self> {
         let (sockets, program) = load(Some(shared))?;
         Ok(Self {
             link,
@@ -112,11 +112,11 @@ impl Attachment {
     }
 }
 
-fn load(shared: Option<&SharedMaps>) -> io::Result<(Map<u32>, OwnedFd)> {
+fn load(shared: Option<&Sharing>) -> io::Result<(Map<u32>, OwnedFd)> {
     let sockets = Map::new(MapKind::Sockets, MAX_QUEUES)?;
     let program = match shared {
         None => bpf::load("sluice_redirect", &redirect_to_queue(sockets.number()))?,
-        Some(maps) => maps.load(sockets.number())?,
+        Some(shared) => shared.load(sockets.number())?,
     };
     Ok((sockets, program))
 }

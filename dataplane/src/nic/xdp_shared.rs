@@ -3,9 +3,12 @@
 //!
 //! A frame is Services' if it goes to an address with `TO`; to an address with `PARTLY` or `OWN` and a port that is in `ports`, or
 //! for `OWN` in the ranges of SNAT; or comes from an address with `FROM` and does not go to one with `OWN`. An ICMP error is if
-//! the packet it quotes came from such a port, or went to an address with `FROM`. A later fragment has no ports: it is if it goes
-//! to an address with `PARTLY`, or comes from one with `FROM`. Never Services': frames to groups, tagged frames, ARP, neighbour
-//! discovery.
+//! the packet it quotes came from such a port, or went to an address with `FROM`. A later fragment has no ports: it goes where the
+//! first of its datagram went; if that is not known, it is Services' if it goes to an address with `PARTLY` or comes from one with
+//! `FROM`. Never Services': frames to groups, frames of other VLANs than the interface's NIC ports have, ARP, neighbour discovery.
+//!
+//! A port that was a frontend's drains (`DRAINING`): its TCP connections go on. Those that the kernel has a socket for, and SYNs, are
+//! the kernel's.
 //!
 //! Program and maps end with the process, however that ends: the interface is the kernel's again, which answers Services' packets as
 //! its own, with resets. Or the program is *kept* (`Keep`): it has a name in a BPF file system, as the maps have, and outlives the
@@ -20,7 +23,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytemuck::{Pod, Zeroable};
 use rustix::time::{ClockId, clock_gettime};
@@ -42,6 +45,12 @@ pub const PARTLY: u32 = 4;
 /// One of the node's own: packets to those of its ports that are listed or SNAT's.
 pub const OWN: u32 = 8;
 
+// What is said of a port.
+/// It is a frontend's.
+pub const SERVED: u32 = 1;
+/// It was: its connections are Services', what opens one is the kernel's.
+pub const DRAINING: u32 = 2;
+
 /// A prefix, an IPv4 one mapped into IPv6 (RFC 4291 §2.5.5.2).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -60,6 +69,34 @@ struct Port {
     port: [u8; 2],
 }
 
+/// A fragmented datagram, as all its fragments have it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+struct Datagram {
+    src: [u8; 16],
+    dst: [u8; 16],
+    identification: u32,
+    protocol: u32,
+}
+
+/// An interface's part in `mode: shared`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sharing {
+    /// The maps of all.
+    pub maps: Arc<SharedMaps>,
+    /// Its VLANs that NIC ports have; 0: frames without a tag.
+    pub vlans: Vec<u16>,
+}
+
+impl Sharing {
+    /// Loads the program for the interface, whose sockets are in the map with this descriptor.
+    pub(crate) fn load(&self, sockets: i32) -> io::Result<OwnedFd> {
+        let maps = &self.maps;
+        let program = program::program(maps.numbers(sockets), &maps.snat, &self.vlans);
+        bpf::load("sluice_shared", &program)
+    }
+}
+
 /// That programs and maps outlive the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keep {
@@ -74,6 +111,8 @@ pub struct Keep {
 pub struct SharedMaps {
     addresses: Map<Prefix>,
     ports: Map<Port>,
+    /// Whose the datagrams are whose first fragment came; 0: the kernel's.
+    fragments: Map<Datagram>,
     /// Nanoseconds of CLOCK_MONOTONIC.
     until: Map<u32, u64>,
     /// Packets that were withheld.
@@ -95,11 +134,10 @@ impl PartialEq for SharedMaps {
 impl Eq for SharedMaps {}
 
 impl SharedMaps {
-    /// Maps with room for so many prefixes and ports, and in them what is kept of another process. Errors: EPERM without CAP_BPF and
+    /// Maps with room for so many prefixes and ports, and datagrams in fragments, and in them what is kept of another process. Errors: EPERM without CAP_BPF and
     /// CAP_NET_ADMIN; InvalidInput if the folder is in no BPF file system.
     pub fn new(
-        addresses: u32,
-        ports: u32,
+        [addresses, ports, datagrams]: [u32; 3],
         snat: Vec<RangeInclusive<u16>>,
         keep: Option<Keep>,
     ) -> io::Result<Self> {
@@ -110,6 +148,7 @@ impl SharedMaps {
         let maps = Self {
             addresses: Map::new(MapKind::LongestPrefix, addresses)?,
             ports: Map::new(MapKind::Hash, ports)?,
+            fragments: Map::new(MapKind::LeastRecent, datagrams)?,
             until: only(kept(UNTIL))?,
             lost: only(kept(LOST))?,
             limits: [addresses, ports],
@@ -128,8 +167,8 @@ impl SharedMaps {
         Ok(maps)
     }
 
-    /// All prefixes with their flags, and all ports.
-    pub fn contents(&self) -> io::Result<(Vec<Flagged>, Vec<AddressPort>)> {
+    /// All prefixes with their flags, and all ports with what is said of them.
+    pub fn contents(&self) -> io::Result<Contents> {
         let prefixes = self.addresses.entries()?.into_iter();
         let ports = self.ports.entries()?.into_iter();
         let port = |port: Port| {
@@ -138,7 +177,7 @@ impl SharedMaps {
         };
         Ok((
             prefixes.map(|(p, flags)| (p.unmapped(), flags)).collect(),
-            ports.map(|(key, _)| port(key)).collect(),
+            ports.map(|(key, says)| (port(key), says)).collect(),
         ))
     }
 
@@ -231,28 +270,21 @@ impl SharedMaps {
         self.addresses.remove(prefix(address, length))
     }
 
-    /// Lists a port of an address. Errors: E2BIG.
-    pub fn set_port(&self, key: (IpAddr, Protocol, u16)) -> io::Result<()> {
-        self.ports.set(port(key), 1)
+    /// Says something of a port of an address. Errors: E2BIG.
+    pub fn set_port(&self, key: AddressPort, says: u32) -> io::Result<()> {
+        self.ports.set(port(key), says)
     }
 
     /// Takes a port out.
-    pub fn remove_port(&self, key: (IpAddr, Protocol, u16)) -> io::Result<()> {
+    pub fn remove_port(&self, key: AddressPort) -> io::Result<()> {
         self.ports.remove(port(key))
-    }
-
-    /// Loads the program for an interface whose sockets are in the map with this descriptor.
-    pub(crate) fn load(&self, sockets: i32) -> io::Result<OwnedFd> {
-        bpf::load(
-            "sluice_shared",
-            &program::program(self.numbers(sockets), &self.snat),
-        )
     }
 
     fn numbers(&self, sockets: i32) -> program::Maps {
         program::Maps {
             addresses: self.addresses.number(),
             ports: self.ports.number(),
+            fragments: self.fragments.number(),
             sockets,
             until: self.until.number(),
             lost: self.lost.number(),
@@ -260,8 +292,8 @@ impl SharedMaps {
     }
 }
 
-/// A prefix and its flags.
-pub type Flagged = ((IpAddr, u8), u32);
+/// Prefixes and their flags, ports and what is said of them.
+pub type Contents = (Vec<((IpAddr, u8), u32)>, Vec<(AddressPort, u32)>);
 
 /// A port of an address.
 pub type AddressPort = (IpAddr, Protocol, u16);
@@ -311,7 +343,7 @@ fn prefix(address: IpAddr, length: u8) -> Prefix {
     }
 }
 
-const fn port((address, protocol, port): (IpAddr, Protocol, u16)) -> Port {
+const fn port((address, protocol, port): AddressPort) -> Port {
     Port {
         address: mapped_to_v6(address),
         protocol: protocol.0 as u16,

@@ -32,6 +32,7 @@ mod mtu;
 mod node;
 mod shared;
 mod takeover;
+mod steered;
 mod testpmd;
 mod memif;
 mod memif_speed;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sluice_dataplane::nic::open::{DriverSpec, PortSpec, open};
-use sluice_dataplane::nic::{Burst, Driver, FrameMemory};
+use sluice_dataplane::nic::{Burst, Driver, FrameMemory, vlan};
 
 use crate::random::Random;
 use crate::sandbox::now;
@@ -24,6 +24,14 @@ pub(crate) struct Faults {
     /// Held back for up to `HELD_MAX`, so that later ones overtake.
     pub(crate) held: usize,
 }
+
+/// A good cable.
+pub(crate) const UNHARMED: Faults = Faults {
+    lost: 0,
+    repeated: 0,
+    late: 0,
+    held: 0,
+};
 
 /// Microseconds that a frame is held back at most.
 const HELD_MAX: u64 = 5_000;
@@ -67,7 +75,8 @@ struct Cable {
 }
 
 impl Relay {
-    /// Carries between the wires `ends` until dropped.
+    /// Carries between the wires `ends` until dropped; of one that is named `WIRE.VLAN` frames of that VLAN, which have no tag at
+    /// the other end.
     pub(crate) fn start(
         name: &'static str,
         ends: [&str; 2],
@@ -77,8 +86,10 @@ impl Relay {
     ) -> Self {
         let mut memory = FrameMemory::new(8192, 2048).unwrap();
         let ends = ends.map(|wire| {
-            let spec = PortSpec::new(wire, wire, DriverSpec::AfPacket { fanout: None });
-            open(&spec, &mut memory, &mut None).unwrap()
+            let (name, id) = wire.split_once('.').unwrap_or((wire, "0"));
+            let spec = PortSpec::new(name, name, DriverSpec::AfPacket { fanout: None });
+            let driver = open(&spec, &mut memory, &mut None).unwrap();
+            vlan::share(driver, &[id.parse().unwrap()]).unwrap().remove(0)
         });
         let (counts, stop) = (Arc::new(Counts::default()), Arc::new(AtomicBool::new(false)));
         let (complain, complaints) = sync_channel(16);

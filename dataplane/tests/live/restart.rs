@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use crate::gateway::Gateway;
 use crate::load::{Load, Way};
-use crate::relay::Faults;
+use crate::relay::UNHARMED;
 use crate::sandbox::{now, sandboxed, wait_until};
 use crate::soak::{Place, tables};
 
@@ -21,12 +21,6 @@ const PACE: Duration = Duration::from_secs(2);
 /// the start, which itself takes its time on a busy machine.
 const STANDSTILL: Duration = Duration::from_secs(15);
 const LIMIT: Duration = Duration::from_secs(240);
-const UNHARMED: Faults = Faults {
-    lost: 0,
-    repeated: 0,
-    late: 0,
-    held: 0,
-};
 
 /// The client is the way to everybody else: what is routed instead of translated comes to it and is seen.
 const CONFIG: &str = "

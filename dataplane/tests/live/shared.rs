@@ -10,6 +10,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -53,7 +54,12 @@ pub(crate) fn cable(queues: u8, (a, a_name): (Host, &str), (b, b_name): (Host, &
 
 pub(crate) fn serve(host: Host, address: &str, answer: u8) {
     let address: SocketAddr = address.parse().unwrap();
-    let listener = host.enter(move || TcpListener::bind(address).unwrap());
+    // The kernel takes an IPv6 address into use a while after it was added, and tells nobody.
+    let listener = host.enter(move || {
+        wait_until(&format!("{address} is there"), SOON, || {
+            TcpListener::bind(address).ok()
+        })
+    });
     host.spawn(move || {
         for stream in listener.incoming() {
             std::thread::spawn(move || echo(stream.unwrap(), answer));
@@ -95,6 +101,50 @@ pub(crate) fn exchange(client: Host, address: &'static str, answer: u8) {
     });
 }
 
+/// A connection on which something is said all the time.
+pub(crate) struct Talk {
+    address: &'static str,
+    turns: Arc<AtomicU64>,
+    end: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Talk {
+    pub(crate) fn new(client: Host, address: &'static str, answer: u8) -> Self {
+        let (end, turns) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (ended, turn) = (Arc::clone(&end), Arc::clone(&turns));
+        let thread = client.spawn(move || {
+            let (mut stream, who) = connect(address);
+            assert_eq!(who, answer, "{address}");
+            let mut heard = [0; 5];
+            while !ended.load(Ordering::Relaxed) {
+                stream.write_all(b"hello").unwrap();
+                stream.read_exact(&mut heard).unwrap();
+                turn.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Self {
+            address,
+            turns,
+            end,
+            thread,
+        }
+    }
+
+    pub(crate) fn goes_on(&self, what: &str) {
+        let before = self.turns.load(Ordering::Relaxed);
+        wait_until(&format!("{}: goes on {what}", self.address), SOON, || {
+            assert!(!self.thread.is_finished(), "{}: broken {what}", self.address);
+            (self.turns.load(Ordering::Relaxed) > before + 10).then_some(())
+        });
+    }
+
+    pub(crate) fn end(self) {
+        self.end.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+    }
+}
+
 pub(crate) fn has_program(gateway: Host, name: &str) -> bool {
     run("ip", &["-n", gateway.0, "link", "show", name]).contains("xdp")
 }
@@ -112,30 +162,11 @@ fn beside_the_kernel(queues: u8, attach: &str) {
     assert!(has_program(host, "uplink0") && has_program(host, "pods0"));
 
     // One connection to the kernel that lives through all.
-    let (end, turns) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let shell = {
-        let (end, turns) = (Arc::clone(&end), Arc::clone(&turns));
-        client.spawn(move || {
-            let (mut stream, who) = connect("192.0.2.2:22");
-            assert_eq!(who, b's');
-            let mut heard = [0; 5];
-            while !end.load(Ordering::Relaxed) {
-                stream.write_all(b"hello").unwrap();
-                stream.read_exact(&mut heard).unwrap();
-                turns.fetch_add(1, Ordering::Relaxed);
-            }
-        })
-    };
-    let lives = |what: &str| {
-        let before = turns.load(Ordering::Relaxed);
-        wait_until(what, SOON, || {
-            (turns.load(Ordering::Relaxed) > before + 10).then_some(())
-        });
-    };
+    let shell = Talk::new(client, "192.0.2.2:22", b's');
     gateway.publish(TABLES);
     exchange(client, "10.96.0.10:7", b'p');
     exchange(client, "192.0.2.2:30080", b'p');
-    lives("the kernel's connection lives beside Services'");
+    shell.goes_on("beside Services");
 
     // A frontend is served during updates that add and delete others.
     let changing = client.spawn(move || exchange(client, "10.96.0.10:7", b'p'));
@@ -144,7 +175,7 @@ fn beside_the_kernel(queues: u8, attach: &str) {
         gateway.publish("delete external-ip echo 198.51.100.80:7");
     }
     changing.join().unwrap();
-    lives("it lives through updates");
+    shell.goes_on("through updates");
 
     // What is no frontend any more is the kernel's.
     gateway.publish("delete node-port echo 30080");
@@ -152,7 +183,7 @@ fn beside_the_kernel(queues: u8, attach: &str) {
     exchange(client, "192.0.2.2:30080", b'k');
 
     gateway.replace(Signal::KILL);
-    lives("it lives through a crash and another process");
+    shell.goes_on("through a crash and another process");
     gateway.publish(TABLES);
     exchange(client, "10.96.0.10:7", b'p');
     exchange(client, "192.0.2.2:30080", b'p');
@@ -163,9 +194,8 @@ fn beside_the_kernel(queues: u8, attach: &str) {
         (!has_program(host, "uplink0") && !has_program(host, "pods0")).then_some(())
     });
     exchange(client, "192.0.2.2:30080", b'k');
-    lives("it lives on without the dataplane");
-    end.store(true, Ordering::Relaxed);
-    shell.join().unwrap();
+    shell.goes_on("without the dataplane");
+    shell.end();
 }
 
 /// As another user than root there is no bpf(2).

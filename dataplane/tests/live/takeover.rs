@@ -4,11 +4,7 @@
 //! The network is that of `shared`.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -16,57 +12,13 @@ use rustix::process::Signal;
 use crate::gateway::Gateway;
 use crate::host::Host;
 use crate::sandbox::{run, wait_until};
-use crate::shared::{CONFIG, SOON, TABLES, as_root, cable, connect, exchange, has_program, serve};
+use crate::shared::{CONFIG, SOON, TABLES, Talk, as_root, cable, exchange, has_program, serve};
 
 /// Far more than a start takes on a busy machine.
 const HOLD: &str = "60s";
 const KEPT: &str = "shared: {folder: /run/bpf/sluice, hold: HOLD}\n";
 /// Long enough for a connection to be opened here, and for the kernel to refuse one.
 const MOMENT: Duration = Duration::from_millis(500);
-
-/// A connection on which something is said all the time.
-struct Talk {
-    address: &'static str,
-    turns: Arc<AtomicU64>,
-    end: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-}
-
-impl Talk {
-    fn new(client: Host, address: &'static str, answer: u8) -> Self {
-        let (end, turns) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (ended, turn) = (Arc::clone(&end), Arc::clone(&turns));
-        let thread = client.spawn(move || {
-            let (mut stream, who) = connect(address);
-            assert_eq!(who, answer, "{address}");
-            let mut heard = [0; 5];
-            while !ended.load(Ordering::Relaxed) {
-                stream.write_all(b"hello").unwrap();
-                stream.read_exact(&mut heard).unwrap();
-                turn.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-        Self {
-            address,
-            turns,
-            end,
-            thread,
-        }
-    }
-
-    fn goes_on(&self, what: &str) {
-        let before = self.turns.load(Ordering::Relaxed);
-        wait_until(&format!("{}: goes on {what}", self.address), SOON, || {
-            assert!(!self.thread.is_finished(), "{}: broken {what}", self.address);
-            (self.turns.load(Ordering::Relaxed) > before + 10).then_some(())
-        });
-    }
-
-    fn end(self) {
-        self.end.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap();
-    }
-}
 
 /// Resets and unreachables that a kernel has sent.
 fn answers(host: Host) -> Vec<u64> {
@@ -150,16 +102,15 @@ fn replaced(queues: u8, attach: &str) {
 
     assert_eq!(answers(host), before, "the kernel answered for a Service");
 
-    // What one process took, the next gives back.
-    let [shell, chat, _] = talks;
+    // What one process took, the next gives back, but for connections that are open.
     gateway.end(Signal::KILL);
     gateway.start_again();
     gateway.publish(&TABLES.replace("put node-port echo 30080\n", ""));
     serve(host, "192.0.2.2:30080", b'k');
     exchange(client, "10.96.0.10:7", b'p');
     exchange(client, "192.0.2.2:30080", b'k');
-    shell.end();
-    chat.end();
+    go_on("though its frontend is gone");
+    talks.into_iter().for_each(Talk::end);
 }
 
 #[test]

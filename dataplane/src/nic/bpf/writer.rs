@@ -80,6 +80,14 @@ impl<L: Copy + PartialEq> Writer<L> {
         }
     }
 
+    /// Copies words from one place on the stack to another.
+    pub(crate) fn move_words(&mut self, from: i16, to: i16, words: i16) {
+        for word in 0..words {
+            self.load(LOAD_4, 5, 10, from + 4 * word);
+            self.put(0x63, 10, 5, to + 4 * word, 0);
+        }
+    }
+
     /// On the stack: the first 96 bits of a mapped address.
     pub(crate) fn map_v4(&mut self, to: i16) {
         self.put(0x62, 10, 0, to, 0);

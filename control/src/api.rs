@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{Endpoints, Pod};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::daemon::Latency;
 use crate::dns;
 use crate::endpoints::{Slices, legacy};
 use crate::model::{Model, ServiceName};
@@ -94,6 +95,9 @@ pub struct Status {
     /// The process's configuration file, which names its folders.
     #[serde(default)]
     pub config: PathBuf,
+    /// How long changes of endpoints took from their cause to the dataplane, as far as EndpointSlices name it.
+    #[serde(default)]
+    pub programming: Latency,
 }
 
 /// All that can be asked for, as of one moment.

@@ -29,9 +29,13 @@ use crate::source::{Batch, files};
 
 /// What it is told.
 pub mod config;
+/// How long changes took.
+mod triggers;
 
 use config::Config;
 use config::dns::Dns;
+pub use triggers::Latency;
+use triggers::Triggers;
 
 /// How often a connected dataplane is looked after, and one that is not there looked for: each look is a system call or
 /// two, and a dataplane that has come back forwards by its old table, or none, until it is found.
@@ -89,6 +93,7 @@ pub fn run(config: &Config, dataplane: impl Dataplane) -> anyhow::Result<()> {
         proxy: Proxy::default(),
         retried: now(),
         told: BTreeSet::new(),
+        triggers: Triggers::new(Timestamp::now()),
         waiting: None,
     }
     .run(&batches)
@@ -168,6 +173,8 @@ struct Daemon<'a, D> {
     retried: Instant,
     /// Problems that have been logged and still stand.
     told: BTreeSet<String>,
+    /// What changes of endpoints followed from.
+    triggers: Triggers,
     /// Why there is no dataplane, once it has been logged.
     waiting: Option<String>,
 }
@@ -180,6 +187,7 @@ impl<D: Dataplane> Daemon<'_, D> {
                     let started = now();
                     // What has come meanwhile is one update.
                     for batch in std::iter::once(batch).chain(batches.try_iter()) {
+                        self.triggers.hear(&batch);
                         self.model.apply(batch);
                     }
                     self.update(started);
@@ -254,12 +262,18 @@ impl<D: Dataplane> Daemon<'_, D> {
                 Ok(Some(difference)) => {
                     self.updated();
                     let took = started.elapsed().as_millis();
+                    let cause = self.triggers.acknowledged(Timestamp::now());
+                    let cause = cause.map(|millis| format!(", {millis} ms after its cause"));
                     log::info!(
-                        "generation {}: {difference}, in {took} ms",
-                        self.publisher.generation().0
+                        "generation {}: {difference}, in {took} ms{}",
+                        self.publisher.generation().0,
+                        cause.unwrap_or_default()
                     );
                 }
-                Ok(None) => self.updated(),
+                Ok(None) => {
+                    self.updated();
+                    let _nothing_to_do = self.triggers.acknowledged(Timestamp::now());
+                }
                 Err(error @ PublishError::Refused(_)) => {
                     // It answers, and serves all others.
                     self.updated();
@@ -323,6 +337,7 @@ impl<D: Dataplane> Daemon<'_, D> {
             generation: self.publisher.generation().0,
             dns: self.dns.as_deref().map(Server::counts),
             config: self.config.to_owned(),
+            programming: self.triggers.latency(),
         }
     }
 

@@ -31,6 +31,7 @@ fn daemon<'a>(state: &'a Path, double: &Rc<RefCell<Double>>) -> Daemon<'a, Rc<Re
         proxy,
         retried: now(),
         told,
+        triggers: Triggers::new(Timestamp::now()),
         waiting: None,
     }
 }
@@ -90,9 +91,12 @@ fn held(daemon: &Daemon<'_, Rc<RefCell<Double>>>) -> Vec<String> {
         view,
         health,
         told,
+        triggers,
         ..
     } = daemon;
-    let all = format!("{compiler:#?}{endpoints:#?}{model:#?}{publisher:#?}{view:#?}{health:#?}{told:#?}");
+    let all = format!(
+        "{compiler:#?}{endpoints:#?}{model:#?}{publisher:#?}{view:#?}{health:#?}{told:#?}{triggers:#?}"
+    );
     let counters = ["generation", "last_updated", "revision", "updates"];
     let mut lines = all.lines().map(|line| line.trim().to_owned()).peekable();
     let mut held = Vec::new();
@@ -136,7 +140,8 @@ fn a14_after_services_of_every_kind_came_changed_and_went_nothing_is_left_of_the
             );
             let slice = format!(
                 "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: s-{cycle}, labels: \
-                 {{kubernetes.io/service-name: plain-{cycle}}}}}\naddressType: IPv4\n\
+                 {{kubernetes.io/service-name: plain-{cycle}}}, annotations: \
+                 {{endpoints.kubernetes.io/last-change-trigger-time: \"2099-01-01T00:00:00Z\"}}}}\naddressType: IPv4\n\
                  endpoints: [{{addresses: [10.244.0.8]}}]\nports: [{{port: {port}}}]\n"
             );
             [

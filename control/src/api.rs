@@ -11,23 +11,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
 use k8s_openapi::api::core::v1::{Endpoints, Pod};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::daemon::Latency;
 use crate::dns;
 use crate::endpoints::{Slices, legacy};
+use crate::manifest::{Body, Kind};
 use crate::model::{Model, ServiceName};
 use crate::problem::Problem;
+use crate::workloads;
+
+/// Who asks.
+mod client;
+
+pub use client::{ask, ask_for_news, ask_of_service, default_api_socket};
 
 /// Where the control process of a gateway listens.
 pub const SYSTEM_SOCKET: &str = "/run/sluice/control.sock";
 /// A request names one list.
 const MAX_REQUEST: u64 = 4096;
-/// The longest reply a client takes: all pods of a cluster of 10,000.
-const MAX_REPLY: u64 = 256 << 20;
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long who asks for news waits for some, before being told that there is none.
@@ -49,6 +52,18 @@ pub enum List {
     EndpointSlices,
     /// Pods.
     Pods,
+    /// Deployments, with the status that a controller would give them; so are all sets.
+    Deployments,
+    /// ReplicaSets.
+    ReplicaSets,
+    /// StatefulSets.
+    StatefulSets,
+    /// DaemonSets.
+    DaemonSets,
+    /// Nodes, as far as they are declared.
+    Nodes,
+    /// Namespaces, as far as they are declared.
+    Namespaces,
     /// What is wrong now.
     Problems,
     /// How the process is.
@@ -107,6 +122,8 @@ pub struct View {
     users_endpoints: Vec<Arc<Endpoints>>,
     slices: Slices,
     pods: Vec<Arc<Pod>>,
+    /// Sets, nodes and namespaces.
+    others: Vec<Body>,
     problems: Vec<Problem>,
 }
 
@@ -118,6 +135,10 @@ impl View {
             users_endpoints: model.endpoints().cloned().collect(),
             slices,
             pods: model.pods().cloned().collect(),
+            others: OTHERS
+                .iter()
+                .flat_map(|kind| model.bodies(*kind).cloned())
+                .collect(),
             problems,
         }
     }
@@ -142,6 +163,12 @@ impl View {
                 items.of(slices.flat_map(|(_, slices)| slices).map(|slice| &**slice))
             }
             List::Pods => items.of(self.pods.iter().map(|pod| &**pod)),
+            List::Deployments => self.others(Kind::Deployment, items),
+            List::ReplicaSets => self.others(Kind::ReplicaSet, items),
+            List::StatefulSets => self.others(Kind::StatefulSet, items),
+            List::DaemonSets => self.others(Kind::DaemonSet, items),
+            List::Nodes => self.others(Kind::Node, items),
+            List::Namespaces => self.others(Kind::Namespace, items),
             List::Problems => {
                 let label = of.map(|of| format!("Service {of}"));
                 let about = |problem: &&Problem| label.as_ref().is_none_or(|label| problem.object == *label);
@@ -149,6 +176,26 @@ impl View {
             }
             List::Status => items.of(std::iter::once(status)),
         }
+    }
+}
+
+/// Kinds of objects that are told as they were written, but for a status.
+const OTHERS: [Kind; 6] = [
+    Kind::Deployment,
+    Kind::ReplicaSet,
+    Kind::StatefulSet,
+    Kind::DaemonSet,
+    Kind::Node,
+    Kind::Namespace,
+];
+
+impl View {
+    fn others(&self, kind: Kind, items: Items) -> serde_json::Result<String> {
+        let of = |kind: Kind| self.others.iter().filter(move |body| body.kind() == kind);
+        // A gateway whose nodes nobody declared is one.
+        let nodes = of(Kind::Node).count().max(1);
+        let values = of(kind).map(|body| workloads::with_status(body, &self.pods, nodes).value());
+        items.of(values.collect::<serde_json::Result<Vec<_>>>()?.into_iter())
     }
 }
 
@@ -309,193 +356,5 @@ fn answer(mut stream: UnixStream, answers: Option<&Shared>) -> io::Result<()> {
     stream.write_all(reply.as_bytes())
 }
 
-/// Asks the control process at `socket` for a list.
-pub fn ask<T: DeserializeOwned>(socket: &Path, list: List) -> anyhow::Result<Vec<T>> {
-    let request = Request {
-        list,
-        service: None,
-        after: None,
-    };
-    request.send(socket).map(|(items, _)| items)
-}
-
-/// The same, only what belongs to one Service.
-pub fn ask_of_service<T: DeserializeOwned>(
-    socket: &Path,
-    list: List,
-    namespace: &str,
-    name: &str,
-) -> anyhow::Result<Vec<T>> {
-    let request = Request {
-        list,
-        service: Some((namespace.into(), name.into())),
-        after: None,
-    };
-    request.send(socket).map(|(items, _)| items)
-}
-
-/// The same once there is anything later than revision `after`, or nothing came for a while; with its revision.
-pub fn ask_for_news<T: DeserializeOwned>(
-    socket: &Path,
-    list: List,
-    after: Option<u64>,
-) -> anyhow::Result<(Vec<T>, u64)> {
-    let request = Request {
-        list,
-        service: None,
-        after,
-    };
-    request.send(socket)
-}
-
-impl Request {
-    fn send<T: DeserializeOwned>(&self, socket: &Path) -> anyhow::Result<(Vec<T>, u64)> {
-        let stream = UnixStream::connect(socket).with_context(|| {
-            let path = socket.display();
-            format!("no control process answers at {path}; start one (`sluice control --config FILE` or `sluice lab up`), \
-                     or say where it is with --api PATH or $SLUICE_API")
-        })?;
-        let news = if self.after.is_some() {
-            NEWS
-        } else {
-            Duration::ZERO
-        };
-        stream.set_read_timeout(Some(PATIENCE + news))?;
-        let mut request = serde_json::to_string(self)?;
-        request.push('\n');
-        (&stream).write_all(request.as_bytes())?;
-        let mut reply = String::new();
-        BufReader::new(stream.take(MAX_REPLY)).read_line(&mut reply)?;
-        let reply: Reply<T> =
-            serde_json::from_str(&reply).context("the control process answered what is not an answer")?;
-        match reply.error {
-            None => Ok((reply.items, reply.revision)),
-            Some(error) => anyhow::bail!("the control process: {error}"),
-        }
-    }
-}
-
-/// Where to ask if nobody says: `$SLUICE_API`, else the gateway's own control process, else that of the newest lab.
-pub fn default_api_socket() -> PathBuf {
-    let gateway = PathBuf::from(SYSTEM_SOCKET);
-    if let Some(said) = std::env::var_os("SLUICE_API") {
-        return said.into();
-    }
-    if UnixStream::connect(&gateway).is_ok() {
-        return gateway;
-    }
-    crate::lab::state::newest_control().unwrap_or(gateway)
-}
-
 #[cfg(test)]
-mod tests {
-    use k8s_openapi::api::core::v1::Service;
-
-    use super::*;
-    use crate::model::tests::{model, reset};
-
-    #[test]
-    fn services_are_told_with_what_they_were_given() {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("api.sock");
-        let shared = serve(&socket, Duration::ZERO).unwrap();
-        let mut model = model();
-        model.apply(reset(
-            "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}\n",
-        ));
-        let slices = crate::endpoints::slices(&model);
-        shared.set(View::new(&model, slices, Vec::new()));
-        let services: Vec<Service> = ask(&socket, List::Services).unwrap();
-        assert!(
-            services[0]
-                .spec
-                .as_ref()
-                .unwrap()
-                .cluster_ip
-                .as_ref()
-                .unwrap()
-                .starts_with("10.96.")
-        );
-        assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
-    }
-
-    /// What is answered to a line.
-    fn answered(socket: &Path, line: &str) -> String {
-        let mut stream = UnixStream::connect(socket).unwrap();
-        writeln!(stream, "{line}").unwrap();
-        let mut reply = String::new();
-        BufReader::new(stream).read_line(&mut reply).unwrap();
-        reply
-    }
-
-    #[test]
-    fn nonsense_is_answered_with_an_error_not_with_silence() {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("api.sock");
-        let _shared = serve(&socket, Duration::ZERO).unwrap();
-        assert!(answered(&socket, "{\"list\":\"secrets\"}").contains("not a request"));
-    }
-
-    #[test]
-    fn who_asks_for_news_gets_it_when_it_comes_and_holds_up_nobody() {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("api.sock");
-        let shared = serve(&socket, Duration::ZERO).unwrap();
-        let status = |generation| Status {
-            generation,
-            ..Status::default()
-        };
-        shared.set_status(status(1));
-        let (_, revision) = ask_for_news::<Status>(&socket, List::Status, None).unwrap();
-        let waiting = {
-            let socket = socket.clone();
-            std::thread::spawn(move || ask_for_news::<Status>(&socket, List::Status, Some(revision)).unwrap())
-        };
-        let silent: Vec<_> = (0..CLIENTS / 2)
-            .map(|_| UnixStream::connect(&socket).unwrap())
-            .collect();
-        assert_eq!(ask::<Status>(&socket, List::Status).unwrap(), [status(1)]);
-        shared.set_status(status(2));
-        assert_eq!(waiting.join().unwrap(), (vec![status(2)], revision + 1));
-        drop(silent);
-    }
-
-    #[test]
-    fn more_clients_than_there_may_be_are_told_so() {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("api.sock");
-        let _shared = serve(&socket, Duration::ZERO).unwrap();
-        let _silent: Vec<_> = (0..CLIENTS)
-            .map(|_| UnixStream::connect(&socket).unwrap())
-            .collect();
-        assert!(answered(&socket, "{\"list\":\"status\"}").contains("others ask already"));
-    }
-
-    #[test]
-    fn a_second_control_process_does_not_take_the_first_ones_socket() {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("api.sock");
-        let _first = serve(&socket, Duration::ZERO).unwrap();
-        for patience in [Duration::ZERO, 2 * PAUSE] {
-            let error = serve(&socket, patience).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-        }
-        assert_eq!(
-            ask::<Status>(&socket, List::Status).unwrap().len(),
-            1,
-            "it is the first's"
-        );
-    }
-
-    #[test]
-    fn a_control_process_that_ends_is_waited_for() {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("api.sock");
-        let predecessor = UnixListener::bind(&socket).unwrap();
-        // It ends after its successor has found it alive.
-        let end = std::thread::spawn(move || drop(predecessor.accept().unwrap()));
-        let _shared = serve(&socket, PATIENCE).unwrap();
-        end.join().unwrap();
-        assert_eq!(ask::<Status>(&socket, List::Status).unwrap().len(), 1);
-    }
-}
+mod tests;

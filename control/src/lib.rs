@@ -37,6 +37,8 @@ pub mod env;
 pub mod daemon;
 /// How the node is, for load balancers.
 pub mod health;
+/// What a controller would say of sets of pods.
+mod workloads;
 /// What others may ask it.
 pub mod api;
 

@@ -6,7 +6,14 @@ use clap::Parser;
 use sluice_control::cli::{self, args::Args};
 
 fn main() -> ExitCode {
-    match cli::run(Args::parse()) {
+    let args = Args::try_parse().unwrap_or_else(|error| {
+        let _unwritable = error.print();
+        if let Some(hint) = cli::args::instead(&error) {
+            eprintln!("\n{hint}");
+        }
+        std::process::exit(error.exit_code())
+    });
+    match cli::run(args) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("sluice: {error:#}");

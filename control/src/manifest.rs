@@ -396,7 +396,8 @@ impl Contents {
 }
 
 impl Body {
-    fn set_namespace(&mut self, namespace: &str) {
+    /// Puts it into a namespace, if it lives in any.
+    pub fn set_namespace(&mut self, namespace: &str) {
         let metadata = match self {
             Self::Service(o) => &mut Arc::make_mut(o).metadata,
             Self::Pod(o) => &mut Arc::make_mut(o).metadata,

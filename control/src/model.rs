@@ -151,7 +151,7 @@ impl Model {
 
     /// All pods.
     pub fn pods(&self) -> impl Iterator<Item = &Arc<core::Pod>> {
-        self.of_kind(Kind::Pod).filter_map(|body| match body {
+        self.bodies(Kind::Pod).filter_map(|body| match body {
             Body::Pod(pod) => Some(pod),
             _ => None,
         })
@@ -169,7 +169,7 @@ impl Model {
 
     /// All nodes.
     pub fn nodes(&self) -> impl Iterator<Item = &core::Node> {
-        self.of_kind(Kind::Node).filter_map(|body| match body {
+        self.bodies(Kind::Node).filter_map(|body| match body {
             Body::Node(node) => Some(&**node),
             _ => None,
         })
@@ -177,7 +177,7 @@ impl Model {
 
     /// EndpointSlices that users made.
     pub fn slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        self.of_kind(Kind::EndpointSlice).filter_map(|body| match body {
+        self.bodies(Kind::EndpointSlice).filter_map(|body| match body {
             Body::EndpointSlice(slice) => Some(slice),
             _ => None,
         })
@@ -185,13 +185,14 @@ impl Model {
 
     /// Endpoints that users made.
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<core::Endpoints>> {
-        self.of_kind(Kind::Endpoints).filter_map(|body| match body {
+        self.bodies(Kind::Endpoints).filter_map(|body| match body {
             Body::Endpoints(endpoints) => Some(endpoints),
             _ => None,
         })
     }
 
-    fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Body> {
+    /// All objects of a kind, as users made them.
+    pub fn bodies(&self, kind: Kind) -> impl Iterator<Item = &Body> {
         let from = Key {
             kind,
             namespace: String::new(),

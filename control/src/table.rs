@@ -1,13 +1,15 @@
 //! Objects as rows for a terminal, as kubectl prints them (GET-1 to GET-6).
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
-use crate::model::ingress;
+/// Services and their endpoints.
+mod services;
+/// What runs: pods, what keeps them, where they are.
+mod workloads;
 
 /// Cells a list shows before "+ N more...".
 const SHOWN: usize = 3;
@@ -23,7 +25,9 @@ pub trait Rows {
     /// Its plural, as in "services "web" not found".
     const PLURAL: &'static str;
     /// Fields that it can be chosen by, beside its name and namespace.
-    const FIELDS: &'static [&'static str];
+    const FIELDS: &'static [&'static str] = &[];
+    /// Whether it lives in a namespace.
+    const NAMESPACED: bool = true;
 
     /// Its metadata.
     fn metadata(&self) -> &ObjectMeta;
@@ -43,6 +47,10 @@ pub struct Table {
     pub headers: bool,
     /// Labels as further columns.
     pub labels: Vec<String>,
+    /// All labels, in one further column.
+    pub all_labels: bool,
+    /// Names as `kind/name`: there are tables of other kinds beside it.
+    pub kinds: bool,
     /// Of the columns so far.
     pub widths: Vec<usize>,
 }
@@ -61,11 +69,15 @@ impl Table {
                 let name = key.rsplit('/').next().unwrap_or(key);
                 name.to_uppercase()
             }));
+            heads.extend(self.all_labels.then(|| "LABELS".to_owned()));
             rows.push(heads);
         }
         for item in items {
             let mut row = item.row(now);
             row.truncate(columns);
+            if let Some(name) = row.first_mut().filter(|_| self.kinds) {
+                *name = format!("{}/{name}", T::KIND);
+            }
             let labels = item.metadata().labels.as_ref();
             let label = |key: &String| {
                 labels
@@ -74,9 +86,10 @@ impl Table {
                     .unwrap_or_default()
             };
             row.extend(self.labels.iter().map(label));
+            row.extend(self.all_labels.then(|| or(pairs(labels), "<none>")));
             rows.push(row);
         }
-        if self.namespaces {
+        if self.namespaces && T::NAMESPACED {
             let names = self.headers.then(|| "NAMESPACE".to_owned()).into_iter();
             let names = names.chain(
                 items
@@ -144,6 +157,13 @@ fn or(text: String, absent: &str) -> String {
     if text.is_empty() { absent.into() } else { text }
 }
 
+/// `key=value,…`.
+fn pairs(map: Option<&BTreeMap<String, String>>) -> String {
+    let pairs = map.into_iter().flatten();
+    let pairs = pairs.map(|(key, value)| format!("{key}={value}"));
+    pairs.collect::<Vec<_>>().join(",")
+}
+
 fn name(metadata: &ObjectMeta) -> String {
     metadata.name.clone().unwrap_or_default()
 }
@@ -156,254 +176,6 @@ pub(crate) fn few(mut items: Vec<String>, absent: &str, count: usize) -> String 
         format!("{text} + {} more...", count - SHOWN)
     } else {
         text
-    }
-}
-
-impl Rows for Service {
-    const COLUMNS: &'static [&'static str] = &[
-        "NAME",
-        "TYPE",
-        "CLUSTER-IP",
-        "EXTERNAL-IP",
-        "PORT(S)",
-        "AGE",
-        "SELECTOR",
-    ];
-    const WIDE: usize = 1;
-    const KIND: &'static str = "service";
-    const PLURAL: &'static str = "services";
-    const FIELDS: &'static [&'static str] = &["spec.clusterIP", "spec.type"];
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn row(&self, now: Timestamp) -> Vec<String> {
-        let spec = self.spec.clone().unwrap_or_default();
-        let cluster_ip = spec
-            .cluster_ips
-            .iter()
-            .flatten()
-            .next()
-            .or(spec.cluster_ip.as_ref())
-            .cloned();
-        let ports = spec.ports.iter().flatten().map(|port| {
-            let protocol = port.protocol.as_deref().unwrap_or("TCP");
-            match port.node_port {
-                Some(node_port) if node_port > 0 => format!("{}:{node_port}/{protocol}", port.port),
-                _ => format!("{}/{protocol}", port.port),
-            }
-        });
-        let selector = spec
-            .selector
-            .iter()
-            .flatten()
-            .map(|(key, value)| format!("{key}={value}"));
-        vec![
-            name(&self.metadata),
-            spec.type_.clone().unwrap_or_default(),
-            or(cluster_ip.unwrap_or_default(), "<none>"),
-            external_ip(self),
-            or(ports.collect::<Vec<_>>().join(","), "<none>"),
-            age(self.metadata.creation_timestamp.as_ref(), now),
-            or(selector.collect::<Vec<_>>().join(","), "<none>"),
-        ]
-    }
-}
-
-/// GET-3.
-fn external_ip(service: &Service) -> String {
-    let Some(spec) = &service.spec else {
-        return "<none>".into();
-    };
-    let external = spec.external_ips.clone().unwrap_or_default();
-    match spec.type_.as_deref() {
-        Some("ExternalName") => spec.external_name.clone().unwrap_or_default(),
-        Some("LoadBalancer") => {
-            let mut all: Vec<String> = ingress(service)
-                .iter()
-                .filter_map(|ingress| {
-                    ingress
-                        .ip
-                        .clone()
-                        .filter(|ip| !ip.is_empty())
-                        .or_else(|| ingress.hostname.clone())
-                })
-                .filter(|text| !text.is_empty())
-                .collect();
-            all.sort();
-            all.dedup();
-            all.extend(external);
-            or(all.join(","), "<pending>")
-        }
-        _ => or(external.join(","), "<none>"),
-    }
-}
-
-impl Rows for Endpoints {
-    const COLUMNS: &'static [&'static str] = &["NAME", "ENDPOINTS", "AGE"];
-    const WIDE: usize = 0;
-    const KIND: &'static str = "endpoints";
-    const PLURAL: &'static str = "endpoints";
-    const FIELDS: &'static [&'static str] = &[];
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn row(&self, now: Timestamp) -> Vec<String> {
-        let mut all = Vec::new();
-        for subset in self.subsets.iter().flatten() {
-            let addresses = || {
-                subset
-                    .addresses
-                    .iter()
-                    .flatten()
-                    .map(|address| address.ip.clone())
-            };
-            let host = |ip: String| if ip.contains(':') { format!("[{ip}]") } else { ip };
-            match subset.ports.as_deref().unwrap_or_default() {
-                [] => all.extend(addresses()),
-                ports => {
-                    for port in ports {
-                        all.extend(addresses().map(|ip| format!("{}:{}", host(ip), port.port)));
-                    }
-                }
-            }
-        }
-        let count = all.len();
-        let endpoints = few(all, "<none>", count);
-        vec![
-            name(&self.metadata),
-            endpoints,
-            age(self.metadata.creation_timestamp.as_ref(), now),
-        ]
-    }
-}
-
-impl Rows for EndpointSlice {
-    const COLUMNS: &'static [&'static str] = &["NAME", "ADDRESSTYPE", "PORTS", "ENDPOINTS", "AGE"];
-    const WIDE: usize = 0;
-    const KIND: &'static str = "endpointslice.discovery.k8s.io";
-    const PLURAL: &'static str = "endpointslices.discovery.k8s.io";
-    const FIELDS: &'static [&'static str] = &[];
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn row(&self, now: Timestamp) -> Vec<String> {
-        let number = |port: Option<i32>| port.map_or_else(|| "*".to_owned(), |port| port.to_string());
-        let ports: Vec<String> = self
-            .ports
-            .iter()
-            .flatten()
-            .map(|port| number(port.port))
-            .collect();
-        let addresses: Vec<String> = self
-            .endpoints
-            .iter()
-            .flatten()
-            .flat_map(|endpoint| endpoint.addresses.iter().cloned())
-            .collect();
-        let (port_count, address_count) = (ports.len(), addresses.len());
-        vec![
-            name(&self.metadata),
-            self.address_type.clone(),
-            few(ports, "<unset>", port_count),
-            few(addresses, "<unset>", address_count),
-            age(self.metadata.creation_timestamp.as_ref(), now),
-        ]
-    }
-}
-
-impl Rows for Pod {
-    const COLUMNS: &'static [&'static str] = &[
-        "NAME",
-        "READY",
-        "STATUS",
-        "RESTARTS",
-        "AGE",
-        "IP",
-        "NODE",
-        "NOMINATED NODE",
-        "READINESS GATES",
-    ];
-    const WIDE: usize = 4;
-    const KIND: &'static str = "pod";
-    const PLURAL: &'static str = "pods";
-    const FIELDS: &'static [&'static str] = &[
-        "spec.nodeName",
-        "spec.restartPolicy",
-        "status.phase",
-        "status.podIP",
-    ];
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn row(&self, now: Timestamp) -> Vec<String> {
-        let (spec, status) = (
-            self.spec.clone().unwrap_or_default(),
-            self.status.clone().unwrap_or_default(),
-        );
-        let states = status.container_statuses.as_deref().unwrap_or_default();
-        let ready = states.iter().filter(|state| state.ready).count();
-        let restarts: i32 = states.iter().map(|state| state.restart_count).sum();
-        let none = |text: Option<String>| or(text.unwrap_or_default(), "<none>");
-        vec![
-            name(&self.metadata),
-            format!("{ready}/{}", spec.containers.len()),
-            pod_status(self),
-            restarts.to_string(),
-            age(self.metadata.creation_timestamp.as_ref(), now),
-            none(
-                status
-                    .pod_ips
-                    .iter()
-                    .flatten()
-                    .map(|ip| ip.ip.clone())
-                    .next()
-                    .or(status.pod_ip),
-            ),
-            none(spec.node_name),
-            none(status.nominated_node_name),
-            "<none>".into(),
-        ]
-    }
-}
-
-/// The one word kubectl has for how a pod is: what its containers wait for or died of, else its phase.
-fn pod_status(pod: &Pod) -> String {
-    let Some(status) = &pod.status else {
-        return "Pending".into();
-    };
-    if pod.metadata.deletion_timestamp.is_some() {
-        return "Terminating".into();
-    }
-    let mut word = status
-        .reason
-        .clone()
-        .or_else(|| status.phase.clone())
-        .unwrap_or_else(|| "Pending".into());
-    let mut running = false;
-    for state in status.container_statuses.iter().flatten().rev() {
-        let current = state.state.clone().unwrap_or_default();
-        let waiting = current.waiting.and_then(|waiting| waiting.reason);
-        let ended = current.terminated.map(|ended| match ended.reason {
-            Some(reason) if !reason.is_empty() => reason,
-            _ => format!("ExitCode:{}", ended.exit_code),
-        });
-        match waiting.filter(|reason| !reason.is_empty()).or(ended) {
-            Some(reason) => word = reason,
-            None => running |= state.ready && current.running.is_some(),
-        }
-    }
-    if word == "Completed" && running {
-        "Running".into()
-    } else {
-        word
     }
 }
 

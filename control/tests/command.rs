@@ -179,6 +179,25 @@ fn deep_and_wide_aliases_are_refused_in_one_line_and_little_memory() {
 }
 
 #[test]
+fn a_verb_of_kubectls_that_there_is_not_is_answered_with_what_to_do_instead() {
+    for (verb, hint) in [
+        ("logs", "sluice lab logs"),
+        ("create", "sluice apply -f FILE"),
+        ("edit", "edit the manifest"),
+    ] {
+        let (code, stdout, stderr) = out(&sluice(&[verb, "x"]));
+        assert_eq!((code, stdout.as_str()), (Some(2), ""));
+        assert!(
+            stderr.contains(&format!("unrecognized subcommand '{verb}'")) && stderr.contains(hint),
+            "{stderr}"
+        );
+    }
+    let (code, _, stderr) = out(&sluice(&["descirbe"]));
+    assert!(code == Some(2) && stderr.contains("'describe'"), "{stderr}");
+    assert_eq!(out(&sluice(&["--help"])).0, Some(0));
+}
+
+#[test]
 fn get_of_an_unknown_kind_exits_with_1_and_names_the_kinds() {
     let (code, _, stderr) = out(&sluice(&["get", "secrets"]));
     assert_eq!((code, stderr.lines().count()), (Some(1), 1), "{stderr}");

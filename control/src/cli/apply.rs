@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 
-use super::args::{ApplyArgs, DeleteArgs, kind};
+use super::args::{ApplyArgs, DeleteArgs, DryRun, ObjectOutput, wanted};
 use super::check::print_problems;
+use super::selector::Selector;
 use super::store::{Store, document};
+use crate::manifest::yaml::{self, Value};
 use crate::manifest::{self, Key, Object};
 use crate::problem::{Problem, Severity, SourceText};
 use crate::source::Event;
@@ -16,30 +18,80 @@ use crate::source::files::{Folders, text_from};
 
 /// Runs `apply`: all of it, or nothing if anything is wrong.
 pub(super) fn apply(args: &ApplyArgs) -> anyhow::Result<ExitCode> {
-    let (objects, problems) = read(&args.files)?;
+    let (mut objects, problems) = read(&args.files)?;
     if refused(&problems) {
         return Ok(ExitCode::FAILURE);
     }
     if objects.is_empty() {
         bail!("no objects passed to apply");
     }
+    if let Some(namespace) = &args.namespace {
+        objects
+            .iter_mut()
+            .try_for_each(|object| put_into(object, namespace))?;
+    }
     let mut store = Store::open(args.api.clone())?;
-    put(&mut store, &objects, args.dry_run)
+    put(&mut store, &objects, args.dry_run, args.output)
 }
 
-/// Writes `objects`, if control would take them, and says so as kubectl does.
-pub(super) fn put(store: &mut Store, objects: &[Object], dry_run: bool) -> anyhow::Result<ExitCode> {
+/// Puts an object that names no namespace into this one.
+fn put_into(object: &mut Object, namespace: &str) -> anyhow::Result<()> {
+    let key = &object.key;
+    if !key.kind.is_namespaced() || key.namespace == namespace {
+        return Ok(());
+    }
+    if names_its_namespace(object) {
+        bail!(
+            "the namespace from the provided object \"{}\" does not match the namespace \"{namespace}\": {key} names its own",
+            key.namespace
+        );
+    }
+    object.key.namespace = namespace.into();
+    object.body.set_namespace(namespace);
+    Ok(())
+}
+
+/// Whether an object's text says in which namespace it is.
+fn names_its_namespace(object: &Object) -> bool {
+    let named = || {
+        let place = object.place.as_ref()?;
+        let document = yaml::read(&place.source.text[place.document.clone()]).ok()??;
+        let index = place
+            .prefix
+            .strip_prefix("items[")
+            .and_then(|rest| rest.strip_suffix(']'));
+        let own = match (index, document.get("items").map(|items| &items.value)) {
+            (Some(index), Some(Value::Sequence(items))) => items.get(index.parse::<usize>().ok()?)?,
+            _ => &document,
+        };
+        own.get("metadata")?.get("namespace").map(drop)
+    };
+    named().is_some()
+}
+
+/// Writes `objects`, if control would take them, and says so as kubectl does, or shows them.
+pub(super) fn put(
+    store: &mut Store,
+    objects: &[Object],
+    dry_run: DryRun,
+    output: Option<ObjectOutput>,
+) -> anyhow::Result<ExitCode> {
     if refused(&store.judge(objects)) {
         return Ok(ExitCode::FAILURE);
     }
     for object in objects {
-        let (change, note) = match dry_run {
-            true => (store.change(object), " (dry run)"),
-            false => (store.put(object, &text(object)?)?, ""),
+        let change = match dry_run.is_dry() {
+            true => store.change(object),
+            false => store.put(object, &text(object)?)?,
         };
-        println!("{} {}{note}", said(&object.key), change.word());
+        match output {
+            None => println!("{} {}{}", said(&object.key), change.word(), dry_run.note()),
+            Some(ObjectOutput::Name) => println!("{}", said(&object.key)),
+            Some(ObjectOutput::Yaml) => print!("---\n{}", document(&object.body)?),
+            Some(ObjectOutput::Json) => println!("{}", serde_json::to_string_pretty(&object.body.value()?)?),
+        }
     }
-    if !dry_run {
+    if !dry_run.is_dry() {
         taken(store, objects.iter().map(|object| object.key.clone()).collect())?;
     }
     Ok(ExitCode::SUCCESS)
@@ -70,7 +122,7 @@ pub(super) fn said(key: &Key) -> String {
     format!("{}/{}", key.kind.resource(), key.name)
 }
 
-/// An object's text: as it was written where it is a document of its own.
+/// An object's text: as it was written where it is a document of its own, and says what the object is.
 fn text(object: &Object) -> anyhow::Result<String> {
     let place = object.place.as_ref().filter(|place| place.prefix.is_empty());
     let Some(place) = place else {
@@ -81,10 +133,17 @@ fn text(object: &Object) -> anyhow::Result<String> {
         Some((line, rest)) if line.starts_with("---") => rest,
         _ => text,
     };
+    let text = text.trim_end().to_owned() + "\n";
+    let source = SourceText {
+        path: place.source.path.clone(),
+        text: text.clone(),
+    };
+    let said = manifest::read(&Arc::new(source)).objects;
+    let is_another = said.first().is_none_or(|said| said.key != object.key);
     // JSON is one document to a file.
-    match text.trim_start().starts_with('{') {
+    match text.trim_start().starts_with('{') || is_another {
         true => document(&object.body),
-        false => Ok(text.trim_end().to_owned() + "\n"),
+        false => Ok(text),
     }
 }
 
@@ -126,12 +185,15 @@ pub(super) fn delete(args: &DeleteArgs) -> anyhow::Result<ExitCode> {
             objects.into_iter().map(|object| object.key).collect()
         }
         (true, Some(word)) => named(&store, args, word)?,
-        _ => bail!("say what to delete: KIND NAME…, KIND/NAME, KIND --all, or -f FILE"),
+        _ => bail!("say what to delete: KIND NAME…, KIND/NAME…, KIND --all, KIND -l LABELS, or -f FILE"),
     };
     let mut failed = false;
     let mut gone = Vec::new();
     for key in keys {
         if store.get(&key).is_none() {
+            if args.ignore_not_found {
+                continue;
+            }
             failed = true;
             eprintln!(
                 "Error from server (NotFound): {} \"{}\" not found",
@@ -140,19 +202,24 @@ pub(super) fn delete(args: &DeleteArgs) -> anyhow::Result<ExitCode> {
             );
             continue;
         }
-        if !args.dry_run {
-            store.remove(&key)?;
+        if !args.dry_run.is_dry()
+            && let Err(error) = store.remove(&key)
+        {
+            // Of several, the others go.
+            failed = true;
+            eprintln!("error: {error:#}");
+            continue;
         }
         let place = if key.namespace.is_empty() {
             String::new()
         } else {
             format!(" from {} namespace", key.namespace)
         };
-        let note = if args.dry_run { " (dry run)" } else { "" };
+        let note = args.dry_run.note();
         println!("{} \"{}\" deleted{place}{note}", key.kind.resource(), key.name);
         gone.push(key);
     }
-    if !args.dry_run {
+    if !args.dry_run.is_dry() {
         store.forget(&gone);
         taken(&store, gone)?;
     }
@@ -163,34 +230,31 @@ pub(super) fn delete(args: &DeleteArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// The objects that were named, or chosen.
 fn named(store: &Store, args: &DeleteArgs, word: &str) -> anyhow::Result<Vec<Key>> {
-    let (word, mut names) = match word.split_once('/') {
-        Some((word, name)) => (word, vec![name.to_owned()]),
-        None => (word, Vec::new()),
-    };
-    let kind = kind(word)?;
-    names.extend(args.names.iter().cloned());
-    if args.all {
-        names = store
-            .names(kind, &args.namespace)
-            .into_iter()
-            .map(str::to_owned)
-            .collect();
-    } else if names.is_empty() {
-        bail!(
-            "say which: `sluice delete {word} NAME…`, or --all for all of namespace {}",
-            args.namespace
-        );
+    let selector = args.selector.as_deref().map(str::parse::<Selector>).transpose()?;
+    let selector = selector.or_else(|| args.all.then(Selector::default));
+    let mut keys = Vec::new();
+    for (kind, names) in wanted(word, &args.names)? {
+        if let Some(selector) = selector.as_ref().filter(|_| names.is_empty()) {
+            keys.extend(store.selected(kind, &args.namespace, selector));
+            continue;
+        }
+        if names.is_empty() || selector.is_some() {
+            bail!(
+                "say which: `sluice delete {word} NAME…`, -l LABELS, or --all for all of namespace {}",
+                args.namespace
+            );
+        }
+        let namespace = match kind.is_namespaced() {
+            true => args.namespace.as_str(),
+            false => "",
+        };
+        keys.extend(names.into_iter().map(|name| Key {
+            kind,
+            namespace: namespace.into(),
+            name,
+        }));
     }
-    let namespace = if kind.is_namespaced() {
-        args.namespace.clone()
-    } else {
-        String::new()
-    };
-    let key = |name: String| Key {
-        kind,
-        namespace: namespace.clone(),
-        name,
-    };
-    Ok(names.into_iter().map(key).collect())
+    Ok(keys)
 }

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 
-use super::jsonpath::{Path, Template};
-use crate::manifest::Kind;
+mod lab;
+mod objects;
+
+pub use lab::{LabArgs, LabCommand, LabDeleteKind, LabOutput, LabUpArgs};
+pub use objects::{DryRun, GetOutput, ObjectArgs, ObjectOutput, instead, kind, wanted};
 
 /// A Kubernetes Service gateway in userspace.
 #[derive(Debug, Parser)]
@@ -79,20 +81,6 @@ pub enum CheckOutput {
     Json,
 }
 
-/// Which objects are meant.
-#[derive(Debug, clap::Args)]
-pub struct ObjectArgs {
-    /// services (svc), endpoints (ep), endpointslices, pods (po); or one object as KIND/NAME
-    #[arg(value_name = "KIND")]
-    pub kind: String,
-    /// Only these
-    #[arg(value_name = "NAME")]
-    pub names: Vec<String>,
-    /// In this namespace
-    #[arg(short, long, default_value = "default")]
-    pub namespace: String,
-}
-
 /// `sluice get`.
 #[derive(Debug, clap::Args)]
 pub struct GetArgs {
@@ -117,6 +105,12 @@ pub struct GetArgs {
     /// In the order of what is at this path, e.g. `.spec.clusterIP`
     #[arg(long, value_name = "PATH")]
     pub sort_by: Option<String>,
+    /// All labels as a further column
+    #[arg(long)]
+    pub show_labels: bool,
+    /// What was asked for by name and is not there is no failure
+    #[arg(long)]
+    pub ignore_not_found: bool,
     /// Leave out the table's heading
     #[arg(long)]
     pub no_headers: bool,
@@ -162,9 +156,19 @@ pub struct ApplyArgs {
     /// Manifests, or folders of them; `-` is standard input
     #[arg(short, long = "filename", required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// Say what would be done, and do nothing
-    #[arg(long)]
-    pub dry_run: bool,
+    /// Folders below folders, too: as is done anyway
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// The namespace of objects that name none; one that names another is refused
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// Print the objects, too
+    #[arg(short, long, value_enum, value_name = "FORM")]
+    pub output: Option<ObjectOutput>,
+    /// Say what would be done, and do nothing: none, client or server, which are alike here; client if nothing is said
+    #[arg(long, value_enum, value_name = "WHERE", default_value_t, num_args = 0..=1, require_equals = true,
+          default_missing_value = "client", hide_possible_values = true)]
+    pub dry_run: DryRun,
     /// The control process's socket; else $SLUICE_API, else /run/sluice/control.sock, else the newest lab's
     #[arg(long, value_name = "PATH")]
     pub api: Option<PathBuf>,
@@ -173,7 +177,7 @@ pub struct ApplyArgs {
 /// `sluice delete`.
 #[derive(Debug, clap::Args)]
 pub struct DeleteArgs {
-    /// What kind of objects, or one as KIND/NAME
+    /// What kinds of objects, with commas between, all, or objects as KIND/NAME
     #[arg(value_name = "KIND")]
     pub kind: Option<String>,
     /// Which
@@ -185,12 +189,19 @@ pub struct DeleteArgs {
     /// All of the kind
     #[arg(long, conflicts_with_all = ["names", "files"])]
     pub all: bool,
+    /// Those with these labels, e.g. `app=echo,tier!=test`
+    #[arg(short = 'l', long, value_name = "LABELS", conflicts_with_all = ["names", "files", "all"])]
+    pub selector: Option<String>,
+    /// What is not there is no failure
+    #[arg(long)]
+    pub ignore_not_found: bool,
     /// In this namespace
     #[arg(short, long, default_value = "default")]
     pub namespace: String,
-    /// Say what would be done, and do nothing
-    #[arg(long)]
-    pub dry_run: bool,
+    /// Say what would be done, and do nothing: none, client or server, which are alike here; client if nothing is said
+    #[arg(long, value_enum, value_name = "WHERE", default_value_t, num_args = 0..=1, require_equals = true,
+          default_missing_value = "client", hide_possible_values = true)]
+    pub dry_run: DryRun,
     /// The control process's socket; else $SLUICE_API, else /run/sluice/control.sock, else the newest lab's
     #[arg(long, value_name = "PATH")]
     pub api: Option<PathBuf>,
@@ -241,237 +252,14 @@ pub struct ExposeArgs {
     /// None or ClientIP
     #[arg(long, value_name = "AFFINITY")]
     pub session_affinity: Option<String>,
-    /// Print the Service, as YAML
-    #[arg(long = "show")]
-    pub output: bool,
-    /// Say what would be done, and do nothing
-    #[arg(long)]
-    pub dry_run: bool,
+    /// Print the Service, too
+    #[arg(short, long, value_enum, value_name = "FORM")]
+    pub output: Option<ObjectOutput>,
+    /// Say what would be done, and do nothing: none, client or server, which are alike here; client if nothing is said
+    #[arg(long, value_enum, value_name = "WHERE", default_value_t, num_args = 0..=1, require_equals = true,
+          default_missing_value = "client", hide_possible_values = true)]
+    pub dry_run: DryRun,
     /// The control process's socket; else $SLUICE_API, else /run/sluice/control.sock, else the newest lab's
     #[arg(long, value_name = "PATH")]
     pub api: Option<PathBuf>,
-}
-
-/// The kind of this name.
-///
-/// # Errors
-/// There is none, or it has no meaning here.
-pub fn kind(text: &str) -> anyhow::Result<Kind> {
-    Kind::named(text).with_context(|| {
-        format!(
-            "there is no kind \"{text}\"; there are services (svc), endpoints (ep), endpointslices, pods (po), deployments, \
-             replicasets (rs), statefulsets (sts), daemonsets (ds)"
-        )
-    })
-}
-
-/// Kinds that `sluice get` lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GetKind {
-    /// Services
-    Services,
-    /// Endpoints
-    Endpoints,
-    /// EndpointSlices
-    EndpointSlices,
-    /// Pods
-    Pods,
-}
-
-impl std::str::FromStr for GetKind {
-    type Err = anyhow::Error;
-
-    /// By every name that kubectl knows.
-    fn from_str(text: &str) -> anyhow::Result<Self> {
-        match text.to_ascii_lowercase().as_str() {
-            "services" | "service" | "svc" => Ok(Self::Services),
-            "endpoints" | "ep" => Ok(Self::Endpoints),
-            "endpointslices"
-            | "endpointslice"
-            | "endpointslices.discovery.k8s.io"
-            | "endpointslice.discovery.k8s.io" => Ok(Self::EndpointSlices),
-            "pods" | "pod" | "po" => Ok(Self::Pods),
-            _ => anyhow::bail!(
-                "there is no kind \"{text}\" to list; there are services (svc), endpoints (ep), endpointslices, pods (po)"
-            ),
-        }
-    }
-}
-
-impl ObjectArgs {
-    /// The kind and the names asked for, which may be written `KIND NAME…` or `KIND/NAME`.
-    pub fn wanted(&self) -> anyhow::Result<(GetKind, Vec<String>)> {
-        match self.kind.split_once('/') {
-            None => Ok((self.kind.parse()?, self.names.clone())),
-            Some((kind, name)) if !name.is_empty() && self.names.is_empty() => {
-                Ok((kind.parse()?, vec![name.to_owned()]))
-            }
-            Some(_) => anyhow::bail!("write one KIND/NAME, or KIND NAME…"),
-        }
-    }
-}
-
-/// Forms of `sluice get`.
-#[derive(Clone, Debug)]
-pub enum GetOutput {
-    /// The table with more columns
-    Wide,
-    /// As JSON
-    Json,
-    /// As YAML
-    Yaml,
-    /// As kind/name
-    Name,
-    /// By a template
-    JsonPath(Template),
-    /// A table of these columns
-    Columns(Vec<(String, Path)>),
-}
-
-impl std::str::FromStr for GetOutput {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let said = |error: anyhow::Error| format!("{error:#}");
-        match text.split_once('=') {
-            Some(("jsonpath", template)) => Template::parse(template).map(Self::JsonPath).map_err(said),
-            Some(("custom-columns", columns)) => columns
-                .split(',')
-                .map(column)
-                .collect::<Result<_, _>>()
-                .map(Self::Columns),
-            _ => match text {
-                "wide" => Ok(Self::Wide),
-                "json" => Ok(Self::Json),
-                "yaml" => Ok(Self::Yaml),
-                "name" => Ok(Self::Name),
-                _ => Err(
-                    "there are wide, json, yaml, name, jsonpath=TEMPLATE and custom-columns=NAME:PATH,…"
-                        .into(),
-                ),
-            },
-        }
-    }
-}
-
-fn column(text: &str) -> Result<(String, Path), String> {
-    let (name, path) = text
-        .split_once(':')
-        .ok_or_else(|| format!("\"{text}\" is no column; write NAME:PATH"))?;
-    let path = Path::relaxed(path).map_err(|error| format!("{error:#}"))?;
-    Ok((name.to_owned(), path))
-}
-
-/// `sluice lab`.
-#[derive(Debug, clap::Args)]
-pub struct LabArgs {
-    /// What to do with the lab
-    #[command(subcommand)]
-    pub command: LabCommand,
-    /// Which lab; several may run side by side
-    #[arg(long, global = true, default_value = "default", value_name = "LAB")]
-    pub name: String,
-}
-
-/// The verbs of `sluice lab`.
-#[derive(Debug, Subcommand)]
-pub enum LabCommand {
-    /// Make a lab from a folder of manifests, and prove that its Services answer
-    Up(LabUpArgs),
-    /// Show what is in the lab
-    Status {
-        /// How to print it; tables if absent
-        #[arg(short, long, value_enum)]
-        output: Option<LabOutput>,
-    },
-    /// Run a command inside a host of the lab
-    Exec {
-        /// client, node, or a pod's name
-        #[arg(value_name = "HOST")]
-        host: String,
-        /// The pod's namespace
-        #[arg(short, long, default_value = "default")]
-        namespace: String,
-        /// The command
-        #[arg(last = true, required = true, value_name = "CMD")]
-        command: Vec<String>,
-    },
-    /// Print what a pod's processes wrote
-    Logs {
-        /// The pod's name
-        #[arg(value_name = "POD")]
-        pod: String,
-        /// The pod's namespace
-        #[arg(short, long, default_value = "default")]
-        namespace: String,
-        /// Go on as more is written
-        #[arg(short, long)]
-        follow: bool,
-    },
-    /// Set the number of pods of a ReplicaSet or Deployment
-    Scale {
-        /// rs/NAME, sts/NAME or deployment/NAME
-        #[arg(value_name = "KIND/NAME")]
-        target: String,
-        /// How many pods
-        replicas: u32,
-        /// Its namespace
-        #[arg(short, long, default_value = "default")]
-        namespace: String,
-    },
-    /// Delete a pod; if a set owns it, another comes
-    Delete {
-        /// What kind of object
-        #[arg(value_enum)]
-        kind: LabDeleteKind,
-        /// Its name
-        #[arg(value_name = "NAME")]
-        pod: String,
-        /// Its namespace
-        #[arg(short, long, default_value = "default")]
-        namespace: String,
-    },
-    /// End the lab and remove all of it
-    Down,
-    /// The lab's first process
-    #[command(hide = true)]
-    Keeper(crate::lab::launch::KeeperArgs),
-    /// The server of a pod without a command
-    #[command(hide = true)]
-    Server(crate::lab::server::ServerArgs),
-}
-
-/// `sluice lab up`.
-#[derive(Debug, clap::Args)]
-pub struct LabUpArgs {
-    /// The folder of manifests; the lab works on a copy
-    #[arg(value_name = "FOLDER")]
-    pub folder: PathBuf,
-    /// The driver of the node's NIC ports; if absent, af_xdp for root and af_packet for others
-    #[arg(long, value_enum)]
-    pub driver: Option<crate::lab::Driver>,
-    /// Stay until Ctrl-C, then end the lab
-    #[arg(long)]
-    pub foreground: bool,
-    /// Leave dataplane and control out; the kernel forwards between client and pods
-    #[arg(long, hide = true)]
-    pub no_services: bool,
-    /// Make a user namespace even as root, as for others
-    #[arg(long)]
-    pub user_namespace: bool,
-}
-
-/// Forms of `sluice lab status`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LabOutput {
-    /// As JSON
-    Json,
-}
-
-/// Kinds that `sluice lab delete` deletes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LabDeleteKind {
-    /// A pod
-    #[value(alias = "pods", alias = "po")]
-    Pod,
 }

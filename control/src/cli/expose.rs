@@ -49,19 +49,13 @@ pub(super) fn run(args: &ExposeArgs) -> anyhow::Result<ExitCode> {
         );
     }
     let text = document(&Body::Service(Arc::new(service)))?;
-    if args.output {
-        print!("{text}");
-    }
     // Read back from its text: it is judged, and told of, as any manifest.
     let contents = manifest::read(&Arc::new(SourceText {
         path: "<expose>".into(),
         text,
     }));
     let objects: Vec<Object> = contents.objects;
-    if args.output && args.dry_run {
-        return Ok(ExitCode::SUCCESS);
-    }
-    super::apply::put(&mut store, &objects, args.dry_run)
+    super::apply::put(&mut store, &objects, args.dry_run, args.output)
 }
 
 fn none(names: &[&str]) -> String {

@@ -8,26 +8,59 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::args::{GetArgs, GetKind, GetOutput};
+use super::args::{GetArgs, GetOutput};
 use super::jsonpath::{Path, plain};
 use super::selector::Selector;
 use crate::api::{self, List};
+use crate::manifest::Kind;
 use crate::table::{Rows, Table, aligned};
+
+/// A function of objects of a kind, and of the list that they are told in.
+macro_rules! of_kind {
+    ($kind:expr, $function:ident($($argument:expr),*)) => {
+        match $kind {
+            Kind::Service => $function::<Service>($($argument,)* List::Services),
+            Kind::Pod => $function::<Pod>($($argument,)* List::Pods),
+            Kind::Endpoints => $function::<Endpoints>($($argument,)* List::Endpoints),
+            Kind::EndpointSlice => $function::<EndpointSlice>($($argument,)* List::EndpointSlices),
+            Kind::Deployment => $function::<Deployment>($($argument,)* List::Deployments),
+            Kind::ReplicaSet => $function::<ReplicaSet>($($argument,)* List::ReplicaSets),
+            Kind::StatefulSet => $function::<StatefulSet>($($argument,)* List::StatefulSets),
+            Kind::DaemonSet => $function::<DaemonSet>($($argument,)* List::DaemonSets),
+            Kind::Node => $function::<Node>($($argument,)* List::Nodes),
+            Kind::Namespace => $function::<Namespace>($($argument,)* List::Namespaces),
+        }
+    };
+}
 
 /// Runs the verb.
 pub(super) fn run(args: &GetArgs) -> anyhow::Result<ExitCode> {
-    let (kind, names) = args.object.wanted()?;
-    match kind {
-        GetKind::Services => get::<Service>(args, &names, List::Services),
-        GetKind::Endpoints => get::<Endpoints>(args, &names, List::Endpoints),
-        GetKind::EndpointSlices => get::<EndpointSlice>(args, &names, List::EndpointSlices),
-        GetKind::Pods => get::<Pod>(args, &names, List::Pods),
+    let wanted = args.object.wanted()?;
+    if let [(kind, names)] = wanted.as_slice() {
+        return of_kind!(*kind, get(args, names));
+    }
+    if args.watch {
+        bail!("only one kind can be watched at a time");
+    }
+    let parts = wanted
+        .iter()
+        .map(|(kind, names)| of_kind!(*kind, asked_for(args, names)));
+    let printed = print_several(args, parts.collect::<anyhow::Result<_>>()?)?;
+    say(&printed);
+    Ok(exit_code(&printed))
+}
+
+const fn exit_code(printed: &Printed) -> ExitCode {
+    match printed.failed {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
     }
 }
 
@@ -39,24 +72,14 @@ fn get<T: Rows + Clone + DeserializeOwned + PartialEq + Serialize>(
     names: &[String],
     list: List,
 ) -> anyhow::Result<ExitCode> {
-    let selector: Selector = args.selector.as_deref().unwrap_or_default().parse()?;
-    if (args.selector.is_some() || args.field_selector.is_some()) && !names.is_empty() {
-        bail!("a name cannot be given together with a selector");
-    }
-    if args.all_namespaces && !names.is_empty() {
-        bail!("a name cannot be looked for in all namespaces: give one with -n");
-    }
-    let socket: PathBuf = args.api.clone().unwrap_or_else(api::default_api_socket);
+    let selector = selector(args, names)?;
+    let socket = socket(args);
     let (all, mut revision) = api::ask_for_news::<T>(&socket, list, None)?;
     let mut table = table(args);
     let printed = print_in(&mut table, args, names, &selector, &all, Timestamp::now())?;
     let mut reads_on = say(&printed);
     if !args.watch || printed.failed {
-        return Ok(if printed.failed {
-            ExitCode::FAILURE
-        } else {
-            ExitCode::SUCCESS
-        });
+        return Ok(exit_code(&printed));
     }
     table.headers = false;
     let chosen = |all: &[T]| -> anyhow::Result<BTreeMap<Name, T>> {
@@ -90,6 +113,32 @@ fn get<T: Rows + Clone + DeserializeOwned + PartialEq + Serialize>(
     Ok(ExitCode::SUCCESS)
 }
 
+fn socket(args: &GetArgs) -> PathBuf {
+    args.api.clone().unwrap_or_else(api::default_api_socket)
+}
+
+/// The selector that was typed, if it goes together with the rest.
+fn selector(args: &GetArgs, names: &[String]) -> anyhow::Result<Selector> {
+    if (args.selector.is_some() || args.field_selector.is_some()) && !names.is_empty() {
+        bail!("a name cannot be given together with a selector");
+    }
+    if args.all_namespaces && !names.is_empty() {
+        bail!("a name cannot be looked for in all namespaces: give one with -n");
+    }
+    args.selector.as_deref().unwrap_or_default().parse()
+}
+
+/// Asks for one of several kinds.
+fn asked_for<T: Rows + DeserializeOwned + Serialize>(
+    args: &GetArgs,
+    names: &[String],
+    list: List,
+) -> anyhow::Result<Part> {
+    let selector = selector(args, names)?;
+    let all: Vec<T> = api::ask(&socket(args), list)?;
+    part(args, names, &selector, &all, Timestamp::now())
+}
+
 /// Whether anybody reads on (`| head` does not).
 fn say(printed: &Printed) -> bool {
     printed.errors.iter().for_each(|error| eprintln!("{error}"));
@@ -105,6 +154,7 @@ fn table(args: &GetArgs) -> Table {
         namespaces: args.all_namespaces,
         headers: !args.no_headers,
         labels: args.label_columns.clone(),
+        all_labels: args.show_labels,
         ..Table::default()
     }
 }
@@ -145,16 +195,80 @@ fn print_in<T: Rows + Serialize>(
     let mut printed = Printed::default();
     let chosen = choose(args, names, selector, all, &mut printed)?;
     if chosen.is_empty() && (printed.failed || prints_rows(args)) {
-        if !printed.failed {
-            printed.errors.push(match args.all_namespaces {
-                true => "No resources found".into(),
-                false => format!("No resources found in {} namespace.", args.object.namespace),
-            });
+        if !printed.failed && (names.is_empty() || !args.ignore_not_found) {
+            printed.errors.push(nothing(args, T::NAMESPACED));
         }
         return Ok(printed);
     }
     printed.out = render(args, names.len() == 1, &chosen, table, now)?;
     Ok(printed)
+}
+
+fn nothing(args: &GetArgs, namespaced: bool) -> String {
+    match args.all_namespaces || !namespaced {
+        true => "No resources found".into(),
+        false => format!("No resources found in {} namespace.", args.object.namespace),
+    }
+}
+
+/// What there is of one of several kinds.
+#[derive(Debug)]
+pub struct Part {
+    printed: Printed,
+    values: Vec<Value>,
+}
+
+/// Chooses from `all` (sorted), of one of several kinds. Pure, as [`print`].
+///
+/// # Errors
+/// A selector or a path that is none.
+pub fn part<T: Rows + Serialize>(
+    args: &GetArgs,
+    names: &[String],
+    selector: &Selector,
+    all: &[T],
+    now: Timestamp,
+) -> anyhow::Result<Part> {
+    let mut printed = Printed::default();
+    let chosen = choose(args, names, selector, all, &mut printed)?;
+    let mut table = Table {
+        kinds: true,
+        ..table(args)
+    };
+    let values = match prints_rows(args) || matches!(args.output, Some(GetOutput::Name)) {
+        true => Vec::new(),
+        false => values(&chosen)?,
+    };
+    if values.is_empty() && !chosen.is_empty() {
+        printed.out = render(args, false, &chosen, &mut table, now)?;
+    }
+    Ok(Part { printed, values })
+}
+
+/// Prints several kinds: a table each, or one list of all of them.
+///
+/// # Errors
+/// A value that cannot be written, which none is.
+pub fn print_several(args: &GetArgs, parts: Vec<Part>) -> anyhow::Result<Printed> {
+    let mut all = Printed::default();
+    let mut values = Vec::new();
+    for part in parts {
+        let space = match all.out.is_empty() || part.printed.out.is_empty() || !prints_rows(args) {
+            true => "",
+            false => "\n",
+        };
+        all.out = all.out + space + &part.printed.out;
+        all.errors.extend(part.printed.errors);
+        all.failed |= part.printed.failed;
+        values.extend(part.values);
+    }
+    if prints_rows(args) && all.out.is_empty() && !all.failed {
+        all.errors.push(nothing(args, true));
+    }
+    if let Some(text) = form(args, false, values)? {
+        all.out = text;
+    }
+    Ok(all)
 }
 
 const fn prints_rows(args: &GetArgs) -> bool {
@@ -170,7 +284,8 @@ fn choose<'a, T: Rows + Serialize>(
     printed: &mut Printed,
 ) -> anyhow::Result<Vec<&'a T>> {
     let namespace = Some(&args.object.namespace);
-    let here = |item: &&T| args.all_namespaces || item.metadata().namespace.as_ref() == namespace;
+    let everywhere = args.all_namespaces || !T::NAMESPACED;
+    let here = |item: &&T| everywhere || item.metadata().namespace.as_ref() == namespace;
     let mut chosen: Vec<&T> = all.iter().filter(here).collect();
     if !names.is_empty() {
         let all = std::mem::take(&mut chosen);
@@ -180,6 +295,7 @@ fn choose<'a, T: Rows + Serialize>(
                 .find(|item| item.metadata().name.as_ref() == Some(wanted))
             {
                 Some(item) => chosen.push(item),
+                None if args.ignore_not_found => {}
                 None => {
                     let message = format!(
                         "Error from server (NotFound): {} \"{wanted}\" not found",
@@ -268,46 +384,55 @@ fn render<T: Rows + Serialize>(
     table: &mut Table,
     now: Timestamp,
 ) -> anyhow::Result<String> {
-    Ok(match &args.output {
-        Some(GetOutput::Json) => serde_json::to_string_pretty(&document(one, chosen)?)? + "\n",
-        Some(GetOutput::Yaml) => serde_saphyr::to_string(&document(one, chosen)?)?,
+    match args.output {
+        None | Some(GetOutput::Wide) => Ok(table.rows(chosen, now)),
         Some(GetOutput::Name) => {
-            let line = |item: &&T| {
-                format!(
-                    "{}/{}\n",
-                    T::KIND,
-                    item.metadata().name.as_deref().unwrap_or_default()
-                )
-            };
-            chosen.iter().map(line).collect()
+            let name = |item: &&T| item.metadata().name.clone().unwrap_or_default();
+            Ok(chosen
+                .iter()
+                .map(|item| format!("{}/{}\n", T::KIND, name(item)))
+                .collect())
         }
-        Some(GetOutput::JsonPath(template)) => template.fill(&document(one, chosen)?),
+        _ => Ok(form(args, one, values(chosen)?)?.unwrap_or_default()),
+    }
+}
+
+fn values<T: Serialize>(chosen: &[&T]) -> anyhow::Result<Vec<Value>> {
+    let values = chosen.iter().map(serde_json::to_value);
+    Ok(values.collect::<serde_json::Result<_>>()?)
+}
+
+/// Objects in a form that is not a table of their kind, if that is what was asked for.
+fn form(args: &GetArgs, one: bool, values: Vec<Value>) -> anyhow::Result<Option<String>> {
+    Ok(Some(match &args.output {
+        Some(GetOutput::Json) => serde_json::to_string_pretty(&document(one, values))? + "\n",
+        Some(GetOutput::Yaml) => serde_saphyr::to_string(&document(one, values))?,
+        Some(GetOutput::JsonPath(template)) => template.fill(&document(one, values)),
         Some(GetOutput::Columns(columns)) => {
             let mut rows = Vec::new();
             if !args.no_headers {
                 rows.push(columns.iter().map(|(name, _)| name.clone()).collect());
             }
-            for item in chosen {
-                let item = serde_json::to_value(item)?;
+            for item in values {
                 let cell =
                     |(_, path): &(String, Path)| path.text(&item, ",").unwrap_or_else(|| "<none>".into());
                 rows.push(columns.iter().map(cell).collect());
             }
             aligned(&rows, &mut Vec::new())
         }
-        None | Some(GetOutput::Wide) => table.rows(chosen, now),
-    })
+        None | Some(GetOutput::Wide | GetOutput::Name) => return Ok(None),
+    }))
 }
 
 /// One object as itself, anything else as a List.
-fn document<T: Serialize>(one: bool, chosen: &[&T]) -> anyhow::Result<Value> {
-    Ok(match chosen {
-        [item] if one => serde_json::to_value(item)?,
+fn document(one: bool, mut values: Vec<Value>) -> Value {
+    match values.len() {
+        1 if one => values.swap_remove(0),
         _ => serde_json::json!({
             "apiVersion": "v1",
             "kind": "List",
-            "items": serde_json::to_value(chosen)?,
+            "items": values,
             "metadata": {"resourceVersion": ""},
         }),
-    })
+    }
 }

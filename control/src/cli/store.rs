@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::Service;
 
+use super::selector::Selector;
 use crate::allocate::{Allocator, state};
 use crate::api::{self, List, Status};
 use crate::daemon::config::Config;
@@ -96,6 +97,18 @@ impl Store {
             .filter(here)
             .map(|key| key.name.as_str())
             .collect()
+    }
+
+    /// All objects of a kind in a namespace that have such labels. Pods that a set keeps are the set's to end.
+    pub(super) fn selected(&self, kind: Kind, namespace: &str, selector: &Selector) -> Vec<Key> {
+        let is_meant = |(key, object): &(&Key, &Object)| {
+            let metadata = object.body.metadata();
+            let is_own = metadata.owner_references.as_ref().is_none_or(Vec::is_empty);
+            let is_here = key.kind == kind && (key.namespace == namespace || key.namespace.is_empty());
+            is_here && is_own && selector.matches(metadata.labels.as_ref())
+        };
+        let meant = self.objects.iter().filter(is_meant);
+        meant.map(|(key, _)| key.clone()).collect()
     }
 
     /// What control would refuse `objects` for.

@@ -86,7 +86,7 @@ fn candidates(model: &Model) -> Vec<Candidate<'_>> {
         Kind::StatefulSet,
         Kind::DaemonSet,
     ];
-    let bodies = kinds.into_iter().flat_map(|kind| model.of_kind(kind));
+    let bodies = kinds.into_iter().flat_map(|kind| model.bodies(kind));
     bodies.filter_map(candidate).collect()
 }
 

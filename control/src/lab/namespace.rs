@@ -40,15 +40,21 @@ impl Namespaces {
         in_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
                 .context("cannot make a network namespace")?;
-            let open = |kind| {
-                let path = format!("/proc/thread-self/ns/{kind}");
-                File::open(&path)
-                    .map(OwnedFd::from)
-                    .with_context(|| format!("cannot open {path}"))
-            };
             Ok(Self {
-                net: open("net")?,
-                mount: open("mnt")?,
+                net: own("net")?,
+                mount: own("mnt")?,
+            })
+        })
+    }
+
+    /// This network, with another copy of the keeper's mounts.
+    pub(super) fn with_other_mounts(&self) -> anyhow::Result<Self> {
+        let net = self.net.try_clone().context("cannot hold a network namespace")?;
+        in_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
+            Ok(Self {
+                net,
+                mount: own("mnt")?,
             })
         })
     }
@@ -70,11 +76,16 @@ impl Namespaces {
         setns(&self.mount, CloneFlags::CLONE_NEWNS).context("cannot enter a mount namespace")
     }
 
-    /// Kills every process of the caller's PID namespace that is inside, threads of the caller itself excepted.
-    pub(super) fn kill_inhabitants(&self) -> anyhow::Result<()> {
-        let own = fstat(&self.net).context("cannot read a namespace")?.st_ino;
+    /// Kills every process of the caller's PID namespace that is inside, threads of the caller itself excepted. Inside is who
+    /// is in the network, or, where that is others', too, who has the mounts.
+    pub(super) fn kill_inhabitants(&self, network_is_shared: bool) -> anyhow::Result<()> {
+        let (namespace, kind) = match network_is_shared {
+            true => (&self.mount, "ns/mnt"),
+            false => (&self.net, "ns/net"),
+        };
+        let own = fstat(namespace).context("cannot read a namespace")?.st_ino;
         for entry in fs::read_dir("/proc").context("cannot read /proc")?.flatten() {
-            let inside = fs::metadata(entry.path().join("ns/net")).is_ok_and(|meta| meta.ino() == own);
+            let inside = fs::metadata(entry.path().join(kind)).is_ok_and(|meta| meta.ino() == own);
             // /proc is the outer one; the same process has another number here, its last (proc(5), NSpid). One that is
             // not of this PID namespace has none here: a command that `exec` runs, which a user may end.
             if inside
@@ -108,6 +119,13 @@ impl Namespaces {
             mount: self.mount.try_clone()?,
         })
     }
+}
+
+/// A namespace of the calling thread.
+fn own(kind: &str) -> anyhow::Result<OwnedFd> {
+    let path = format!("/proc/thread-self/ns/{kind}");
+    let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
+    Ok(file.into())
 }
 
 fn in_thread<T: Send>(run: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {

@@ -42,8 +42,8 @@ pub(super) struct Pod {
     pub(super) key: Key,
     /// What keeps it, if anything does.
     pub(super) owner: Option<Owner>,
-    /// The last octet of its address, which nobody else has.
-    pub(super) number: u8,
+    /// The last octet of its address, which nobody else has; none if its network is the node's.
+    pub(super) number: Option<u8>,
     addresses: Addresses,
     pub(super) namespaces: Namespaces,
     template: Template,
@@ -103,7 +103,7 @@ impl Pod {
         key: Key,
         owner: Option<Owner>,
         template: Template,
-        (number, addresses): (u8, Addresses),
+        (number, addresses): (Option<u8>, Addresses),
         namespaces: Namespaces,
         uid: String,
     ) -> Self {
@@ -422,7 +422,7 @@ impl Pod {
 
     /// Kills what its processes left behind in groups of their own, such as a server that went to the background.
     pub(super) fn kill_orphans(&self) {
-        if let Err(error) = self.namespaces.kill_inhabitants() {
+        if let Err(error) = self.namespaces.kill_inhabitants(self.number.is_none()) {
             log::error!("pod {}: {error:#}", self.key);
         }
     }

@@ -13,7 +13,7 @@ const QUESTIONS: usize = 5000;
 const RESTARTS: usize = 3;
 
 /// What dig finds, in the lab's debug pod.
-fn dig(lab: &Lab, words: &[&str]) -> BTreeSet<String> {
+pub(crate) fn dig(lab: &Lab, words: &[&str]) -> BTreeSet<String> {
     let mut all = vec!["dig", "+search", "+short", "+time=5", "+tries=1"];
     all.extend(words);
     succeed(lab.exec("debug", &all))
@@ -24,6 +24,55 @@ fn dig(lab: &Lab, words: &[&str]) -> BTreeSet<String> {
 
 fn set(items: &[&str]) -> BTreeSet<String> {
     items.iter().map(|item| (*item).to_owned()).collect()
+}
+
+/// K7: a Service whose name begins with a digit, of a pod on the node's network that asks cluster DNS.
+const ON_HOST: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: on-host, namespace: market, labels: {app: on-host}}
+spec:
+  hostNetwork: true
+  dnsPolicy: ClusterFirstWithHostNet
+  containers: [{name: web, image: web, ports: [{containerPort: 8088}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: 1-on-host, namespace: market}
+spec: {selector: {app: on-host}, ports: [{port: 80, targetPort: 8088}]}
+";
+
+fn a_pod_on_the_nodes_network_has_names_and_is_an_endpoint(lab: &Lab) {
+    fs::write(lab.manifests().join("on-host.yaml"), ON_HOST).unwrap();
+    let get = |url: &str| ["curl", "-sS", "--fail", "--max-time", "5", url].map(str::to_owned);
+    let there = get("http://1-on-host.market/");
+    wait_until("it answers", || {
+        let done = run(lab.exec("debug", &there.each_ref().map(String::as_str)));
+        done.out.contains("pod: on-host").then_some(())
+    });
+    assert_eq!(lab.pod_address("on-host"), lab.node());
+    let inside = |words: &[String]| {
+        let exec = ["lab", "exec", "-n", "market", "on-host", "--"];
+        let words = words.iter().map(String::as_str);
+        succeed(lab.sluice(&exec.into_iter().chain(words).collect::<Vec<_>>()))
+    };
+    let conf = inside(&["cat", "/etc/resolv.conf"].map(str::to_owned));
+    // Not the cluster IP: the server is on the same node.
+    for line in [
+        &*format!("nameserver {}", lab.node()),
+        "search market.svc.cluster.local svc.cluster.local cluster.local",
+    ] {
+        assert!(conf.contains(line), "{conf}");
+    }
+    assert!(inside(&get("http://shop/")).contains("pod: shop"));
+    fs::remove_file(lab.manifests().join("on-host.yaml")).unwrap();
+    wait_until("it is gone, and the node goes on", || {
+        let pods = lab.status()["pods"].to_string();
+        (!pods.contains("on-host") && lab.process("dataplane").is_some()).then_some(())
+    });
+    succeed(lab.exec(
+        "debug",
+        &get("http://shop.market/").each_ref().map(String::as_str),
+    ));
 }
 
 in_every_lab! {
@@ -40,6 +89,7 @@ in_every_lab! {
         assert!(succeed(lab.sluice(&script)).contains("namespace: market"));
         let done = run(lab.exec("debug", &["curl", "-sS", "--max-time", "5", "http://shop/"]));
         assert!(done.errors.contains("Could not resolve host: shop"), "{}", done.errors);
+        a_pod_on_the_nodes_network_has_names_and_is_an_endpoint(lab);
     }
 
     fn dig_finds_addresses_ports_endpoints_and_aliases(lab: &Lab, "names") {

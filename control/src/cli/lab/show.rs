@@ -84,10 +84,11 @@ pub(super) fn status(state: &State, output: Option<LabOutput>) -> anyhow::Result
             ip,
             ips,
             ready,
+            phase,
             labels,
             ..
         } = pod;
-        json!({"namespace": namespace, "name": name, "ip": ip, "ips": ips, "ready": ready, "labels": labels})
+        json!({"namespace": namespace, "name": name, "ip": ip, "ips": ips, "ready": ready, "status": phase, "labels": labels})
     });
     let process = |name: &str| Some(json!({"pid": pid(name)?}));
     let whole = json!({

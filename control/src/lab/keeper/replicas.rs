@@ -70,7 +70,9 @@ impl Keeper {
             pod.remove_report(&self.state);
             pod.remove_scratch(&self.state);
             resolv::remove(&self.state.pod_resolv_conf(&key.namespace, &key.name));
-            if let Err(error) = self.network.remove_pod(pod.number) {
+            if let Some(number) = pod.number
+                && let Err(error) = self.network.remove_pod(number)
+            {
                 log::error!("pod {key}: {error:#}");
             }
             log::info!("pod {key} is gone");
@@ -267,9 +269,19 @@ impl Keeper {
     }
 
     fn add_pod(&mut self, key: Key, owner: Option<Owner>, template: Template) -> anyhow::Result<()> {
-        let number = self.next_number()?;
-        let namespaces = self.network.create_pod(number)?;
-        let addresses = Addresses::pod(number, self.network.dual);
+        let dual = self.network.dual;
+        let (number, namespaces, addresses) = match template.spec.host_network {
+            Some(true) => (
+                None,
+                self.network.node.with_other_mounts()?,
+                Addresses::node(dual),
+            ),
+            _ => {
+                let number = self.next_number()?;
+                let namespaces = self.network.create_pod(number)?;
+                (Some(number), namespaces, Addresses::pod(number, dual))
+            }
+        };
         if !self.services.is_empty()
             && let Err(error) = self.give_names(&key, &template, &namespaces)
         {
@@ -291,7 +303,12 @@ impl Keeper {
 
     /// Has the pod's programs ask cluster DNS, as its policy says.
     fn give_names(&self, key: &Key, template: &Template, namespaces: &Namespaces) -> anyhow::Result<()> {
-        let servers = dns_ips(self.network.dual);
+        let dual = self.network.dual;
+        let servers: Vec<_> = match template.spec.host_network {
+            // The node does not reach itself through the gateway: it asks the server where that listens.
+            Some(true) => Addresses::node(dual).all().collect(),
+            _ => dns_ips(dual),
+        };
         let conf = ResolvConf::of_pod(
             &template.spec,
             &key.namespace,
@@ -314,7 +331,7 @@ impl Keeper {
             } else {
                 self.last_number + 1
             };
-            if self.pods.values().all(|pod| pod.number != self.last_number) {
+            if self.pods.values().all(|pod| pod.number != Some(self.last_number)) {
                 return Ok(self.last_number);
             }
         }

@@ -7,7 +7,7 @@ use sluice_control::manifest::{Key, Kind};
 use sluice_control::model::{Model, ServiceName};
 use sluice_control::source::Event;
 
-use crate::support::{DUAL, Tally, allocator, folder, parse, records};
+use crate::support::{DUAL, SINGLE, Tally, allocator, folder, parse, records, text};
 
 /// Puts what symbols stand for into `text`.
 fn resolve(text: &str, symbols: &BTreeMap<String, String>) -> String {
@@ -170,4 +170,143 @@ fn sequences_give_out_keep_and_free_what_the_api_server_did() {
         tally.compare(id, &said, "all steps");
     }
     tally.finish(24);
+}
+
+/// Takes a Service of this spec; whether it came into force. One that did not is taken back.
+fn create(model: &mut Model, name: &str, spec: &str) -> bool {
+    let text = format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {spec}\n");
+    let object = parse(&text).objects.remove(0);
+    let (key, service) = (
+        object.key.clone(),
+        ServiceName {
+            namespace: "default".into(),
+            name: name.into(),
+        },
+    );
+    model.apply(vec![Event::Apply(Box::new(object))]);
+    let is_there = model.service(&service).is_some();
+    if !is_there {
+        model.apply(vec![Event::Delete(key)]);
+    }
+    is_there
+}
+
+/// All node ports that are given out.
+fn node_ports(model: &Model) -> Vec<i32> {
+    let specs = model
+        .services()
+        .filter_map(|service| service.object.spec.as_ref());
+    let ports = specs.flat_map(|spec| spec.ports.iter().flatten());
+    ports.filter_map(|port| port.node_port).collect()
+}
+
+#[test]
+fn g31_node_ports_run_out_as_on_the_api_server() {
+    /// First of the node ports that are given out first (AL-5).
+    const DYNAMIC: i32 = 30_086;
+    let mut model = Model::new(allocator(SINGLE));
+    let of = |ports: usize| {
+        let ports = (0..ports).map(|i| format!("{{name: p{i}, port: {}}}", i + 1));
+        format!(
+            "{{type: NodePort, ports: [{}]}}",
+            ports.collect::<Vec<_>>().join(", ")
+        )
+    };
+    let mut seen = 0;
+    for record in records(&folder("oracle/allocation/nodeport-exhaustion.jsonl")) {
+        let number = |field: &str| {
+            record[field]
+                .as_u64()
+                .map(|number| usize::try_from(number).unwrap())
+        };
+        if let Some(after) = number("afterServices") {
+            assert!(create(&mut model, &format!("s{after}"), &of(100)));
+        }
+        // All there are: what is left goes one by one.
+        while number("services").is_none()
+            && number("portsHeld").is_some_and(|held| node_ports(&model).len() < held)
+        {
+            let name = format!("one-{}", node_ports(&model).len());
+            assert!(create(&mut model, &name, &of(1)), "{record}");
+        }
+        let held = node_ports(&model);
+        if let Some(wanted) = number("portsHeld") {
+            assert_eq!(held.len(), wanted, "{record}");
+        }
+        if let Some(wanted) = number("inStaticBand") {
+            assert_eq!(
+                held.iter().filter(|port| **port < DYNAMIC).count(),
+                wanted,
+                "{record}"
+            );
+        }
+        let health = "{type: LoadBalancer, allocateLoadBalancerNodePorts: false, externalTrafficPolicy: Local, ports: [{port: 80}]}";
+        for (field, spec) in [
+            ("nextCreateOf100Ports", of(100)),
+            ("nextCreateOf1Port", of(1)),
+            ("createLbNeedingOnlyHealthCheckNodePort", health.into()),
+        ] {
+            if record[field]["outcome"] == "rejected" {
+                assert!(!create(&mut model, "too-much", &spec), "{record}");
+                assert_eq!(node_ports(&model), held, "nothing is taken by who gets nothing");
+                seen += 1;
+            }
+        }
+        if record["afterDeletingOne"] == "accepted" {
+            let gone = Key {
+                kind: Kind::Service,
+                namespace: "default".into(),
+                name: "s1".into(),
+            };
+            model.apply(vec![Event::Delete(gone)]);
+            assert!(create(&mut model, "again", &of(100)));
+            seen += 1;
+        }
+    }
+    assert_eq!((seen, node_ports(&model).len()), (4, 2768));
+}
+
+#[test]
+fn picks_are_spread_over_their_ranges_as_on_the_api_server() {
+    let recorded: Value = serde_json::from_str(&text(&folder("oracle/allocation/statistics.json"))).unwrap();
+    let recorded = &recorded["runs"][0];
+    let mut model = Model::new(allocator(DUAL));
+    let (mut v4, mut v6, mut ports) = (Vec::new(), Vec::new(), Vec::new());
+    for index in 0..200 {
+        let name = format!("s{index}");
+        assert!(create(
+            &mut model,
+            &name,
+            "{type: NodePort, ipFamilyPolicy: RequireDualStack, ports: [{port: 80}]}"
+        ));
+        let name = ServiceName {
+            namespace: "default".into(),
+            name,
+        };
+        let service = model.service(&name).unwrap();
+        let last = |ip: &std::net::IpAddr| match ip {
+            std::net::IpAddr::V4(ip) => u32::from(*ip) & 0xffff,
+            std::net::IpAddr::V6(ip) => u32::from(ip.segments()[7]),
+        };
+        v4.push(last(&service.cluster_ips[0]));
+        v6.push(last(&service.cluster_ips[1]));
+        ports.push(u32::from(service.ports[0].node_port.unwrap()) - 30_000);
+    }
+    for (kind, picks, size, band) in [
+        ("clusterIPv4", v4, 0x1_0000, 257),
+        ("clusterIPv6", v6, 0x1_0000, 257),
+        ("nodePort", ports, 2768, 86),
+    ] {
+        let distinct: std::collections::BTreeSet<_> = picks.iter().collect();
+        let wanted = &recorded[kind];
+        assert_eq!(wanted["distinct"], distinct.len(), "{kind}");
+        let in_band = picks.iter().filter(|pick| **pick < band).count();
+        assert_eq!(wanted["inStaticBand"], in_band, "{kind}");
+        assert_eq!(wanted["ascending"], picks.is_sorted(), "{kind}");
+        for quarter in 0..4 {
+            let count = picks.iter().filter(|pick| **pick * 4 / size == quarter).count();
+            // Five sigma around 50; those of the record are from 41 to 61.
+            assert!((20..=80).contains(&count), "{kind}, quarter {quarter}: {count}");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use crate::lab::{Lab, Setup, kill_9, run, succeed, text, wait_until};
-use crate::requests::{by_pod, curl, requests};
+use crate::requests::{Load, all_good, by_pod, curl, requests};
 
 /// The load balancer's address, once it is told.
 fn address(lab: &Lab) -> String {
@@ -28,6 +28,21 @@ fn told(lab: &Lab, url: &str) -> Option<(u16, String, Value)> {
     Some((status, weight.unwrap_or_default().to_owned(), body))
 }
 
+/// Replaces every pod, one after the other, while the client goes on.
+fn replace_pods_under_load(lab: &Lab, url: &str) {
+    let mut load = Load::start(lab, "client", url);
+    load.take(10);
+    for (name, _) in lab.pods("echo") {
+        succeed(lab.sluice(&["lab", "delete", "pod", &name]));
+        wait_until("another pod is ready", || {
+            let pods = lab.pods("echo");
+            (pods.len() == 2 && pods.iter().all(|pod| pod.0 != name)).then_some(())
+        });
+        load.take(20);
+    }
+    all_good(&load.stop());
+}
+
 in_every_lab! {
     fn a_load_balancer_keeps_its_clients_addresses_and_tells_whether_it_has_endpoints(lab: &Lab, "load-balancer") {
         let ip = address(lab);
@@ -42,6 +57,9 @@ in_every_lab! {
         let mut outside = logs.lines().filter(|line| line.contains("/outside/"));
         assert!(outside.all(|line| line.contains(" 172.18.0.10:")), "{logs}");
         requests(lab, "debug", &format!("http://{ip}"), 5);
+
+        // J4: under Local policy.
+        replace_pods_under_load(lab, &format!("http://{ip}/"));
 
         let health = format!("http://{}:31500/", lab.node());
         let (status, weight, body) = told(lab, &health).unwrap();
@@ -62,7 +80,8 @@ in_every_lab! {
             ("externalTrafficPolicy: Local\n  healthCheckNodePort: 31500\n", "externalTrafficPolicy: Cluster\n");
         lab.edit("echo.yaml", asked, not_asked);
         wait_until("nobody is asked any more", || told(lab, &health).is_none().then_some(()));
-        requests(lab, "client", &format!("http://{ip}"), 5);
+        // J4: under Cluster policy.
+        replace_pods_under_load(lab, &format!("http://{ip}/"));
         lab.edit("echo.yaml", not_asked, asked);
         wait_until("it is asked again", || told(lab, &health).map(drop));
 

@@ -21,7 +21,16 @@ in_every_lab! {
         }
         // While the old one ends.
         load.take(100);
-        all_good(&load.stop());
+        // I30: all of its pods at once for those of another release.
+        lab.edit("services.yaml", "release: summer", "release: spring");
+        while !load.next().pod.starts_with("echo-spring") {
+            assert!(load.taken() < 4000, "the other release never answers");
+        }
+        let change = load.taken();
+        load.take(50);
+        let answers = load.stop();
+        all_good(&answers);
+        assert!(answers[change..].iter().all(|answer| answer.pod.starts_with("echo-spring")), "{answers:?}");
     }
 
     fn scaling_is_seen_by_clients(lab: &Lab, "quickstart") {

@@ -1,6 +1,8 @@
 //! Pods of StatefulSets and DaemonSets, and what readiness probes make of them.
 
 use std::fs;
+use std::io::Read;
+use std::process::Stdio;
 
 use serde_json::Value;
 
@@ -24,6 +26,63 @@ fn endpoints(lab: &Lab, service: &str) -> Vec<(String, bool)> {
         .collect();
     found.sort();
     found
+}
+
+/// I12, I13: with publishNotReadyAddresses a pod is reached before it is ready and while it ends, and no longer.
+fn published_although_unready_or_terminating(lab: &Lab, agent: &String) {
+    let cluster_ip = format!("http://{}", lab.cluster_ip("agent"));
+    let frontends = [
+        ("debug", cluster_ip.clone()),
+        ("client", format!("http://{}:30080", lab.node())),
+    ];
+    let busy = scratch(lab, agent).join("busy");
+    fs::write(&busy, "").unwrap();
+    let is_ready = |ready: bool| (endpoints(lab, "agent") == [(agent.clone(), ready)]).then_some(());
+    wait_until("the probe finds the file", || is_ready(false));
+    let local = "internalTrafficPolicy: Local\n";
+    let published = "internalTrafficPolicy: Local\n  publishNotReadyAddresses: true\n";
+    lab.edit("db.yaml", local, published);
+    wait_until("it is published", || is_ready(true));
+    for (from, url) in &frontends {
+        assert!(
+            by_pod(&requests(lab, from, url, 3)).keys().eq([agent]),
+            "{from} {url}"
+        );
+    }
+
+    // A client that reads slowly, more than buffers hold, keeps the pod from its end.
+    let download = format!("{cluster_ip}/bytes/100000000");
+    let mut slow = lab.exec("debug", &["curl", "-sSN", "--limit-rate", "1k", &download]);
+    let mut slow = slow.stdout(Stdio::piped()).spawn().unwrap();
+    slow.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    succeed(lab.sluice(&["lab", "delete", "pod", agent]));
+    let terminates = || {
+        let status = lab.status();
+        let mut pods = status["pods"].as_array().unwrap().iter();
+        pods.any(|pod| pod["name"] == agent.as_str() && pod["status"] == "Terminating")
+    };
+    wait_until("it terminates", || terminates().then_some(()));
+    for (from, url) in &frontends {
+        wait_until("it answers while it terminates", || {
+            by_pod(&requests(lab, from, url, 5))
+                .contains_key(agent)
+                .then_some(())
+        });
+    }
+    assert!(terminates(), "it ended under an open connection");
+    slow.kill().unwrap();
+    slow.wait().unwrap();
+    wait_until("it is gone, and another is there", || {
+        let endpoints = endpoints(lab, "agent");
+        (endpoints.len() == 1 && endpoints[0].0 != *agent).then_some(())
+    });
+    for (from, url) in &frontends {
+        assert!(
+            !by_pod(&requests(lab, from, url, 5)).contains_key(agent),
+            "{from} {url}"
+        );
+    }
+    lab.edit("db.yaml", published, local);
 }
 
 /// Where a pod's own files are.
@@ -73,6 +132,7 @@ in_every_lab! {
         fs::remove_file(&file).unwrap();
         wait_until("the probe misses it", || is_ready(true));
         requests(lab, "debug", url.trim_end_matches('/'), 1);
+        published_although_unready_or_terminating(lab, &agent);
         let one = run(lab.sluice(&["lab", "scale", "sts/agent", "2"]));
         assert!(one.errors.contains("one pod on each node"), "{one:?}");
     }

@@ -27,7 +27,10 @@ const CASES: &str = "
     O1 O2
     P1 P2 P3 P4 P5 P6 P7 P8 P9 P10 P11 P12 P13 P14 P15";
 
-/// A row: what it is about, the tests it names, and what it says is missing.
+/// What stands before what no test proves: nobody wrote it yet, or there is nothing here that it could be about.
+const LACKS: [&str; 2] = ["missing:", "cannot apply:"];
+
+/// A row: what it is about, the tests it names, and what it says is missing, or cannot apply, and why.
 struct Row {
     about: String,
     tests: Vec<String>,
@@ -41,7 +44,8 @@ fn rows(map: &str) -> Vec<Row> {
         let &[about, _, proof] = cells.as_slice() else {
             panic!("{map}: not three cells: {line}")
         };
-        let (named, missing) = match proof.split_once("missing:") {
+        let lack = LACKS.iter().find_map(|lack| proof.split_once(lack));
+        let (named, missing) = match lack {
             Some((named, reason)) => (named, Some(reason.trim().to_owned())),
             None => (proof, None),
         };

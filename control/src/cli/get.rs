@@ -218,7 +218,7 @@ pub struct Part {
     values: Vec<Value>,
 }
 
-/// Chooses from `all` (sorted), of one of several kinds. Pure, as [`print`].
+/// Chooses from `all` (sorted), of one of several kinds. Pure, as [`print()`].
 ///
 /// # Errors
 /// A selector or a path that is none.

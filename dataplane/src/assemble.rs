@@ -13,7 +13,7 @@ use crate::affinity::Affinity;
 use crate::announce;
 use crate::channel::BindError;
 use crate::channel::server::{Server, ServerOptions};
-use crate::config::{Config, Idle, Role};
+use crate::config::{Config, DriverKind, Idle, Role};
 use crate::conntrack::persist::{Adopted, BootId};
 use crate::conntrack::ports::{PortPoolConfig, Rest};
 use crate::conntrack::{Admission, FlowConfig, HashKey};
@@ -319,7 +319,10 @@ fn network(config: &Config, infos: &[DriverInfo]) -> Result<Network, StartError>
         mac: info.mac,
         mtu: info.mtu,
         addresses: port.addresses.clone(),
-        peer_mac: info.peer_mac,
+        // A tap that is a link may be bridged: who is behind it is asked, as on any link.
+        peer_mac: info
+            .peer_mac
+            .filter(|_| port.driver != DriverKind::Tap || port.role == Role::Host),
     });
     let routes = config.routes.iter().filter_map(|route| {
         let port = config.port_of(route)?;

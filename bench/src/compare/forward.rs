@@ -1,45 +1,45 @@
-//! The least that a gateway on AF_XDP sockets does: takes a packet from one port, counts the hop, gives it to the other.
-//! No table, no flow: the driver's own ceiling.
+//! The least that a gateway does with a driver: takes a packet from one port, counts the hop, gives it to the other. No
+//! table, no flow: the driver's own ceiling.
 
-use sluice_dataplane::nic::open::{self, Attach, DriverSpec, PortSpec, ZeroCopy};
+use sluice_dataplane::nic::memif::Role;
+use sluice_dataplane::nic::open::{self, DriverSpec, PortSpec};
 use sluice_dataplane::nic::{Burst, FrameMemory};
 
+use crate::pktgen::ports::{Driver, Port};
 use crate::pktgen::template::{at, fold};
 
 /// Empty turns before it waits, as a sleeping worker does.
 const TURNS_BEFORE_SLEEP: u32 = 32;
 
-/// Forwards between two interfaces until the process ends.
-pub fn run(interfaces: [&str; 2]) -> Result<(), Box<dyn std::error::Error>> {
+/// What it says on standard error when its ports are open.
+pub const READY: &str = "forwarding";
+
+/// Forwards between two interfaces, or sockets of memif that it makes, until the process ends.
+pub fn run(driver: Driver, ends: [&str; 2]) -> Result<(), Box<dyn std::error::Error>> {
     let mut memory = FrameMemory::new(16_384, 2_048)?;
     let mut umem = None;
-    let driver = DriverSpec::AfXdp {
-        attach: Attach::Auto,
-        zero_copy: ZeroCopy::Auto,
-        shared: None,
+    let mut open = |end| -> Result<_, Box<dyn std::error::Error>> {
+        let mut spec = PortSpec {
+            complete_checksums: true,
+            ..Port::on(driver, end)
+                .spec(end)
+                .ok_or("driver memory has no interfaces")?
+        };
+        if let DriverSpec::Memif(memif) = &mut spec.driver {
+            memif.role = Role::Server;
+        }
+        Ok(open::open(&spec, &mut memory, &mut umem)?)
     };
-    let mut ports = interfaces.map(|interface| {
-        open::open(
-            &PortSpec::new(interface, interface, driver.clone()),
-            &mut memory,
-            &mut umem,
-        )
-    });
-    let [Ok(a), Ok(b)] = &mut ports else {
-        let errors = ports
-            .into_iter()
-            .filter_map(Result::err)
-            .map(|error| error.to_string());
-        return Err(errors.collect::<Vec<_>>().join("; ").into());
-    };
+    let (mut a, mut b) = (open(ends[0])?, open(ends[1])?);
+    eprintln!("{READY}");
     let mut idle = 0;
     loop {
         let mut packets = 0;
         for way in 0..2 {
             let (from, to) = if way == 0 {
-                (&mut *a, &mut *b)
+                (&mut a, &mut b)
             } else {
-                (&mut *b, &mut *a)
+                (&mut b, &mut a)
             };
             let mut frames = Burst::new_const();
             from.rx_burst(&mut memory, &mut frames);
@@ -54,7 +54,7 @@ pub fn run(interfaces: [&str; 2]) -> Result<(), Box<dyn std::error::Error>> {
         }
         idle = if packets > 0 { 0 } else { idle + 1 };
         if idle > TURNS_BEFORE_SLEEP {
-            let fds: Vec<_> = [&*a, &*b].into_iter().filter_map(|port| port.wait_fd()).collect();
+            let fds: Vec<_> = [&a, &b].into_iter().filter_map(|port| port.wait_fd()).collect();
             let mut fds: Vec<_> = fds
                 .iter()
                 .map(|fd| rustix::event::PollFd::new(fd, rustix::event::PollFlags::IN))

@@ -1,12 +1,5 @@
 //! A gateway to compare: a host with one cable toward clients and one toward pods, whose other ends the generator has.
-//!
-//! ```text
-//! generator (our namespace, one core)        gateway (its namespace, another core)
-//!   cN  198.51.100.2 ──────────────────── gNc  198.51.100.1   route 10.244.128.0/17
-//!   pN  172.18.1.2   ──────────────────── gNp  172.18.1.1     route 10.244.0.0/17
-//! ```
-//! Everything of the gateway runs on its core: the kernel's receive work by NAPI threads of its interfaces that are pinned
-//! there, as is the dataplane's worker; the generator's likewise on its own. Interfaces have one queue.
+//! Everything of the gateway runs on its core, the kernel's receive work as well as the dataplane's worker.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,7 +7,6 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use ipnet::Ipv4Net;
 use rustix::process::{Pid, Signal, kill_process};
 use sluice_dataplane::addr::{Mac, Protocol};
@@ -23,47 +15,60 @@ use sluice_dataplane::channel::record::Record;
 use sluice_dataplane::counters::CounterId;
 use sluice_dataplane::index::{Generation, ServicePortIndex, WorkerIndex};
 
+use super::cables::{self, Cables, mac};
 use super::cpu::Threads;
 use super::rules;
-use super::sandbox::{Host, run};
+use super::sandbox::Host;
 use super::world;
-use crate::pktgen::plan::Driver;
-use crate::pktgen::ports::Ports;
+use crate::pktgen::ports::{Driver, Ports};
 use crate::pktgen::world::World;
 use crate::services::{backend, records};
 
 /// Kinds of gateways.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The dataplane on AF_XDP sockets.
-    AfXdp,
-    /// The dataplane on AF_PACKET rings.
-    AfPacket,
+    /// The dataplane with a driver.
+    Dataplane(Driver),
+    /// That driver alone, which only forwards: what the dataplane can do with it at most.
+    Ceiling(Driver),
     /// The kernel with kube-proxy's nftables rules.
     Nftables,
     /// The kernel with kube-proxy's iptables rules (the legacy tables, faster per packet than iptables-nft).
     Iptables,
     /// The kernel, only forwarding: no rules, no connection tracking.
     Forward,
-    /// AF_XDP in copy mode, only forwarding: what our driver can do at most on these cables.
-    Ceiling,
 }
 
 impl Kind {
     /// Its name in rows.
     pub fn name(self) -> String {
-        self.to_possible_value()
-            .map(|value| value.get_name().to_owned())
-            .unwrap_or_default()
+        match self {
+            Self::Dataplane(driver) => driver.name().to_owned(),
+            Self::Ceiling(driver) => format!("{}-ceiling", driver.name()),
+            Self::Nftables => "nftables".to_owned(),
+            Self::Iptables => "iptables".to_owned(),
+            Self::Forward => "forward".to_owned(),
+        }
     }
 
     /// Whether it translates.
     pub const fn translates(self) -> bool {
-        !matches!(self, Self::Forward | Self::Ceiling)
+        !matches!(self, Self::Forward | Self::Ceiling(_))
     }
 
-    const fn is_process(self) -> bool {
-        matches!(self, Self::AfXdp | Self::AfPacket | Self::Ceiling)
+    const fn driver(self) -> Option<Driver> {
+        match self {
+            Self::Dataplane(driver) | Self::Ceiling(driver) => Some(driver),
+            Self::Nftables | Self::Iptables | Self::Forward => None,
+        }
+    }
+
+    const fn cables(self) -> cables::Kind {
+        match self.driver() {
+            Some(Driver::Tap) => cables::Kind::Tap,
+            Some(Driver::Memif) => cables::Kind::Memif,
+            _ => cables::Kind::Veth,
+        }
     }
 }
 
@@ -76,13 +81,10 @@ pub struct Gateway {
     /// How long all Services took.
     pub load: Duration,
     host: Host,
-    number: usize,
+    cables: Cables,
     process: Option<Child>,
     control: Option<(Connection, Generation)>,
 }
-
-/// Niceness of wires, gateways and generator.
-const WIRE: i32 = -16;
 
 /// The cores of both sides.
 #[derive(Clone, Copy, Debug)]
@@ -112,47 +114,37 @@ fn clock() -> Instant {
 impl Gateway {
     /// Makes it as the `number`-th, and loads its Services. Errors: what was wanted and what the system said.
     pub fn new(kind: Kind, number: usize, size: Size, cores: Cores) -> io::Result<Self> {
-        let host = Host::new(&format!("g{number}"))?;
-        for (near, far, net) in [("c", "c", 1), ("p", "p", 2)] {
-            let (ours, theirs) = (format!("{near}{number}"), format!("g{number}{far}"));
-            let (our_mac, their_mac) = (mac(net, 2), mac(net, 1));
-            let words = format!(
-                "link add {ours} address {our_mac} numrxqueues 1 numtxqueues 1 type veth peer name {theirs} \
-                 address {their_mac} netns {} numrxqueues 1 numtxqueues 1",
-                host.0
-            );
-            run("ip", &words.split_whitespace().collect::<Vec<_>>())?;
-            // A veth hands packets to its peer's NAPI only if it segments nothing itself (veth_skb_is_eligible_for_gro).
-            run("ethtool", &["-K", &ours, "tso", "off"])?;
-            host.run("ethtool", &["-K", &theirs, "tso", "off"], "")?;
-            run("ip", &["link", "set", &ours, "up"])?;
-            host.ip(&format!("link set {theirs} up"))?;
-        }
+        let cables = Cables {
+            kind: kind.cables(),
+            number,
+        };
+        // The other kinds of cables have no end that could be elsewhere.
+        let host = match cables.kind {
+            cables::Kind::Veth => Host::new(&format!("g{number}"))?,
+            cables::Kind::Tap | cables::Kind::Memif => Host::here(),
+        };
+        cables.lay(&host)?;
         let mut gateway = Self {
             kind,
             world: world(size.services, !kind.translates()),
             load: Duration::ZERO,
             host,
-            number,
+            cables,
             process: None,
             control: None,
         };
-        if kind.is_process() {
-            gateway.start(size, cores)?;
-        } else {
-            gateway.route(size)?;
+        match kind {
+            Kind::Dataplane(driver) => gateway.start(driver, size, cores)?,
+            Kind::Ceiling(driver) => gateway.start_forwarding(driver, cores)?,
+            Kind::Nftables | Kind::Iptables | Kind::Forward => gateway.route(size)?,
         }
         gateway.load = gateway.load_services()?;
         Ok(gateway)
     }
 
-    fn interface(&self, side: &str) -> String {
-        format!("g{}{side}", self.number)
-    }
-
     /// The kernel as the gateway.
     fn route(&self, size: Size) -> io::Result<()> {
-        let (clients, pods) = (self.interface("c"), self.interface("p"));
+        let (clients, pods) = (self.cables.far("c"), self.cables.far("p"));
         self.host.ip(&format!(
             "addr add 198.51.100.1/24 dev {clients}
              addr add 172.18.1.1/24 dev {pods}
@@ -186,58 +178,77 @@ impl Gateway {
         Ok(())
     }
 
-    /// A process as the gateway.
-    fn start(&mut self, size: Size, cores: Cores) -> io::Result<()> {
-        let program = std::env::current_exe()?;
-        let log = std::fs::File::create(format!("/run/g{}.log", self.number))?;
-        if self.kind == Kind::Ceiling {
-            let mut command = self.host.command(&program);
-            command.args(["forward", &self.interface("c"), &self.interface("p")]);
-            command.args(["--core", &cores.gateway.to_string()]);
-            self.process = Some(command.stdin(Stdio::null()).stderr(log).spawn()?);
-            // Its sockets are there when the program is attached; nothing else tells.
-            return self.wait("its sockets", |gateway| {
-                let shown = gateway
-                    .host
-                    .run("ip", &["-d", "link", "show", &gateway.interface("p")], "")?;
-                Ok(shown.contains("xdp").then_some(()))
-            });
-        }
-        let interfaces = [self.interface("c"), self.interface("p")];
-        let driver = if self.kind == Kind::AfXdp {
-            "af_xdp"
-        } else {
-            "af_packet"
-        };
-        let socket = format!("/run/g{}.sock", self.number);
+    /// The driver alone as the gateway.
+    fn start_forwarding(&mut self, driver: Driver, cores: Cores) -> io::Result<()> {
+        let mut command = self.host.command(&std::env::current_exe()?);
+        command.args(["forward", driver.name()]);
+        command.args(["c", "p"].map(|side| match driver {
+            Driver::Memif => self.cables.socket(side),
+            _ => self.cables.far(side),
+        }));
+        command.args(["--core", &cores.gateway.to_string()]);
+        let log = std::fs::File::create(self.log())?;
+        self.process = Some(command.stdin(Stdio::null()).stderr(log).spawn()?);
+        self.wait("the driver", |gateway| {
+            let said = std::fs::read_to_string(gateway.log())?;
+            Ok(said.contains(super::forward::READY).then_some(()))
+        })
+    }
+
+    /// The dataplane as the gateway.
+    fn start(&mut self, driver: Driver, size: Size, cores: Cores) -> io::Result<()> {
+        let number = self.cables.number;
+        let socket = format!("/run/g{number}.sock");
+        let ports: String = [
+            ("clients", "c", 1, "198.51.100.1/24"),
+            ("pods", "p", 2, "172.18.1.1/24"),
+        ]
+        .map(|(name, side, net, address)| {
+            let memif = match driver {
+                Driver::Memif => format!(
+                    ", memif: {{socket: {}, role: server, mac: \"{}\", peerMac: \"{}\"}}",
+                    self.cables.socket(side),
+                    mac(net, 1),
+                    mac(net, 2)
+                ),
+                _ => String::new(),
+            };
+            format!(
+                "- {{name: {name}, driver: {}, interface: {}, addresses: [{address}]{memif}}}\n",
+                driver.name(),
+                self.cables.far(side)
+            )
+        })
+        .concat();
         let config = format!(
             "node: {{addresses: [198.51.100.1]}}
 ports:
-- {{name: clients, driver: {driver}, interface: {}, addresses: [198.51.100.1/24]}}
-- {{name: pods, driver: {driver}, interface: {}, addresses: [172.18.1.1/24]}}
-routes:
+{ports}routes:
 - {{to: 10.244.128.0/17, via: 198.51.100.2}}
 - {{to: 10.244.0.0/17, via: 172.18.1.2}}
 workers: {{count: 1, cores: [{}], idle: {}}}
 flows: {{capacity: {}}}
 channel: {{socket: {socket}}}
 ",
-            interfaces[0],
-            interfaces[1],
             cores.gateway,
             if size.spin { "spin" } else { "sleep" },
             size.flows * 4 / 3 + 65_536,
         );
-        let file = format!("/run/g{}.yaml", self.number);
+        let file = format!("/run/g{number}.yaml");
         std::fs::write(&file, config)?;
-        let mut command = self.host.command(&beside(&program)?);
+        let mut command = self.host.command(&beside(&std::env::current_exe()?)?);
         command.args(["--config", &file]);
+        let log = std::fs::File::create(self.log())?;
         self.process = Some(command.stdin(Stdio::null()).stderr(log).spawn()?);
         let control = self.wait("the dataplane", |_| {
             Ok(Connection::connect_within(&socket, Duration::from_secs(60)).ok())
         })?;
         self.control = Some((control.0, Generation(0)));
         Ok(())
+    }
+
+    fn log(&self) -> String {
+        format!("/run/g{}.log", self.cables.number)
     }
 
     /// Waits for what nothing reports, at most 20 s.
@@ -252,7 +263,7 @@ channel: {{socket: {socket}}}
                 None => None,
             };
             if ended.is_some() || began.elapsed() > Duration::from_secs(20) {
-                let log = std::fs::read_to_string(format!("/run/g{}.log", self.number)).unwrap_or_default();
+                let log = std::fs::read_to_string(self.log()).unwrap_or_default();
                 return Err(io::Error::other(format!("{what} did not come up: {log}")));
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -261,10 +272,10 @@ channel: {{socket: {socket}}}
 
     fn load_services(&mut self) -> io::Result<Duration> {
         match self.kind {
-            Kind::Forward | Kind::Ceiling => Ok(Duration::ZERO),
+            Kind::Forward | Kind::Ceiling(_) => Ok(Duration::ZERO),
             Kind::Nftables => self.timed("nft", &["-f", "-"], &rules::nftables(&self.world)),
             Kind::Iptables => self.timed("iptables-legacy-restore", &[], &rules::iptables(&self.world)),
-            Kind::AfXdp | Kind::AfPacket => {
+            Kind::Dataplane(_) => {
                 let pods = rules::PODS.parse::<Ipv4Net>().map_err(io::Error::other)?;
                 let records = records(&self.world, pods, &[Protocol::UDP]);
                 self.publish(&[], &records)
@@ -277,7 +288,7 @@ channel: {{socket: {socket}}}
         let whole = self.world.endpoints.per_service;
         let endpoints = whole - u32::from(take);
         match self.kind {
-            Kind::Forward | Kind::Ceiling => Ok(Duration::ZERO),
+            Kind::Forward | Kind::Ceiling(_) => Ok(Duration::ZERO),
             Kind::Nftables => {
                 let text = rules::nftables_change(&self.world, service, endpoints);
                 self.timed("nft", &["-f", "-"], &text)
@@ -286,7 +297,7 @@ channel: {{socket: {socket}}}
                 let text = rules::iptables_change(&self.world, service, endpoints);
                 self.timed("iptables-legacy-restore", &["--noflush"], &text)
             }
-            Kind::AfXdp | Kind::AfPacket => {
+            Kind::Dataplane(_) => {
                 let record = backend(ServicePortIndex(service), self.world.endpoint(service, whole - 1));
                 if take {
                     self.publish(&[record.key()], &[])
@@ -349,51 +360,21 @@ channel: {{socket: {socket}}}
 
     /// Opens the generator's ends, with all receive work of both sides where it belongs. What the gateway's threads are.
     pub fn connect(&self, driver: Driver, cores: Cores) -> io::Result<(Ports, Threads)> {
-        let ports = self.open(driver)?;
-        let names = |interface: String| format!("napi/{interface}-");
-        let (near, far) = (
-            [format!("c{}", self.number), format!("p{}", self.number)],
-            [self.interface("c"), self.interface("p")],
-        );
-        for interface in &near {
-            run("sh", &["-c", &receive_on(interface, cores.generator)])?;
-        }
-        for interface in &far {
-            self.host
-                .run("sh", &["-c", &receive_on(interface, cores.gateway)], "")?;
-        }
-        let wires = Threads::named(&near.map(names));
-        wires.pin(cores.generator);
-        let kernel = Threads::named(&far.map(names));
-        kernel.pin(cores.gateway);
+        let ports = self.cables.open(driver)?;
+        let kernel = self.cables.settle(&self.host, cores)?;
         let process = self
             .process
             .as_ref()
             .map(|process| Threads::of_process(process.id()))
             .unwrap_or_default();
-        // What is measured goes before whatever else the machine does.
-        wires.hurry(WIRE);
-        kernel.hurry(WIRE);
-        // Niceness counts within a session's group only, and so the group needs some, too (sched(7), autogroup).
-        let _ = std::fs::write("/proc/self/autogroup", WIRE.to_string());
+        Cables::hurry();
         let softirqs = Threads::named(&[format!("ksoftirqd/{}", cores.gateway)]);
         Ok((ports, process.and(kernel).and(softirqs)))
     }
 
-    fn open(&self, driver: Driver) -> io::Result<Ports> {
-        let spec = |side: &str| {
-            let interface = format!("{side}{}", self.number);
-            crate::pktgen::plan::Port::on(driver, &interface).spec(side)
-        };
-        let (Some(clients), Some(pods)) = (spec("c"), spec("p")) else {
-            return Err(io::Error::other("driver memory has no interfaces"));
-        };
-        Ports::open(&clients, &pods, 16_384).map_err(io::Error::other)
-    }
-
-    /// The gateway's station address toward clients.
-    pub const fn mac(&self) -> Mac {
-        Mac([2, 0, 0, 0, 1, 1])
+    /// Its station address toward clients.
+    pub fn mac(&self) -> Mac {
+        self.cables.mac()
     }
 }
 
@@ -404,18 +385,6 @@ impl Drop for Gateway {
             let _ = process.wait();
         }
     }
-}
-
-fn mac(net: u8, end: u8) -> Mac {
-    Mac([2, 0, 0, 0, net, end])
-}
-
-/// Has an interface's packets received on a core: by a thread, which is to be pinned there, where the interface has NAPI;
-/// else (AF_PACKET sockets switch GRO off, and NAPI with it) by the kernel's backlog of that core.
-fn receive_on(interface: &str, core: usize) -> String {
-    let device = format!("/sys/class/net/{interface}");
-    let mask = 1u64 << core;
-    format!("echo 1 2>&- > {device}/threaded || echo {mask:x} > {device}/queues/rx-0/rps_cpus")
 }
 
 /// The dataplane's program, beside ours.

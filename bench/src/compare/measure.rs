@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::gateway::{Cores, Gateway};
 use crate::pktgen::picks::{Picks, Weighted};
-use crate::pktgen::plan::Driver;
+use crate::pktgen::ports::Driver;
 use crate::pktgen::rate::MIN_FRAME;
 use crate::pktgen::run::{self, Generator};
 use crate::pktgen::schedule::Schedule;
@@ -100,7 +100,7 @@ pub fn measure(gateway: &Gateway, settings: &Settings, repeat: usize) -> io::Res
         opened,
         mpps: flood.received_pps / 1e6,
         gateway_ns_per_packet: cost,
-        mpps_per_gateway_core: 1e3 / cost,
+        mpps_per_gateway_core: if cost > 0.0 { 1e3 / cost } else { 0.0 },
         gateway_busy: ran as f64 / 1e9 / flood.seconds,
         paced_gateway_ns_per_packet: per(paced_ran, paced.forward.received + paced.back.received),
         flood,

@@ -1,8 +1,9 @@
 //! Gateways compared: the dataplane, and the kernel with kube-proxy's rules, on the same cables, with the same Services,
 //! under the same generator, in turns of one run.
 //!
-//! In reading order: `sandbox` (namespaces), `rules` (kube-proxy's), `gateway` (one to compare), `forward` (a gateway
-//! that only forwards), `cpu` (what it took), `measure` (rows).
+//! In reading order: `sandbox` (namespaces), `rules` (kube-proxy's), `cables` (links to the generator), `gateway` (one to
+//! compare), `forward` (a driver that only forwards), `cpu` (what it took), `measure` (rows), `promises` (what is promised
+//! of them).
 
 use std::net::Ipv4Addr;
 
@@ -12,6 +13,8 @@ use crate::pktgen::world::{Endpoints, Services, World};
 pub mod sandbox;
 /// kube-proxy's rules.
 pub mod rules;
+/// Links.
+pub mod cables;
 /// A gateway.
 pub mod gateway;
 /// Forwarding without translation.
@@ -20,6 +23,8 @@ pub mod forward;
 pub mod cpu;
 /// Rows.
 pub mod measure;
+/// Promises.
+pub mod promises;
 
 /// So many Services with four endpoints each, and clients in the pod network, whose address is kept.
 pub fn world(services: u32, direct: bool) -> World {

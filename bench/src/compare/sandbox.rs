@@ -4,6 +4,7 @@
 use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
 
+/// Set inside, to the process outside.
 const INSIDE: &str = "SLUICE_BENCH_SANDBOX";
 
 /// Programs that are needed, and the Debian package of each.
@@ -19,7 +20,11 @@ const PROGRAMS: [(&str, &str); 6] = [
 /// Runs this program's command anew inside, unless it is there: then `None`. The exit code of that run otherwise.
 /// Errors: not root; a program is missing.
 pub fn enter() -> io::Result<Option<i32>> {
-    if std::env::var_os(INSIDE).is_some() {
+    if let Some(outside) = std::env::var_os(INSIDE) {
+        let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+        if outside.to_str() != Some(&parent.to_string()) {
+            return Err(io::Error::other("the process that started this one is gone"));
+        }
         run("mount", &["-t", "tmpfs", "tmpfs", "/run"])?;
         // One that shows this namespace's interfaces.
         run("mount", &["-t", "sysfs", "sysfs", "/sys"])?;
@@ -52,7 +57,7 @@ pub fn enter() -> io::Result<Option<i32>> {
         .args(["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--mount"])
         .arg(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
-        .env(INSIDE, "1")
+        .env(INSIDE, std::process::id().to_string())
         .status()?;
     Ok(Some(status.code().unwrap_or(1)))
 }
@@ -97,20 +102,39 @@ pub fn feed(program: &str, arguments: &[&str], input: &str) -> io::Result<String
     )))
 }
 
-/// A host.
+/// A host: a network namespace by its name, or the one we are in.
 #[derive(Clone, Debug)]
-pub struct Host(pub String);
+pub struct Host(Option<String>);
 
 impl Host {
     /// Makes it, with its loopback up.
     pub fn new(name: &str) -> io::Result<Self> {
         run("ip", &["netns", "add", name])?;
-        let host = Self(name.to_owned());
+        let host = Self(Some(name.to_owned()));
         host.ip("link set lo up")?;
         for which in ["all", "default"] {
             host.set(&format!("ipv6/conf/{which}/disable_ipv6"), "1")?;
         }
         Ok(host)
+    }
+
+    /// The namespace we are in.
+    pub const fn here() -> Self {
+        Self(None)
+    }
+
+    /// Gives it an interface of ours.
+    pub fn take(&self, interface: &str) -> io::Result<()> {
+        match &self.0 {
+            Some(name) => run("ip", &["link", "set", interface, "netns", name]).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// A program in it, and its arguments.
+    fn words<'a>(&'a self, program: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
+        let inside = self.0.iter().flat_map(|name| ["ip", "netns", "exec", name]);
+        inside.chain([program]).chain(arguments.iter().copied()).collect()
     }
 
     /// Commands of ip(8), one a line.
@@ -119,24 +143,22 @@ impl Host {
             .lines()
             .map(|line| format!("{}\n", line.trim()))
             .collect();
-        feed("ip", &["-n", &self.0, "-batch", "-"], &lines).map(drop)
+        self.run("ip", &["-batch", "-"], &lines).map(drop)
     }
 
     /// A program in it.
     pub fn run(&self, program: &str, arguments: &[&str], input: &str) -> io::Result<String> {
-        feed(
-            "ip",
-            &[&["netns", "exec", &self.0, program], arguments].concat(),
-            input,
-        )
+        let words = self.words(program, arguments);
+        feed(words[0], &words[1..], input)
     }
 
     /// A program in it that goes on, and ends with us.
     pub fn command(&self, program: &std::path::Path) -> Command {
-        let mut command = Command::new("ip");
-        command
-            .args(["netns", "exec", &self.0, "setpriv", "--pdeathsig", "KILL"])
-            .arg(program);
+        // If we end before it is to hear of that, it has another parent by then.
+        let unless_late = format!("[ $PPID = {} ] && exec \"$0\" \"$@\"", std::process::id());
+        let words = self.words("setpriv", &["--pdeathsig", "KILL", "sh", "-c", &unless_late]);
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(program);
         command
     }
 

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use serde::Deserialize;
 use sluice_dataplane::addr::Mac;
-use sluice_dataplane::nic::open::{Attach, DEFAULT_RING_SIZE, DriverSpec, PortSpec, ZeroCopy};
 
 use super::lives::Script;
 use super::picks::{Picks, Weighted};
+use super::ports::{Driver, Port};
 use super::rate::{Line, MIN_FRAME, Rate};
 use super::schedule::{Phase, Schedule};
 use super::search::Goal;
@@ -69,40 +69,6 @@ pub struct Plan {
     /// Seed of everything random.
     #[serde(default)]
     pub seed: u64,
-}
-
-/// A NIC port.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Port {
-    /// Which driver opens it. `memory`: both ports are rings to a gateway in this process.
-    pub driver: Driver,
-    /// Which interface.
-    #[serde(default)]
-    pub interface: String,
-    /// Its receive queue (af_xdp).
-    #[serde(default)]
-    pub queue: u32,
-    /// Slots per ring.
-    #[serde(default = "ring_size")]
-    pub ring_size: u32,
-    /// The gateway's MAC address on this link; of use toward clients only, since pods answer to whence they were asked.
-    #[serde(default)]
-    pub gateway: Option<String>,
-}
-
-/// Drivers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Driver {
-    /// AF_XDP sockets.
-    AfXdp,
-    /// AF_PACKET rings.
-    AfPacket,
-    /// A tap that is made.
-    Tap,
-    /// Rings in this process.
-    Memory,
 }
 
 /// How the next flow is chosen.
@@ -448,43 +414,6 @@ impl Plan {
     }
 }
 
-impl Port {
-    /// An interface with everything else as usual.
-    pub fn on(driver: Driver, interface: &str) -> Self {
-        Self {
-            driver,
-            interface: interface.to_owned(),
-            queue: 0,
-            ring_size: DEFAULT_RING_SIZE,
-            gateway: None,
-        }
-    }
-
-    /// As the dataplane's drivers want it; `None` for `memory`.
-    pub fn spec(&self, name: &str) -> Option<PortSpec> {
-        let driver = match self.driver {
-            Driver::AfXdp => DriverSpec::AfXdp {
-                attach: Attach::Auto,
-                zero_copy: ZeroCopy::Auto,
-                shared: None,
-            },
-            Driver::AfPacket => DriverSpec::AfPacket { fanout: None },
-            Driver::Tap => DriverSpec::Tap {
-                mtu: 1_500,
-                queues: false,
-            },
-            Driver::Memory => return None,
-        };
-        Some(PortSpec {
-            queue: self.queue,
-            ring_size: self.ring_size,
-            // The judge must see what a gateway wrote, not what a driver made good.
-            complete_checksums: false,
-            ..PortSpec::new(name, &self.interface, driver)
-        })
-    }
-}
-
 fn script(requests: u8, size: usize) -> Script {
     let template = Template::tcp(Mac::default(), Mac::default(), Some(size));
     Script {
@@ -519,10 +448,6 @@ const fn open_rate() -> f64 {
 
 const fn frames() -> usize {
     16_384
-}
-
-const fn ring_size() -> u32 {
-    DEFAULT_RING_SIZE
 }
 
 const fn weight() -> f64 {

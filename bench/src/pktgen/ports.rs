@@ -1,20 +1,115 @@
 //! The generator's two NIC ports, toward clients' and toward pods' side of a gateway: any driver of the dataplane. Both
 //! share frame memory, so an answer is the packet itself, turned round.
 
+use clap::ValueEnum;
+use serde::Deserialize;
 use sluice_dataplane::addr::Mac;
-use sluice_dataplane::nic::open::{self, PortSpec};
-use sluice_dataplane::nic::{Burst, Driver, Frame, FrameMemory, OpenError};
+use sluice_dataplane::nic::memif::{MemifSpec, Role};
+use sluice_dataplane::nic::open::{self, Attach, DEFAULT_RING_SIZE, DriverSpec, PortSpec, ZeroCopy};
+use sluice_dataplane::nic::{self, Burst, Frame, FrameMemory, OpenError};
 use sluice_dataplane::wire::arp::{self, Arp, Operation};
+
+/// A NIC port, as a plan says it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Port {
+    /// Which driver opens it. `memory`: both ports are rings to a gateway in this process.
+    pub driver: Driver,
+    /// Which interface.
+    #[serde(default)]
+    pub interface: String,
+    /// Its receive queue (af_xdp).
+    #[serde(default)]
+    pub queue: u32,
+    /// Slots per ring.
+    #[serde(default = "ring_size")]
+    pub ring_size: u32,
+    /// The gateway's MAC address on this link; of use toward clients only, since pods answer to whence they were asked.
+    #[serde(default)]
+    pub gateway: Option<String>,
+}
+
+/// Drivers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Driver {
+    /// AF_XDP sockets.
+    AfXdp,
+    /// AF_PACKET rings.
+    AfPacket,
+    /// A tap that is made.
+    Tap,
+    /// Shared memory with another process, whose socket is the interface: the generator is its client.
+    Memif,
+    /// Rings in this process.
+    Memory,
+}
+
+impl Driver {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AfXdp => "af_xdp",
+            Self::AfPacket => "af_packet",
+            Self::Tap => "tap",
+            Self::Memif => "memif",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+impl Port {
+    /// An interface with everything else as usual.
+    pub fn on(driver: Driver, interface: &str) -> Self {
+        Self {
+            driver,
+            interface: interface.to_owned(),
+            queue: 0,
+            ring_size: DEFAULT_RING_SIZE,
+            gateway: None,
+        }
+    }
+
+    /// As the dataplane's drivers want it; `None` for `memory`.
+    pub fn spec(&self, name: &str) -> Option<PortSpec> {
+        let driver = match self.driver {
+            Driver::AfXdp => DriverSpec::AfXdp {
+                attach: Attach::Auto,
+                zero_copy: ZeroCopy::Auto,
+                shared: None,
+            },
+            Driver::AfPacket => DriverSpec::AfPacket { fanout: None },
+            Driver::Tap => DriverSpec::Tap {
+                mtu: 1_500,
+                queues: false,
+            },
+            Driver::Memif => DriverSpec::Memif(MemifSpec::new(&self.interface, Role::Client)),
+            Driver::Memory => return None,
+        };
+        Some(PortSpec {
+            queue: self.queue,
+            ring_size: self.ring_size,
+            // The judge must see what a gateway wrote, not what a driver made good.
+            complete_checksums: false,
+            ..PortSpec::new(name, &self.interface, driver)
+        })
+    }
+}
+
+const fn ring_size() -> u32 {
+    DEFAULT_RING_SIZE
+}
 
 /// A driver and what waits for room in its ring.
 pub struct Side {
     /// The driver.
-    pub driver: Box<dyn Driver>,
+    pub driver: Box<dyn nic::Driver>,
     pub(super) out: Burst,
 }
 
 impl Side {
-    fn new(driver: Box<dyn Driver>) -> Self {
+    fn new(driver: Box<dyn nic::Driver>) -> Self {
         Self {
             driver,
             out: Burst::new_const(),
@@ -45,7 +140,7 @@ pub struct Ports {
 
 impl Ports {
     /// Two drivers opened with `memory`.
-    pub fn new(memory: FrameMemory, clients: Box<dyn Driver>, pods: Box<dyn Driver>) -> Self {
+    pub fn new(memory: FrameMemory, clients: Box<dyn nic::Driver>, pods: Box<dyn nic::Driver>) -> Self {
         Self {
             memory,
             clients: Side::new(clients),

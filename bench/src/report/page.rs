@@ -234,7 +234,7 @@ fn compare(html: &mut String, rows: &Rows) -> Result<(), Box<dyn std::error::Err
         .unwrap_or_default();
         let _ = write!(
             html,
-            "<h2>On veth: {of}</h2>{picture}<table><tr><th rowspan=2>gateway<th colspan=3>Mpps per gateway core<th colspan=3>gateway ns a packet<th colspan=3>Mpps out in a flood<th>busy<th>p50<th>p99<th>lost</tr><tr>{}<th>%<th>µs<th>µs<th>%</tr>{body}</table>{latency}",
+            "<h2>Gateways: {of}</h2>{picture}<table><tr><th rowspan=2>gateway<th colspan=3>Mpps per gateway core<th colspan=3>gateway ns a packet<th colspan=3>Mpps out in a flood<th>busy<th>p50<th>p99<th>lost</tr><tr>{}<th>%<th>µs<th>µs<th>%</tr>{body}</table>{latency}",
             "<th>min<th>median<th>max".repeat(3)
         );
     }
@@ -364,14 +364,14 @@ mod tests {
         let row = |gateway: &str, per_core: f64| {
             format!(
                 r#"{{"kind":"compare","services":10,"flows":5,"frame":64,"rate":1000,"machine":{{"cpu":"a <b>","load":"3.0"}},
-                "row":{{"gateway":"{gateway}","mpps_per_gateway_core":{per_core},"mpps":1,"gateway_ns_per_packet":1000,
+                "row":{{"gateway":"{gateway}","repeat":0,"mpps_per_gateway_core":{per_core},"mpps":1,"gateway_ns_per_packet":1000,
                 "gateway_busy":0.5,"paced":{{"back":{{"loss":0,"latency_ns":{{"p50":1000,"p90":1,"p99":1,"p99.9":1,"p99.99":1,"max":9}}}}}}}}}}"#
             )
             .replace('\n', " ")
         };
         rows.take(
             "test",
-            &format!("{}\n{}", row("nftables", 1.0), row("af-xdp", 1.2)),
+            &format!("{}\n{}", row("nftables", 1.0), row("af_xdp", 1.2)),
         )
         .unwrap();
         rows.take(
@@ -381,7 +381,7 @@ mod tests {
         .unwrap();
         let html = page("Results", &rows).unwrap();
         let missed = html.find("Claims that are not kept").unwrap();
-        assert!(missed < html.find("Machine").unwrap() && html.contains("1.20 times"));
+        assert!(missed < html.find("Machine").unwrap() && html.contains("1.20 (1.20–1.20)"));
         assert!(html.contains("a &lt;b&gt;") && html.matches("<svg").count() == 3);
         assert!(
             !html.contains("http-equiv") && !html.contains("src="),

@@ -206,11 +206,11 @@ mod tests {
             assert!(svg.contains(word), "{word}");
         }
         let curve = Curve {
-            label: "af-xdp".to_owned(),
+            label: "af_xdp".to_owned(),
             values: vec![10.0, 100.0, 12_000.0],
         };
         let svg = curves("Latency", "µs", &["p50", "p99", "max"], &[curve]).unwrap();
-        for word in ["Latency", "µs", "p99", "af-xdp"] {
+        for word in ["Latency", "µs", "p99", "af_xdp"] {
             assert!(svg.contains(word), "{word}");
         }
         assert!(curves("Nothing", "", &["p50"], &[]).is_err());

@@ -10,21 +10,24 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use sluice_bench::compare::gateway::{Cores, Gateway, Kind, Size};
 use sluice_bench::compare::measure::{Row, Settings, measure};
+use sluice_bench::compare::promises::{Figure, PROMISES};
 use sluice_bench::compare::sandbox;
 use sluice_bench::machine::Machine;
-use sluice_bench::pktgen::plan::Driver;
+use sluice_bench::pktgen::ports::Driver;
+use sluice_bench::report::rows::Spread;
 
 /// Compares gateways on one machine: the dataplane with each driver, and the kernel with kube-proxy's rules.
 ///
-/// Each is a network namespace with a cable toward clients and one toward pods, has the same Services, and is measured in
-/// turn with the others, again and again. Needs root, two cores, nft and iptables-legacy. Nothing is left behind.
+/// Each has a cable toward clients and one toward pods and the same Services, and is measured in turn with the others, again
+/// and again. Beside the dataplane with a driver stands its ceiling: that driver alone, forwarding. Needs root, two cores,
+/// nft and iptables-legacy. Nothing is left behind.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Which; several separated by commas.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [
-        Kind::Nftables, Kind::AfXdp, Kind::Iptables, Kind::AfPacket, Kind::Forward, Kind::Ceiling
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,…", default_values_t = [
+        Name::Nftables, Name::AfXdp, Name::Iptables, Name::AfPacket, Name::Tap, Name::Memif, Name::Forward
     ])]
-    driver: Vec<Kind>,
+    driver: Vec<Name>,
     /// Services, with four endpoints each.
     #[arg(long, default_value_t = 1_000)]
     services: u32,
@@ -49,8 +52,8 @@ pub(crate) struct Arguments {
     /// Workers spin instead of waiting for packets.
     #[arg(long)]
     spin: bool,
-    /// The generator's driver: af_xdp or af_packet.
-    #[arg(long, value_enum, default_value = "af-xdp")]
+    /// The generator's driver on interfaces; memif is spoken with by memif.
+    #[arg(long, value_enum, default_value = "af_xdp")]
     generator: By,
     /// The generator's CPU, and the gateways'.
     #[arg(long, num_args = 2, default_values_t = [0, 1])]
@@ -63,14 +66,48 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
+/// What can be compared: the dataplane by its driver, or the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Name {
+    /// The dataplane on AF_XDP sockets.
+    AfXdp,
+    /// The dataplane on AF_PACKET rings.
+    AfPacket,
+    /// The dataplane on taps.
+    Tap,
+    /// The dataplane on memory that it shares with the generator.
+    Memif,
+    /// The kernel with kube-proxy's nftables rules.
+    Nftables,
+    /// The kernel with kube-proxy's iptables rules.
+    Iptables,
+    /// The kernel, only forwarding.
+    Forward,
+}
+
+impl Name {
+    /// The gateways that it is measured with.
+    fn kinds(self) -> Vec<Kind> {
+        let with_ceiling = |driver| vec![Kind::Dataplane(driver), Kind::Ceiling(driver)];
+        match self {
+            Self::AfXdp => with_ceiling(Driver::AfXdp),
+            Self::AfPacket => with_ceiling(Driver::AfPacket),
+            Self::Tap => with_ceiling(Driver::Tap),
+            Self::Memif => with_ceiling(Driver::Memif),
+            Self::Nftables => vec![Kind::Nftables],
+            Self::Iptables => vec![Kind::Iptables],
+            Self::Forward => vec![Kind::Forward],
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
 enum By {
     AfXdp,
     AfPacket,
 }
-
-/// What we promise: this many times the packets per gateway core of the kernel's nftables path.
-const PROMISE: f64 = 1.5;
 
 /// Measures and prints.
 pub(crate) fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
@@ -117,8 +154,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         Ok(())
     };
     let mut gateways = Vec::new();
-    for (number, kind) in arguments.driver.iter().enumerate() {
-        let mut gateway = Gateway::new(*kind, number, size, cores)?;
+    let kinds: Vec<Kind> = arguments.driver.iter().flat_map(|name| name.kinds()).collect();
+    for (number, &kind) in kinds.iter().enumerate() {
+        let mut gateway = Gateway::new(kind, number, size, cores)?;
         if kind.translates() {
             let changes = changes(&mut gateway, arguments.changes)?;
             eprintln!(
@@ -126,7 +164,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
                 kind.name(),
                 size.services,
                 gateway.load.as_secs_f64(),
-                spread(&changes, |seconds| format!("{:.2} ms", seconds * 1e3))
+                spread(changes.clone(), |seconds| format!("{:.2} ms", seconds * 1e3))
             );
             emit(
                 json!({"kind": "compare-update", "gateway": kind.name(), "services": size.services,
@@ -170,8 +208,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         }
     }
     if !arguments.json {
-        table(&arguments, &rows)?;
+        table(&arguments, &kinds, &rows)?;
     }
+    let ours: Vec<String> = kinds
+        .iter()
+        .filter(|kind| matches!(kind, Kind::Dataplane(_)))
+        .map(|kind| kind.name())
+        .collect();
     for row in &rows {
         let wrong = row.flood.wrong() + row.paced.wrong();
         if wrong > 0 {
@@ -179,7 +222,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
                 "{}: {wrong} packets came out wrong in turn {}",
                 row.gateway, row.repeat
             );
-            if row.gateway.starts_with("af-") {
+            if ours.contains(&row.gateway) {
                 return Err(format!("{what}: what translates wrongly has no figure").into());
             }
             eprintln!("{what}");
@@ -204,38 +247,33 @@ fn changes(gateway: &mut Gateway, times: usize) -> Result<Vec<f64>, Box<dyn Erro
 }
 
 /// Min, median and max.
-fn spread(sorted: &[f64], show: impl Fn(f64) -> String) -> String {
-    match (sorted.first(), sorted.get(sorted.len() / 2), sorted.last()) {
-        (Some(min), Some(median), Some(max)) => {
-            format!("{} / {} / {}", show(*min), show(*median), show(*max))
-        }
-        _ => "-".to_owned(),
-    }
+fn spread(values: Vec<f64>, show: impl Fn(f64) -> String) -> String {
+    Spread::of(values).map_or_else(
+        || "-".to_owned(),
+        |Spread { min, median, max }| format!("{} / {} / {}", show(min), show(median), show(max)),
+    )
 }
 
-fn table(arguments: &Arguments, rows: &[Row]) -> Result<(), Box<dyn Error>> {
+fn table(arguments: &Arguments, kinds: &[Kind], rows: &[Row]) -> Result<(), Box<dyn Error>> {
     let mut out = std::io::stdout();
-    let of = |kind: Kind, value: fn(&Row) -> f64| {
-        let mut values: Vec<f64> = rows
-            .iter()
-            .filter(|row| row.gateway == kind.name())
-            .map(value)
-            .collect();
-        values.sort_by(f64::total_cmp);
-        values
-    };
-    let median = |kind, value| {
-        let values = of(kind, value);
-        values.get(values.len() / 2).copied()
-    };
-    let per_core = |row: &Row| row.mpps_per_gateway_core;
-    if let (Some(ours), Some(kernel)) = (median(Kind::AfXdp, per_core), median(Kind::Nftables, per_core)) {
-        let ratio = ours / kernel;
-        let verdict = if ratio >= PROMISE { "kept" } else { "MISSED" };
-        writeln!(
-            out,
-            "{verdict}: af-xdp {ratio:.2} times nftables in Mpps per gateway core (promise: {PROMISE})"
-        )?;
+    let number = |digits: usize| move |value: f64| format!("{value:.digits$}");
+    let figures: Vec<Figure<'_>> = rows
+        .iter()
+        .map(|row| Figure {
+            gateway: &row.gateway,
+            turn: row.repeat as u64,
+            mpps: row.mpps_per_gateway_core,
+        })
+        .collect();
+    for promise in PROMISES {
+        if let Some(measured) = promise.measured(&figures) {
+            let verdict = if promise.kept(measured) { "kept" } else { "MISSED" };
+            let Spread { min, median, max } = measured;
+            writeln!(
+                out,
+                "{verdict}: {promise}, in Mpps per gateway core: {min:.2} / {median:.2} / {max:.2}"
+            )?;
+        }
     }
     writeln!(
         out,
@@ -244,32 +282,45 @@ fn table(arguments: &Arguments, rows: &[Row]) -> Result<(), Box<dyn Error>> {
     )?;
     writeln!(
         out,
-        "{:<10} {:>23} {:>23} {:>20} {:>9} {:>10} {:>10} {:>10} {:>9}",
+        "{:<17} {:>23} {:>23} {:>20} {:>8} {:>6} {:>10} {:>10} {:>10} {:>8}",
         "gateway",
         "Mpps out (flood)",
         "Mpps per gateway core",
         "gateway ns/packet",
+        "ceiling%",
         "busy %",
         "rtt p50 µs",
         "p99 µs",
         "p99.9 µs",
         "loss %"
     )?;
-    let number = |digits: usize| move |value: f64| format!("{value:.digits$}");
-    for &kind in &arguments.driver {
-        let latency = |pick: fn(&Row) -> f64| median(kind, pick).unwrap_or_default();
+    for &kind in kinds {
+        let of = |kind: Kind, value: fn(&Row) -> f64| -> Vec<f64> {
+            let these = rows.iter().filter(|row| row.gateway == kind.name());
+            these.map(value).collect()
+        };
+        let median = |kind, value| Spread::of(of(kind, value)).map(|spread| spread.median);
+        let own = |value: fn(&Row) -> f64| median(kind, value).unwrap_or_default();
+        let per_core = |row: &Row| row.mpps_per_gateway_core;
+        let share = match kind {
+            Kind::Dataplane(driver) => median(Kind::Ceiling(driver), per_core)
+                .map_or_else(String::new, |ceiling| {
+                    format!("{:.0}", own(per_core) / ceiling * 100.0)
+                }),
+            _ => String::new(),
+        };
         writeln!(
             out,
-            "{:<10} {:>23} {:>23} {:>20} {:>9.0} {:>10.1} {:>10.1} {:>10.1} {:>9.4}",
+            "{:<17} {:>23} {:>23} {:>20} {share:>8} {:>6.0} {:>10.1} {:>10.1} {:>10.1} {:>8.4}",
             kind.name(),
-            spread(&of(kind, |row| row.mpps), number(3)),
-            spread(&of(kind, per_core), number(3)),
-            spread(&of(kind, |row| row.gateway_ns_per_packet), number(0)),
-            latency(|row| row.gateway_busy * 100.0),
-            latency(|row| row.paced.back.latency_ns.as_ref().map_or(0, |l| l.p50) as f64 / 1e3),
-            latency(|row| row.paced.back.latency_ns.as_ref().map_or(0, |l| l.p99) as f64 / 1e3),
-            latency(|row| row.paced.back.latency_ns.as_ref().map_or(0, |l| l.p999) as f64 / 1e3),
-            latency(|row| row.paced.outcome().loss * 100.0),
+            spread(of(kind, |row| row.mpps), number(3)),
+            spread(of(kind, per_core), number(3)),
+            spread(of(kind, |row| row.gateway_ns_per_packet), number(0)),
+            own(|row| row.gateway_busy * 100.0),
+            own(|row| row.paced.back.latency_ns.as_ref().map_or(0, |l| l.p50) as f64 / 1e3),
+            own(|row| row.paced.back.latency_ns.as_ref().map_or(0, |l| l.p99) as f64 / 1e3),
+            own(|row| row.paced.back.latency_ns.as_ref().map_or(0, |l| l.p999) as f64 / 1e3),
+            own(|row| row.paced.outcome().loss * 100.0),
         )?;
     }
     Ok(())

@@ -82,12 +82,6 @@ impl Config {
             if let Some((name, problem)) = port.bad_pcap() {
                 return Some((field(name), problem));
             }
-            if port.driver == DriverKind::Tap && port.role != Role::Host {
-                return Some((
-                    field("role"),
-                    "a tap leads to this host's own stack: its role is host".into(),
-                ));
-            }
             if let Some((name, problem)) = port.clash(&self.ports[..i]) {
                 return Some((field(name), problem));
             }

@@ -68,7 +68,7 @@ pub enum DriverKind {
     Netmap,
     /// Files of packets. It has one queue.
     Pcap,
-    /// A tap interface: the host port.
+    /// A tap that it makes: the host port, or a link whose other end is moved, bridged or given to a virtual machine.
     Tap,
 }
 

@@ -43,11 +43,8 @@ fn errors_name_the_file_the_place_and_what_is_allowed() {
         "{unknown}"
     );
     assert!(!unknown.contains('\n'));
-    let two = error(&SMALL.replace("role: host", "role: link"));
-    assert_eq!(
-        two,
-        "gateway.yaml: ports[1].role: a tap leads to this host's own stack: its role is host"
-    );
+    let two = error(&SMALL.replace("{name: client0,", "{name: client0, role: host,"));
+    assert_eq!(two, "gateway.yaml: ports: only one NIC port can be the host port");
     let route = error(&(SMALL.to_owned() + "routes: [{to: 0.0.0.0/0, via: 10.0.0.1}]\n"));
     assert_eq!(
         route,

@@ -1,5 +1,6 @@
-//! The host port: a tap whose kernel end is an ordinary interface of the node, for punted packets and for Service
-//! traffic from the node itself. One system call and one copy per packet: it is not the fast path.
+//! A tap: its other end is an ordinary interface of the kernel. As the host port it is the node's, for punted packets and for
+//! Service traffic from the node itself; as a link it may be moved, bridged or a virtual machine's. One system call and one
+//! copy per packet: it is not the fast path.
 //!
 //! With several workers it has a queue for each. A packet of a flow comes by the queue that the flow's last packet was sent
 //! by, which is its owner's, since the kernel remembers that (drivers/net/tun.c); the first of a new flow by any.
@@ -253,7 +254,7 @@ impl Driver for Tap {
 
 /// Our own station address where there is no hardware: locally administered, and the same for a name after every restart, so
 /// that neighbours' entries stay right (FNV-1a of the name).
-pub(crate) fn station_mac(name: &str) -> Mac {
+pub fn station_mac(name: &str) -> Mac {
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });

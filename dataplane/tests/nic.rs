@@ -36,7 +36,7 @@ use namespace::{
     move_to, skipped, veth,
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use sluice_dataplane::nic::open::{Attach, DriverSpec, Offloads, PortSpec, ZeroCopy, open};
+use sluice_dataplane::nic::open::{Attach, BusyPoll, DriverSpec, Offloads, PortSpec, ZeroCopy, open};
 use sluice_dataplane::nic::xdp_socket::Umem;
 use sluice_dataplane::nic::{Burst, FrameMemory, Link, OpenError, oversize, vlan};
 
@@ -48,11 +48,24 @@ const TAP: DriverSpec = DriverSpec::Tap {
 const NATIVE: DriverSpec = DriverSpec::AfXdp {
     attach: Attach::Native,
     zero_copy: ZeroCopy::Auto,
+    busy_poll: None,
+    shared: None,
+};
+/// The worker's calls do the kernel's part.
+const POLLING: DriverSpec = DriverSpec::AfXdp {
+    attach: Attach::Native,
+    zero_copy: ZeroCopy::Off,
+    busy_poll: Some(BusyPoll {
+        micros: 20,
+        budget: 64,
+        prefer: true,
+    }),
     shared: None,
 };
 const GENERIC: DriverSpec = DriverSpec::AfXdp {
     attach: Attach::Generic,
-    zero_copy: ZeroCopy::Never,
+    zero_copy: ZeroCopy::Off,
+    busy_poll: None,
     shared: None,
 };
 
@@ -178,6 +191,57 @@ fn tcp_flows_between_two_hosts_through_two_generic_af_xdp_ports() {
             if may_use(&GENERIC, "TCP over AF_XDP") {
                 forwarding::tcp_echo_through(&GENERIC);
             }
+        },
+    );
+}
+
+#[test]
+fn tcp_flows_between_two_hosts_through_two_af_xdp_ports_that_poll_busily() {
+    in_namespace(
+        "tcp_flows_between_two_hosts_through_two_af_xdp_ports_that_poll_busily",
+        User::Same,
+        || {
+            if may_use(&POLLING, "TCP over AF_XDP") {
+                forwarding::tcp_echo_through(&POLLING);
+            }
+        },
+    );
+}
+
+#[test]
+fn frame_memory_is_shared_with_the_hardware_as_it_is_told() {
+    in_namespace(
+        "frame_memory_is_shared_with_the_hardware_as_it_is_told",
+        User::Same,
+        || {
+            if !may_use(&NATIVE, "zero-copy") {
+                return;
+            }
+            veth("va", "vb");
+            let mut memory = FrameMemory::new(FRAMES, 2048).unwrap();
+            let with = |zero_copy| {
+                let driver = DriverSpec::AfXdp {
+                    attach: Attach::Native,
+                    zero_copy,
+                    busy_poll: None,
+                    shared: None,
+                };
+                spec("va", driver)
+            };
+            // A veth has no hardware.
+            explains(
+                &failure(&mut memory, &with(ZeroCopy::On)),
+                "cannot bind",
+                "zeroCopy",
+            );
+            for zero_copy in [ZeroCopy::Auto, ZeroCopy::Off] {
+                let port = open(&with(zero_copy), &mut memory, &mut None).unwrap();
+                assert!(port.info().mode.contains("native, copy,"), "{}", port.info().mode);
+                port.close(&mut memory);
+            }
+            let port = port(&mut memory, &mut None, "va", POLLING);
+            assert!(port.info().mode.contains("busy polling"), "{}", port.info().mode);
+            port.close(&mut memory);
         },
     );
 }

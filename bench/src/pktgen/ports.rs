@@ -77,6 +77,7 @@ impl Port {
             Driver::AfXdp => DriverSpec::AfXdp {
                 attach: Attach::Auto,
                 zero_copy: ZeroCopy::Auto,
+                busy_poll: None,
                 shared: None,
             },
             Driver::AfPacket => DriverSpec::AfPacket { fanout: None },

@@ -13,7 +13,7 @@ use crate::index::{NicPortIndex, WorkerIndex};
 use crate::nic::fanout::Fanout;
 use crate::nic::memif::{self, MemifSpec};
 use crate::nic::netmap::name::PortName;
-use crate::nic::open::{self, DriverSpec, PortSpec, ZeroCopy};
+use crate::nic::open::{self, DriverSpec, PortSpec};
 use crate::nic::overhear::Overhear;
 use crate::nic::pcap::PcapSpec;
 use crate::nic::xdp_shared::{Keep, SharedMaps, Sharing};
@@ -83,7 +83,8 @@ fn spec(
     let driver = match port.driver {
         DriverKind::AfXdp => DriverSpec::AfXdp {
             attach: port.attach,
-            zero_copy: ZeroCopy::Auto,
+            zero_copy: port.zero_copy,
+            busy_poll: port.busy_poll,
             shared: maps.filter(|_| port.mode == Mode::Shared).map(|maps| Sharing {
                 maps: Arc::clone(maps),
                 vlans: vlans(config, &port.interface),

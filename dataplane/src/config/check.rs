@@ -5,10 +5,14 @@ use std::net::IpAddr;
 use super::{Config, DriverKind, Memif, MemifRole, Mode, NicPort, Role, StaticRoute};
 use crate::nic::memif::{BUFFER_SIZES, SOCKET_MAX, message};
 use crate::nic::netmap::name::PortName;
+use crate::nic::open::ZeroCopy;
 
 /// Of either, per worker and family: what a link of 10 Gbit/s brings in 80 ms, longer than packets overtake each other. Held
 /// fragments are 128 MiB then, in frames of 2,048 bytes.
 const MOST_FRAGMENTS: usize = 65_536;
+
+/// A second, as which no call may look.
+const MOST_MICROS: u32 = 1_000_000;
 
 impl Config {
     fn bad_route(&self, route: &StaticRoute) -> Option<(&'static str, String)> {
@@ -75,6 +79,9 @@ impl Config {
             if port.mode == Mode::Shared && (port.driver != DriverKind::AfXdp || port.role != Role::Link) {
                 let problem = "only a link of driver af_xdp can be shared with the kernel";
                 return Some((field("mode"), problem.into()));
+            }
+            if let Some((name, problem)) = port.bad_af_xdp() {
+                return Some((field(name), problem.to_owned()));
             }
             if let Some((name, problem)) = port.bad_memif(&self.ports[..i]) {
                 return Some((field(name), problem));
@@ -188,6 +195,20 @@ impl NicPort {
         None
     }
 
+    /// What of AF_XDP's options cannot be.
+    fn bad_af_xdp(&self) -> Option<(&'static str, &'static str)> {
+        let other = self.driver != DriverKind::AfXdp;
+        match self.busy_poll {
+            _ if other && self.zero_copy != ZeroCopy::Auto => Some(("zeroCopy", "is for driver af_xdp only")),
+            Some(_) if other => Some(("busyPoll", "is for driver af_xdp only")),
+            Some(poll) if poll.micros == 0 || poll.micros > MOST_MICROS => {
+                Some(("busyPoll.micros", "must be 1 to 1000000"))
+            }
+            Some(poll) if poll.budget == 0 => Some(("busyPoll.budget", "must be 1 to 65535")),
+            _ => None,
+        }
+    }
+
     /// What of its files cannot be.
     fn bad_pcap(&self) -> Option<(&'static str, String)> {
         match (self.driver, &self.pcap) {
@@ -224,7 +245,7 @@ impl NicPort {
             self.driver,
             &self.memif,
             self.mode,
-            self.attach,
+            (self.attach, self.zero_copy, self.busy_poll),
             self.ring_size,
             self.complete_checksums,
             self.offloads,
@@ -232,13 +253,13 @@ impl NicPort {
             shared.driver,
             &shared.memif,
             shared.mode,
-            shared.attach,
+            (shared.attach, shared.zero_copy, shared.busy_poll),
             shared.ring_size,
             shared.complete_checksums,
             shared.offloads,
         );
         let problem = format!(
-            "shares {} with {}: driver, its options, mode, attach, ringSize, completeChecksums and offloads must be alike",
+            "shares {} with {}: driver, its options, mode, attach, zeroCopy, busyPoll, ringSize, completeChecksums and offloads must be alike",
             self.interface, shared.name
         );
         (!alike).then_some(("interface", problem))

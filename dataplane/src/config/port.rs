@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::addr::Mac;
 use crate::nic::memif;
-use crate::nic::open::{Attach, Offloads};
+use crate::nic::open::{Attach, BusyPoll, Offloads, ZeroCopy};
 
 /// A NIC port.
 #[derive(Clone, Debug, Deserialize)]
@@ -41,6 +41,12 @@ pub struct NicPort {
     /// af_xdp: how the program is attached.
     #[serde(default)]
     pub attach: Attach,
+    /// af_xdp: whether frame memory is shared with the NIC.
+    #[serde(default)]
+    pub zero_copy: ZeroCopy,
+    /// af_xdp: whether the worker's calls poll the NIC; none: its interrupts do the work.
+    #[serde(default)]
+    pub busy_poll: Option<BusyPoll>,
     /// Descriptors per ring; a power of two. 1,024 is what drivers commonly default to and holds a millisecond at
     /// 1 Mpps, longer than a worker is ever away.
     #[serde(default = "ring_size")]

@@ -1,6 +1,7 @@
 //! What a config may say, and how it is refused.
 
 use super::*;
+use crate::nic::open::{BusyPoll, ZeroCopy};
 
 const SMALL: &str = "
 node: {addresses: [172.18.0.2]}
@@ -152,6 +153,40 @@ channel: {{socket: /run/sluice/dataplane.sock}}
 }
 
 #[test]
+fn options_of_af_xdp_are_read_and_are_no_other_drivers() {
+    let with =
+        |options: &str| SMALL.replace("interface: client0,", &format!("interface: client0, {options},"));
+    let port = |options: &str| Config::parse(&with(options), Path::new("x")).unwrap().ports[0].clone();
+    for (text, means) in [
+        ("on", ZeroCopy::On),
+        ("off", ZeroCopy::Off),
+        ("auto", ZeroCopy::Auto),
+    ] {
+        assert_eq!(port(&format!("zeroCopy: {text}")).zero_copy, means);
+    }
+    assert_eq!(port("attach: auto").busy_poll, None);
+    assert_eq!(port("busyPoll: {}").busy_poll, Some(BusyPoll::default()));
+    let few = BusyPoll {
+        budget: 8,
+        ..BusyPoll::default()
+    };
+    assert_eq!(port("busyPoll: {budget: 8}").busy_poll, Some(few));
+    for (options, problem) in [
+        ("busyPoll: {budget: 0}", "busyPoll.budget: must be 1 to 65535"),
+        ("busyPoll: {micros: 0}", "busyPoll.micros: must be 1 to 1000000"),
+    ] {
+        assert_eq!(error(&with(options)), format!("gateway.yaml: ports[0].{problem}"));
+    }
+    for (options, field) in [("zeroCopy: off", "zeroCopy"), ("busyPoll: {}", "busyPoll")] {
+        let other = with(options).replace("af_xdp", "af_packet");
+        assert_eq!(
+            error(&other),
+            format!("gateway.yaml: ports[0].{field}: is for driver af_xdp only")
+        );
+    }
+}
+
+#[test]
 fn ports_of_one_interface_each_have_a_vlan_of_their_own() {
     let trunk = |more: &str| {
         SMALL.replace(
@@ -169,7 +204,7 @@ fn ports_of_one_interface_each_have_a_vlan_of_their_own() {
         ("vlan: 4095", "vlan: must be 1 to 4094"),
         (
             "vlan: 100, ringSize: 64",
-            "interface: shares client0 with client0: driver, its options, mode, attach, ringSize, completeChecksums and offloads must be alike",
+            "interface: shares client0 with client0: driver, its options, mode, attach, zeroCopy, busyPoll, ringSize, completeChecksums and offloads must be alike",
         ),
     ] {
         assert_eq!(error(&trunk(more)), format!("gateway.yaml: ports[1].{problem}"));
@@ -243,7 +278,7 @@ fn a_memif_port_says_whom_it_meets_and_two_never_meet_at_one_place() {
 }
 
 #[test]
-fn only_untagged_links_of_af_xdp_are_shared_with_the_kernel() {
+fn only_links_of_af_xdp_are_shared_with_the_kernel() {
     let shared = SMALL.replace("interface: client0,", "interface: client0, mode: shared,");
     let config = Config::parse(&shared, Path::new("x")).unwrap();
     assert_eq!(

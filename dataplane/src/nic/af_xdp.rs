@@ -12,14 +12,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use rustix::net::xdp::XdpOptionsFlags;
 use rustix::net::{RecvFlags, SendFlags, sockopt};
 
 use super::frame::RawFrame;
 use super::interface::Interface;
 use super::ledger::{Held, Ledger};
 use super::offloads::{self, Need, Prepared};
-use super::open::{Attach, PortSpec, ZeroCopy};
+use super::open::{Attach, BusyPoll, PortSpec, ZeroCopy};
 use super::ring::Descriptor;
 use super::xdp_program::{Attachment, MAX_QUEUES};
 use super::xdp_shared::Sharing;
@@ -48,6 +47,8 @@ pub struct AfXdp {
     info: DriverInfo,
     stats: DriverStats,
     zero_copy: bool,
+    /// The NIC's work for the queue is done in our calls.
+    polls_busily: bool,
     complete_checksums: bool,
     /// Switched on again when the last port of the interface is closed.
     _offloads: Arc<Prepared>,
@@ -58,7 +59,7 @@ impl AfXdp {
     pub(crate) fn open(
         spec: &PortSpec,
         (attach, shared): (Attach, Option<&Sharing>),
-        zero_copy: ZeroCopy,
+        (zero_copy, busy_poll): (ZeroCopy, Option<BusyPoll>),
         memory: &mut FrameMemory,
         umem: &mut Option<Umem>,
     ) -> Result<Self, OpenError> {
@@ -79,13 +80,19 @@ impl AfXdp {
         let umem = Umem::of(umem, memory);
         let attachment = xdp_attach::attachment(spec, &interface, attach, shared)?;
         let (socket, rings, shared_umem) = xdp_socket::bind(spec, &interface, zero_copy, memory, umem)?;
-        let options = sockopt::xdp_options(&socket).unwrap_or(XdpOptionsFlags::empty());
-        let zero_copy = options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY);
+        let zero_copy = xdp_socket::is_zero_copy(&socket);
+        if let Some(options) = busy_poll {
+            xdp_socket::poll_busily(&socket, options).map_err(|e| {
+                let advice = "leave busyPoll out, or run with CAP_NET_ADMIN";
+                spec.error("cannot have its calls poll the NIC", advice, e)
+            })?;
+        }
         let mode = format!(
-            "{}{}, {}, queue {}, ring {}, {}, {offloads}",
+            "{}{}, {}, {}queue {}, ring {}, {}, {offloads}",
             if shared.is_some() { "shared, " } else { "" },
             attachment.mode().name(),
             if zero_copy { "zero-copy" } else { "copy" },
+            if busy_poll.is_some() { "busy polling, " } else { "" },
             spec.queue,
             spec.ring_size,
             if shared_umem { "shared umem" } else { "own umem" },
@@ -108,6 +115,7 @@ impl AfXdp {
             info,
             stats: DriverStats::default(),
             zero_copy,
+            polls_busily: busy_poll.is_some(),
             complete_checksums: spec.complete_checksums,
             _offloads: offloads,
         };
@@ -165,7 +173,7 @@ impl AfXdp {
         if given > 0 {
             self.rings.fill.release(given);
         }
-        if self.rings.fill.needs_wakeup() {
+        if self.polls_busily || self.rings.fill.needs_wakeup() {
             let _ = rustix::net::recv(&*self.socket, &mut [0u8; 0], RecvFlags::DONTWAIT);
         }
     }

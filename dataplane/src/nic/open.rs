@@ -62,8 +62,10 @@ pub enum DriverSpec {
     AfXdp {
         /// Where the XDP program runs.
         attach: Attach,
-        /// Whether zero-copy is tried.
+        /// Whether frame memory is shared with the hardware.
         zero_copy: ZeroCopy,
+        /// Whether the worker's calls poll the NIC.
+        busy_poll: Option<BusyPoll>,
         /// What is taken from an interface that the kernel uses, too; `None`: everything is.
         shared: Option<Sharing>,
     },
@@ -100,14 +102,42 @@ pub enum Attach {
     Generic,
 }
 
-/// Whether AF_XDP tries to share frame memory with the hardware.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Whether AF_XDP shares frame memory with the hardware.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ZeroCopy {
     /// Where the interface's driver can.
     #[default]
     Auto,
+    /// It does, or the port does not open.
+    On,
     /// Copy always.
-    Never,
+    Off,
+}
+
+/// That a worker does an AF_XDP queue's work in the kernel in its own calls, instead of interrupts on whatever core
+/// (Documentation/networking/napi.rst, "Busy polling").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct BusyPoll {
+    /// SO_BUSY_POLL, microseconds, at least 1. AF_XDP's calls look once and never wait, so it only says that they look.
+    pub micros: u32,
+    /// SO_BUSY_POLL_BUDGET: most packets a call takes from the NIC, 1 to 65,535. 64, a worker's burst, is the kernel's own
+    /// measure, too; more needs CAP_NET_ADMIN.
+    pub budget: u16,
+    /// SO_PREFER_BUSY_POLL: interrupts stay off for as long as calls come. Only with `napi_defer_hard_irqs` and
+    /// `gro_flush_timeout` of the interface set.
+    pub prefer: bool,
+}
+
+impl Default for BusyPoll {
+    fn default() -> Self {
+        Self {
+            micros: 20,
+            budget: 64,
+            prefer: true,
+        }
+    }
 }
 
 /// Opens the port. `memory` is the worker's frame memory, the same for all calls that `driver` will get; `umem` is the
@@ -128,11 +158,12 @@ pub fn open(
         DriverSpec::AfXdp {
             attach,
             zero_copy,
+            busy_poll,
             shared,
         } => Box::new(AfXdp::open(
             spec,
             (*attach, shared.as_ref()),
-            *zero_copy,
+            (*zero_copy, *busy_poll),
             memory,
             umem,
         )?),

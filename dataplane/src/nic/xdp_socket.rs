@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::xdp::{
-    SocketAddrXdp, SocketAddrXdpFlags, SocketAddrXdpWithSharedUmem, XdpUmemReg, XdpUmemRegFlags,
+    SocketAddrXdp, SocketAddrXdpFlags, SocketAddrXdpWithSharedUmem, XdpOptionsFlags, XdpUmemReg,
+    XdpUmemRegFlags,
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::interface::Interface;
-use super::open::{PortSpec, ZeroCopy};
+use super::open::{BusyPoll, PortSpec, ZeroCopy};
 use super::ring::{Completion, Descriptor, Fill, Rx, Tx};
 use super::sys::Mapping;
-use super::{FrameMemory, OpenError};
+use super::{FrameMemory, OpenError, sys};
 
 /// The kernel frees a closed socket's queue from a work queue: a port reopened at once finds it busy for a moment.
 const BUSY_RETRIES: u32 = 100;
@@ -77,8 +78,10 @@ fn try_bind(
     umem: &Umem,
 ) -> io::Result<(OwnedFd, Rings, bool)> {
     let mut flags = SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP;
-    if zero_copy == ZeroCopy::Never {
-        flags |= SocketAddrXdpFlags::XDP_COPY;
+    match zero_copy {
+        ZeroCopy::Auto => {}
+        ZeroCopy::On => flags |= SocketAddrXdpFlags::XDP_ZEROCOPY,
+        ZeroCopy::Off => flags |= SocketAddrXdpFlags::XDP_COPY,
     }
     let mut partner = umem.sockets.iter().find_map(Weak::upgrade);
     for attempt in 0.. {
@@ -99,6 +102,8 @@ fn try_bind(
             None => rustix::net::bind(&socket, &address(flags)),
         };
         match bound {
+            // A UMEM that is shared is as its first interface has it.
+            Ok(()) if partner.is_some() && !as_wanted(&socket, zero_copy) => partner = None,
             Ok(()) => return Ok((socket, rings, partner.is_some())),
             Err(Errno::BUSY) if attempt < BUSY_RETRIES => std::thread::sleep(BUSY_WAIT),
             // A UMEM is zero-copy for all its sockets or for none. An interface that cannot be what the first was
@@ -108,6 +113,39 @@ fn try_bind(
         }
     }
     Err(Errno::BUSY.into())
+}
+
+/// Whether frame memory is shared with the hardware.
+pub(crate) fn is_zero_copy(socket: &OwnedFd) -> bool {
+    let options = sockopt::xdp_options(socket).unwrap_or(XdpOptionsFlags::empty());
+    options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY)
+}
+
+fn as_wanted(socket: &OwnedFd, zero_copy: ZeroCopy) -> bool {
+    match zero_copy {
+        ZeroCopy::Auto => true,
+        ZeroCopy::On => is_zero_copy(socket),
+        ZeroCopy::Off => !is_zero_copy(socket),
+    }
+}
+
+// asm-generic/socket.h, the same on every architecture this builds for.
+const SO_PREFER_BUSY_POLL: i32 = 69;
+const SO_BUSY_POLL_BUDGET: i32 = 70;
+
+/// Has the socket's calls poll the NIC. Errors: EPERM for a budget above the kernel's own; ENOPROTOOPT before Linux 5.11.
+pub(crate) fn poll_busily(socket: &OwnedFd, options: BusyPoll) -> io::Result<()> {
+    for (name, value) in [
+        (SO_PREFER_BUSY_POLL, i32::from(options.prefer)),
+        (
+            libc::SO_BUSY_POLL,
+            i32::try_from(options.micros).unwrap_or(i32::MAX),
+        ),
+        (SO_BUSY_POLL_BUDGET, i32::from(options.budget)),
+    ] {
+        sys::set_option(socket.as_fd(), libc::SOL_SOCKET, name, &value)?;
+    }
+    Ok(())
 }
 
 /// A socket with its four rings mapped. With `memory`, that is registered as its UMEM.
@@ -162,6 +200,9 @@ fn explain_bind(spec: &PortSpec, error: io::Error) -> OpenError {
         }
         Some(libc::EBUSY) => "another socket has this queue: stop its owner or choose another queue",
         Some(libc::EINVAL) => "the interface has no such queue, or is down: check `queue` and bring it up",
+        Some(libc::EOPNOTSUPP) => {
+            "its driver cannot share frame memory: leave zeroCopy at auto, or set attach: native"
+        }
         Some(libc::ENETDOWN) => "bring the interface up",
         _ => "use driver af_packet",
     };
@@ -170,4 +211,28 @@ fn explain_bind(spec: &PortSpec, error: io::Error) -> OpenError {
         advice,
         error,
     )
+}
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn busy_polling_is_as_it_is_told() {
+        // Any socket has these options.
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
+        let option = |name| sys::get_option::<i32>(socket.as_fd(), libc::SOL_SOCKET, name).unwrap();
+        // The kernel tells nobody the budget.
+        let all = || [SO_PREFER_BUSY_POLL, libc::SO_BUSY_POLL].map(option);
+        let (micros, budget) = (7, 9);
+        for prefer in [true, false] {
+            let options = BusyPoll {
+                micros,
+                budget,
+                prefer,
+            };
+            poll_busily(&socket, options).unwrap();
+            assert_eq!(all(), [i32::from(prefer), 7]);
+        }
+    }
 }

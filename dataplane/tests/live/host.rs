@@ -127,6 +127,15 @@ impl Host {
         finished(&mut self.command(program, arguments), "")
     }
 
+    /// What its kernel counts (/proc/net/snmp): a protocol's count by its name.
+    pub(crate) fn counted(self, protocol: &str, name: &str) -> u64 {
+        let text = self.run("cat", &["/proc/net/snmp"]);
+        let mut lines = text.lines().filter(|line| line.starts_with(protocol));
+        let (names, counts) = (lines.next().unwrap(), lines.next().unwrap());
+        let place = names.split_whitespace().position(|n| n == name).unwrap();
+        counts.split_whitespace().nth(place).unwrap().parse().unwrap()
+    }
+
     /// A thread that is here.
     pub(crate) fn spawn<T: Send + 'static>(self, body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
         let namespace = File::open(format!("/run/netns/{}", self.0)).unwrap();

@@ -30,6 +30,7 @@ mod variants;
 mod kernel;
 mod mtu;
 mod node;
+mod exclusive;
 mod shared;
 mod takeover;
 mod steered;

@@ -22,14 +22,10 @@ const MOMENT: Duration = Duration::from_millis(500);
 
 /// Resets and unreachables that a kernel has sent.
 fn answers(host: Host) -> Vec<u64> {
-    let text = host.enter(|| fs::read_to_string("/proc/self/net/snmp").unwrap());
-    let find = |protocol: &str, name: &str| {
-        let mut lines = text.lines().filter(|line| line.starts_with(protocol));
-        let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-        let place = names.split_whitespace().position(|n| n == name).unwrap();
-        values.split_whitespace().nth(place).unwrap().parse().unwrap()
-    };
-    vec![find("Tcp:", "OutRsts"), find("Icmp:", "OutDestUnreachs")]
+    vec![
+        host.counted("Tcp:", "OutRsts"),
+        host.counted("Icmp:", "OutDestUnreachs"),
+    ]
 }
 
 /// What becomes of a connection within a moment.

@@ -79,7 +79,7 @@ pub(super) fn put(
     if refused(&store.judge(objects)) {
         return Ok(ExitCode::FAILURE);
     }
-    for object in objects {
+    for (index, object) in objects.iter().enumerate() {
         let change = match dry_run.is_dry() {
             true => store.change(object),
             false => store.put(object, &text(object)?)?,
@@ -87,7 +87,10 @@ pub(super) fn put(
         match output {
             None => println!("{} {}{}", said(&object.key), change.word(), dry_run.note()),
             Some(ObjectOutput::Name) => println!("{}", said(&object.key)),
-            Some(ObjectOutput::Yaml) => print!("---\n{}", document(&object.body)?),
+            Some(ObjectOutput::Yaml) => {
+                let between = if index > 0 { "---\n" } else { "" };
+                print!("{between}{}", document(&object.body)?);
+            }
             Some(ObjectOutput::Json) => println!("{}", serde_json::to_string_pretty(&object.body.value()?)?),
         }
     }

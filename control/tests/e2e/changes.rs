@@ -214,6 +214,11 @@ fn several_kinds_and_collections(lab: &Lab) {
     ] {
         assert!(all.contains(part), "{part}: {all}");
     }
+    let mut pods = all.lines().filter(|line| line.starts_with("pod/"));
+    assert!(
+        pods.all(|line| line.contains("   1/1     Running   0  ")),
+        "{all}"
+    );
     let manifest = said(
         lab,
         &[

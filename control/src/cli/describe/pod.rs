@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::{Condition, Lines, is, or_none, pairs, table};
@@ -33,7 +33,9 @@ pub(super) fn describe(pod: &Pod, slices: &[EndpointSlice]) -> String {
     );
     let mut text = lines.text() + "Containers:\n";
     for one in &spec.containers {
-        let _ = write!(text, "{}", container(one));
+        let mut states = status.container_statuses.iter().flatten();
+        let state = states.find(|state| state.name == one.name);
+        let _ = write!(text, "{}", container(one, state));
     }
     let mut rows = vec![["Type", "Status"].map(str::to_owned).to_vec()];
     let conditions = status.conditions.iter().flatten();
@@ -49,7 +51,7 @@ fn titled(title: &str, rows: &[Vec<String>]) -> String {
 }
 
 /// Two columns in, what it has four.
-fn container(container: &Container) -> String {
+fn container(container: &Container, status: Option<&ContainerStatus>) -> String {
     let mut lines = Lines::default();
     lines.given("Image", container.image.as_ref());
     let ports = container.ports.iter().flatten().map(|port| {
@@ -61,6 +63,8 @@ fn container(container: &Container) -> String {
     let command = container.command.iter().chain(&container.args).flatten();
     let command: Vec<&str> = command.map(String::as_str).collect();
     lines.given("Command", (!command.is_empty()).then(|| command.join(" ")));
+    lines.given("Ready", status.map(|status| status.ready));
+    lines.given("Restart Count", status.map(|status| status.restart_count));
     let env = container.env.iter().flatten();
     let env = env.map(|one| format!("{}={}", one.name, one.value.as_deref().unwrap_or_default()));
     lines.several("Environment", env.collect());
@@ -124,7 +128,8 @@ mod tests {
              ReplicaSet, name: web, uid: u, controller: true}]}\n\
              spec: {nodeName: n1, containers: [{name: c, image: i, args: [-v], env: [{name: A, value: b}], \
              ports: [{name: web, containerPort: 8080}, {containerPort: 53, protocol: UDP}]}]}\n\
-             status: {phase: Running, podIPs: [{ip: 10.244.0.7}], conditions: [{type: Ready, status: \"False\"}]}\n---\n\
+             status: {phase: Running, podIPs: [{ip: 10.244.0.7}], conditions: [{type: Ready, status: \"False\"}], \
+             containerStatuses: [{name: c, image: i, imageID: i, ready: false, restartCount: 3}]}\n---\n\
              apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {app: web}, ports: [{port: 80, targetPort: web}]}\n---\n\
              apiVersion: v1\nkind: Service\nmetadata: {name: other}\nspec: {selector: {app: other}, ports: [{port: 80}]}\n",
         ));
@@ -143,11 +148,13 @@ IPs:            10.244.0.7
 Controlled By:  ReplicaSet/web
 Containers:
   c:
-    Image:        i
-    Ports:        8080/TCP (web)
-                  53/UDP
-    Command:      -v
-    Environment:  A=b
+    Image:          i
+    Ports:          8080/TCP (web)
+                    53/UDP
+    Command:        -v
+    Ready:          false
+    Restart Count:  3
+    Environment:    A=b
 Conditions:
   Type   Status
   ----   ------

@@ -115,6 +115,7 @@ impl Pod {
                 pod_ip: Some(self.addresses.v4.to_string()),
                 pod_ips: Some(ips.collect()),
                 start_time: Some(Time(self.created)),
+                container_statuses: Some(self.containers.iter().map(Process::status).collect()),
                 conditions: Some(vec![
                     condition("PodScheduled", "True"),
                     condition("Initialized", "True"),

@@ -4,7 +4,7 @@
 //! `Folders` is the state and the comparison, driven by `scan`; `walk` finds the files, `watch` is the thread that scans
 //! when something changed.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -51,6 +51,9 @@ impl Signature {
     }
 }
 
+/// Which of the roots, and where.
+type Name = (usize, PathBuf);
+
 /// A manifest file as last read.
 #[derive(Default)]
 struct Manifest {
@@ -68,8 +71,11 @@ pub struct Folders {
     roots: Vec<PathBuf>,
     /// What there is if no file defines the first of them.
     own: Vec<Object>,
-    files: BTreeMap<(usize, PathBuf), Manifest>,
+    /// In the order of their names.
+    files: Vec<(Name, Manifest)>,
     in_force: BTreeMap<Key, Object>,
+    /// What is defined more than once.
+    conflicts: BTreeMap<Key, Vec<Problem>>,
     problems: Vec<Problem>,
     /// Those of them that are about folders.
     walked: Vec<Problem>,
@@ -82,8 +88,9 @@ impl Folders {
         Self {
             roots: roots.to_vec(),
             own: Vec::new(),
-            files: BTreeMap::new(),
+            files: Vec::new(),
             in_force: BTreeMap::new(),
+            conflicts: BTreeMap::new(),
             problems: Vec::new(),
             walked: Vec::new(),
             complete: false,
@@ -98,21 +105,30 @@ impl Folders {
 
     /// Reads what changed since the last scan and says what that means; nothing if nothing. The first batch that could
     /// read every folder is a reset; before it, batches hold problems only.
+    ///
+    /// Every file is looked at, but only objects of changed ones are compared.
     pub fn scan(&mut self) -> Batch {
         let mut walk = Walk::default();
         for (index, root) in self.roots.iter().enumerate() {
             walk.root(index, root);
         }
-        if !self.read_changed(&walk) && self.complete && walk.problems == self.walked {
+        let Walk {
+            files,
+            problems: walked,
+            unread,
+            ..
+        } = walk;
+        let (changed, touched) = self.read_changed(files, &unread);
+        if !changed && self.complete && walked == self.walked {
             return Batch::new();
         }
-        self.walked.clone_from(&walk.problems);
-        let (objects, conflicts) = self.merge();
-        let problems: Vec<Problem> = walk
-            .problems
-            .into_iter()
-            .chain(self.files.values().flat_map(|file| file.problems.iter().cloned()))
-            .chain(conflicts)
+        self.walked = walked;
+        let events = self.merge(touched);
+        let of_files = self.files.iter().flat_map(|(_, file)| &file.problems);
+        let problems = self.walked.iter().chain(of_files);
+        let problems: Vec<Problem> = problems
+            .chain(self.conflicts.values().flatten())
+            .cloned()
             .collect();
 
         let mut batch = Batch::new();
@@ -120,28 +136,15 @@ impl Folders {
             self.problems.clone_from(&problems);
             batch.push(Event::Problems(problems));
         }
-        if !self.complete {
-            if !walk.unread.is_empty() {
-                return batch;
-            }
+        if self.complete {
+            batch.extend(events);
+        } else if unread.is_empty() {
             self.complete = true;
             batch.push(Event::ResetBegin);
-            batch.extend(
-                objects
-                    .values()
-                    .cloned()
-                    .map(|object| Event::Apply(Box::new(object))),
-            );
+            let all = self.in_force.values().cloned();
+            batch.extend(all.map(|object| Event::Apply(Box::new(object))));
             batch.push(Event::ResetEnd);
-        } else {
-            let gone = self.in_force.keys().filter(|key| !objects.contains_key(key));
-            batch.extend(gone.cloned().map(Event::Delete));
-            let changed = objects
-                .iter()
-                .filter(|(key, object)| self.in_force.get(key) != Some(object));
-            batch.extend(changed.map(|(_, object)| Event::Apply(Box::new(object.clone()))));
         }
-        self.in_force = objects;
         batch
     }
 
@@ -155,50 +158,94 @@ impl Folders {
         &self.problems
     }
 
-    /// Whether any file came, went, or holds something else than before.
-    fn read_changed(&mut self, walk: &Walk) -> bool {
-        let found: HashSet<&(usize, PathBuf)> = walk.files.iter().map(|(name, _)| name).collect();
-        let unread = |(root, path): &(usize, PathBuf)| {
-            let mut folders = walk.unread.iter();
+    /// Whether any file came, went, or holds something else than before; and what those files define, or did.
+    fn read_changed(
+        &mut self,
+        found: Vec<(Name, Metadata)>,
+        unread: &[(usize, PathBuf)],
+    ) -> (bool, BTreeSet<Key>) {
+        let is_unread = |(root, path): &Name| {
+            let mut folders = unread.iter();
             folders.any(|(unread_root, folder)| unread_root == root && path.starts_with(folder))
         };
-        let before = self.files.len();
-        self.files.retain(|name, _| found.contains(name) || unread(name));
-        let mut changed = before != self.files.len();
-        let mut total: u64 = self.files.values().map(|file| file.length).sum();
-        for (name, metadata) in &walk.files {
-            let signature = Signature::of(metadata);
-            let file = self.files.entry(name.clone()).or_default();
-            if file.signature == Some(signature) {
-                continue;
+        let (mut changed, mut touched) = (false, BTreeSet::new());
+        let mut total: u64 = self.files.iter().map(|(_, file)| file.length).sum();
+        // Both are in the order of names, and most of the time the same.
+        debug_assert!(found.is_sorted_by(|(a, _), (b, _)| a < b));
+        let mut before = std::mem::take(&mut self.files).into_iter().peekable();
+        let mut leave =
+            |files: &mut Vec<(Name, Manifest)>, (name, file): (Name, Manifest), total: &mut u64| {
+                if is_unread(&name) {
+                    files.push((name, file));
+                } else {
+                    changed = true;
+                    *total -= file.length;
+                    touched.extend(file.keys());
+                }
+            };
+        let mut files = Vec::with_capacity(found.len());
+        let mut read = Vec::new();
+        for (name, metadata) in found {
+            let same =
+                |(had, _): &(Name, Manifest)| had.0 == name.0 && had.1.as_os_str() == name.1.as_os_str();
+            let mut had = before.next_if(same);
+            while had.is_none()
+                && let Some(gone) = before.next_if(|(had, _)| *had < name)
+            {
+                leave(&mut files, gone, &mut total);
+                had = before.next_if(same);
             }
-            total -= file.length;
+            let file = had.map_or_else(Manifest::default, |(_, file)| file);
+            if file.signature != Some(Signature::of(&metadata)) {
+                read.push((files.len(), metadata));
+            }
+            files.push((name, file));
+        }
+        for gone in before {
+            leave(&mut files, gone, &mut total);
+        }
+        for (place, metadata) in read {
+            let (name, file) = &mut files[place];
             let settled = metadata.modified().is_ok_and(|at| {
                 SystemTime::now()
                     .duration_since(at)
                     .is_ok_and(|age| age > UNSETTLED)
             });
-            file.signature = settled.then_some(signature);
-            changed |= file.read(&name.1, MAX_TOTAL_BYTES.saturating_sub(total));
+            file.signature = settled.then(|| Signature::of(&metadata));
+            total -= file.length;
+            let before = file.keys();
+            if file.read(&name.1, MAX_TOTAL_BYTES.saturating_sub(total)) {
+                changed = true;
+                touched.extend(before);
+                touched.extend(file.keys());
+            }
             total += file.length;
         }
-        changed
+        self.files = files;
+        (changed, touched)
     }
 
-    /// All objects, one per key. Earlier folders, then earlier files, then earlier documents win; but a Pod that says how
-    /// it is wins over one that only says what it should be: the first is the node agent's, the second the user's.
-    fn merge(&self) -> (BTreeMap<Key, Object>, Vec<Problem>) {
-        let mut objects: BTreeMap<Key, Object> = BTreeMap::new();
-        let mut conflicts = Vec::new();
-        for object in self.files.values().flat_map(|file| &file.objects) {
+    /// Brings what is in force of `touched` up to date, one object per key. Earlier folders, then earlier files, then earlier
+    /// documents win; but a Pod that says how it is wins over one that only says what it should be: the first is the node
+    /// agent's, the second the user's.
+    fn merge(&mut self, mut touched: BTreeSet<Key>) -> Batch {
+        // All of our own are there, or none.
+        let first = self.own.first().map(|object| &object.key);
+        if first.is_some_and(|key| !self.complete || touched.contains(key)) {
+            touched.extend(self.own.iter().map(|object| object.key.clone()));
+        }
+        let mut objects: BTreeMap<&Key, &Object> = BTreeMap::new();
+        self.conflicts.retain(|key, _| !touched.contains(key));
+        let all = self.files.iter().flat_map(|(_, file)| &file.objects);
+        for object in all.filter(|object| touched.contains(&object.key)) {
             let Some(holder) = objects.get(&object.key) else {
-                objects.insert(object.key.clone(), object.clone());
+                objects.insert(&object.key, object);
                 continue;
             };
             match (&holder.body, &object.body) {
                 (Body::Pod(holder), Body::Pod(pod)) if holder.status.is_none() != pod.status.is_none() => {
                     if pod.status.is_some() {
-                        objects.insert(object.key.clone(), object.clone());
+                        objects.insert(&object.key, object);
                     }
                 }
                 _ => {
@@ -208,32 +255,44 @@ impl Folders {
                         first.unwrap_or_default()
                     );
                     let label = object.key.to_string();
-                    conflicts.push(Problem::of_field(
-                        Severity::Error,
-                        object.place.as_ref(),
-                        &label,
-                        "metadata.name",
-                        message,
-                    ));
+                    let place = object.place.as_ref();
+                    let problem = Problem::of_field(Severity::Error, place, &label, "metadata.name", message);
+                    self.conflicts
+                        .entry(object.key.clone())
+                        .or_default()
+                        .push(problem);
                 }
             }
         }
-        if self
-            .own
-            .first()
-            .is_some_and(|first| !objects.contains_key(&first.key))
-        {
+        let first = self.own.first().map(|object| &object.key);
+        if first.is_some_and(|key| touched.contains(key) && !objects.contains_key(key)) {
             for object in &self.own {
-                objects
-                    .entry(object.key.clone())
-                    .or_insert_with(|| object.clone());
+                objects.entry(&object.key).or_insert(object);
             }
         }
-        (objects, conflicts)
+        let (mut deleted, mut applied) = (Batch::new(), Batch::new());
+        for key in touched {
+            match objects.get(&key) {
+                Some(object) if self.in_force.get(&key) != Some(object) => {
+                    applied.push(Event::Apply(Box::new((*object).clone())));
+                    self.in_force.insert(key, (*object).clone());
+                }
+                Some(_) => {}
+                None if self.in_force.remove(&key).is_some() => deleted.push(Event::Delete(key)),
+                None => {}
+            }
+        }
+        deleted.extend(applied);
+        deleted
     }
 }
 
 impl Manifest {
+    /// What it defines.
+    fn keys(&self) -> Vec<Key> {
+        self.objects.iter().map(|object| object.key.clone()).collect()
+    }
+
     /// Reads the file; on failure what it defined stays. Whether that changed anything.
     fn read(&mut self, path: &Path, room: u64) -> bool {
         let text = match text(path, room) {

@@ -207,3 +207,43 @@ fn what_a_file_defined_stays_in_force_while_it_cannot_be_read() {
     fs::write(&path, service("b")).unwrap();
     assert_eq!(names(&folders.scan()), ["!0", "-a", "+b"]);
 }
+
+/// What is in force, by name, with the file that it is from; and what is wrong.
+fn known(folders: &Folders) -> (Vec<(String, PathBuf)>, BTreeSet<String>) {
+    let from = |object: &Object| object.place.as_ref().unwrap().source.path.clone();
+    let objects = folders
+        .in_force
+        .values()
+        .map(|object| (object.key.name.clone(), from(object)));
+    let problems = folders.problems().iter().map(ToString::to_string);
+    (objects.collect(), problems.collect())
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 64, ..Default::default() })]
+
+    /// Files of few names, each with some of few Services, come, change and go: after each scan the same is known as to who
+    /// has never looked before.
+    #[test]
+    fn scans_one_after_the_other_know_what_a_first_one_does(
+        edits in proptest::collection::vec((0..6usize, 0..32u8), 1..24)
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = ["one", "two"].map(|root| dir.path().join(root));
+        roots.iter().for_each(|root| fs::create_dir_all(root.join("sub")).unwrap());
+        let mut folders = Folders::new(&roots);
+        folders.scan();
+        for (file, services) in edits {
+            let path = roots[file % 2].join(["a.yaml", "sub/b.yaml", "sub.yaml"][file / 2]);
+            let text: Vec<String> = (0..4).filter(|n| services >> n & 1 == 1).map(|n| service(&format!("s{n}"))).collect();
+            match services < 16 {
+                true => fs::write(path, text.join("---\n")).unwrap(),
+                false => drop(fs::remove_file(path)),
+            }
+            folders.scan();
+            let mut fresh = Folders::new(&roots);
+            fresh.scan();
+            proptest::prop_assert_eq!(known(&folders), known(&fresh));
+        }
+    }
+}

@@ -17,7 +17,7 @@ use sluice_dataplane::index::ServicePortIndex;
 
 use crate::endpoints::Slices;
 use crate::endpoints::sets::{self, Here};
-use crate::model::{Model, Service, ServiceName, ServicePort};
+use crate::model::{Model, Service, ServiceName, ServicePort, Services};
 
 /// What names a service port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,17 +54,23 @@ impl Numbers {
         Self(records.iter().filter_map(number).collect())
     }
 
-    /// The numbers of `names`: those they have, and for new ones the lowest that none had. A number is free for another
-    /// one update after its owner is gone, so that in no update it means both.
-    fn assign(&self, names: impl Iterator<Item = PortName>) -> Self {
-        let had: BTreeSet<u32> = self.0.values().map(|index| index.0).collect();
-        let mut free = (0..).filter(|number| !had.contains(number));
-        let number = |name: PortName| {
-            let kept = self.0.get(&name).copied();
-            let index = kept.or_else(|| free.next().map(ServicePortIndex))?;
-            Some((name, index))
+    /// Gives numbers to `new` names, which come in place of `old` ones: those they have, and otherwise the lowest that
+    /// none had. A number is free for another one update after its owner is gone, so that in no update it means both.
+    fn assign(&mut self, old: Vec<PortName>, new: Vec<PortName>) {
+        let had: BTreeSet<u32> = match new.iter().all(|name| self.0.contains_key(name)) {
+            true => BTreeSet::new(),
+            false => self.0.values().map(|index| index.0).collect(),
         };
-        Self(names.filter_map(number).collect())
+        let mut free = (0..).filter(|number| !had.contains(number));
+        let names: BTreeSet<&PortName> = new.iter().collect();
+        for name in old.iter().filter(|name| !names.contains(name)) {
+            self.0.remove(name);
+        }
+        for name in new {
+            self.0
+                .entry(name)
+                .or_insert_with(|| ServicePortIndex(free.next().unwrap_or(u32::MAX)));
+        }
     }
 }
 
@@ -164,67 +170,61 @@ impl FromIterator<Record> for Desired {
 
 /// Compiles `model`; `before` are the numbers of the last compilation, or of the dataplane's inventory.
 pub fn compile(model: &Model, slices: &Slices, settings: &Settings, before: &Numbers) -> Compiled {
-    let services: Vec<_> = model.services().cloned().collect();
-    compile_services(&services, slices, settings, before)
+    compile_services(model.services_by_name(), slices, settings, before)
 }
 
-fn compile_services(
-    services: &[Arc<Service>],
-    slices: &Slices,
-    settings: &Settings,
-    before: &Numbers,
-) -> Compiled {
+fn compile_services(services: &Services, slices: &Slices, settings: &Settings, before: &Numbers) -> Compiled {
     let mut compiler = Compiler::new(settings.clone());
     compiler.numbers = before.clone();
-    let (desired, conflicts) = compiler.compile(services, slices);
+    compiler.compile(services, slices, &BTreeSet::new());
     Compiled {
-        records: desired.records(),
+        records: compiler.desired.records(),
+        conflicts: compiler.conflicts(),
         numbers: compiler.numbers,
-        conflicts,
     }
 }
 
-/// Compiles again and again: what a Service became is remembered, and not made anew while the Service and its slices are the
-/// same.
+/// Compiles again and again, each time only the Services that changed.
 #[derive(Debug)]
 pub struct Compiler {
     settings: Settings,
     numbers: Numbers,
     made: BTreeMap<ServiceName, Made>,
+    /// Who wants which frontend, older Services first: the first has it.
+    wanted: BTreeMap<Key, Vec<FrontendRecord>>,
+    /// Those that several service ports want.
+    contested: BTreeSet<Key>,
+    desired: Desired,
+    /// Nothing is made, or with other settings or numbers than there are now.
+    stale: bool,
 }
 
-/// What a Service became, and what from.
+/// What a Service became.
 #[derive(Debug)]
 struct Made {
-    service: Arc<Service>,
-    slices: Vec<Arc<EndpointSlice>>,
-    /// Of each of its ports.
-    ports: Vec<(ServicePortIndex, Vec<FrontendRecord>, Arc<[Record]>)>,
-}
-
-impl Made {
-    fn is_of(
-        &self,
-        service: &Arc<Service>,
-        slices: &[Arc<EndpointSlice>],
-        indexes: &[ServicePortIndex],
-    ) -> bool {
-        let same = |(a, b): (&Arc<EndpointSlice>, &Arc<EndpointSlice>)| Arc::ptr_eq(a, b);
-        Arc::ptr_eq(&self.service, service)
-            && self.slices.len() == slices.len()
-            && self.slices.iter().zip(slices).all(same)
-            && self.ports.iter().map(|(index, ..)| index).eq(indexes)
-    }
+    /// Its ports.
+    names: Vec<PortName>,
+    indexes: Vec<ServicePortIndex>,
+    frontends: Vec<Key>,
 }
 
 impl Compiler {
     /// Nothing is numbered yet.
-    pub const fn new(settings: Settings) -> Self {
+    pub fn new(settings: Settings) -> Self {
         Self {
             settings,
-            numbers: Numbers(BTreeMap::new()),
+            numbers: Numbers::default(),
             made: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            contested: BTreeSet::new(),
+            desired: Desired::default(),
+            stale: true,
         }
+    }
+
+    /// Who has which number, as of the last compilation.
+    pub const fn numbers(&self) -> &Numbers {
+        &self.numbers
     }
 
     /// What holds for all Services.
@@ -236,110 +236,173 @@ impl Compiler {
     pub fn set_zone(&mut self, zone: String) {
         if self.settings.here.zone != zone {
             self.settings.here.zone = zone;
-            self.made.clear();
+            self.stale = true;
         }
     }
 
     /// Takes over the numbers that a dataplane has, if it has any.
     pub fn learn(&mut self, inventory: &[Record]) {
         let learnt = Numbers::learn(inventory);
-        if learnt != Numbers::default() {
+        if learnt != Numbers::default() && learnt != self.numbers {
             self.numbers = learnt;
+            self.stale = true;
         }
     }
 
-    /// The desired table, and the frontends that an older Service has already, as (Service, frontend).
-    pub fn compile(
-        &mut self,
-        services: &[Arc<Service>],
-        slices: &Slices,
-    ) -> (Desired, Vec<(String, String)>) {
-        let proxied = || services.iter().filter(|service| service.is_proxied());
-        let ports =
-            proxied().flat_map(|service| service.ports.iter().map(move |port| port_name(service, port)));
-        self.numbers = self.numbers.assign(ports);
-        let mut before = std::mem::take(&mut self.made);
-        for service in proxied() {
+    /// Brings the desired table up to date now that `changed` Services, or their slices, are others than before.
+    pub fn compile(&mut self, services: &Services, slices: &Slices, changed: &BTreeSet<ServiceName>) {
+        let mut changed = changed.clone();
+        let mut old: Vec<PortName> = Vec::new();
+        if std::mem::take(&mut self.stale) {
+            self.begin();
+            changed.extend(services.keys().cloned());
+            old.extend(self.numbers.0.keys().cloned());
+        }
+        let before: Vec<Made> = changed.iter().filter_map(|name| self.made.remove(name)).collect();
+        old.extend(before.iter().flat_map(|made| made.names.iter().cloned()));
+        let proxied = changed.iter().filter_map(|name| services.get(name));
+        let proxied: Vec<&Arc<Service>> = proxied.filter(|service| service.is_proxied()).collect();
+        self.numbers.assign(
+            old,
+            proxied.iter().flat_map(|service| port_names(service)).collect(),
+        );
+        let mut touched = BTreeSet::new();
+        for made in before {
+            self.withdraw(made, &mut touched);
+        }
+        for service in proxied {
             let slices = slices.get(&service.name).map_or(&[][..], Vec::as_slice);
-            let numbered = service.ports.iter().filter_map(|port| {
-                let index = self.numbers.0.get(&port_name(service, port)).copied();
-                index.map(|index| (index, port))
-            });
-            let numbered: Vec<_> = numbered.collect();
-            let indexes: Vec<_> = numbered.iter().map(|(index, _)| *index).collect();
-            let made = before
-                .remove(&service.name)
-                .filter(|made| made.is_of(service, slices, &indexes));
-            let made = made.unwrap_or_else(|| {
-                let port = |(index, port): (ServicePortIndex, &ServicePort)| {
-                    let (frontends, records) = service_port(index, service, port, slices, &self.settings);
-                    (index, frontends, records.into_values().collect())
-                };
-                Made {
-                    service: service.clone(),
-                    slices: slices.to_vec(),
-                    ports: numbered.into_iter().map(port).collect(),
+            self.add(service, slices, &mut touched);
+        }
+        touched.into_iter().for_each(|key| self.settle(key));
+    }
+
+    /// The desired table, as of the last compilation.
+    pub const fn desired(&self) -> &Desired {
+        &self.desired
+    }
+
+    /// Frontends that an older Service has already, as (Service, frontend).
+    pub fn conflicts(&self) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        for wishes in self.contested.iter().filter_map(|key| self.wanted.get(key)) {
+            let Some((first, others)) = wishes.split_first() else {
+                continue;
+            };
+            for wish in others {
+                if wish.service_port == first.service_port {
+                    continue;
                 }
-            });
-            self.made.insert(service.name.clone(), made);
-        }
-        let mut table = Table::default();
-        table.put(Record::Settings(self.settings.switches));
-        for (kind, network) in networks(&self.settings) {
-            table.put(Record::Network(NetworkRecord { kind, network }));
-        }
-        let mut desired = Desired::default();
-        // Older Services have lower numbers: theirs is the frontend that two want.
-        let mut by_number = BTreeMap::new();
-        for made in self.made.values() {
-            for (index, frontends, records) in &made.ports {
-                by_number.insert(*index, (&made.service, frontends));
-                desired.ports.insert(*index, records.clone());
-            }
-        }
-        for (service, frontends) in by_number.into_values() {
-            for frontend in frontends {
-                table.frontend(service, frontend.clone());
-            }
-        }
-        desired.shared = table.records;
-        (desired, table.conflicts)
-    }
-}
-
-#[derive(Default)]
-struct Table {
-    records: BTreeMap<Key, Record>,
-    conflicts: Vec<(String, String)>,
-}
-
-impl Table {
-    fn put(&mut self, record: Record) {
-        self.records.insert(record.key(), record);
-    }
-
-    /// The first of a key stays; who is refused is told, unless it is the same service port: one address may be written
-    /// twice, or be of two kinds.
-    fn frontend(&mut self, service: &Service, record: FrontendRecord) {
-        let key = Key::Frontend(record.address, record.protocol, record.port);
-        match self.records.get(&key) {
-            Some(Record::Frontend(had)) if had.service_port == record.service_port => {}
-            Some(_) => {
-                let address = if record.has_own_address() {
-                    record.address.to_string()
+                let address = if wish.has_own_address() {
+                    wish.address.to_string()
                 } else {
                     "node port".to_owned()
                 };
-                let frontend = format!("{address} {}/{}", record.port, record.protocol);
-                let conflict = (service.name.to_string(), frontend);
-                // A node port is one to its user, in however many families.
-                if self.conflicts.last() != Some(&conflict) {
-                    self.conflicts.push(conflict);
-                }
+                let frontend = format!("{address} {}/{}", wish.port, wish.protocol);
+                found.push((wish.service_port, self.owner(wish.service_port), frontend));
             }
-            None => self.put(Record::Frontend(record)),
         }
+        // A node port is one to its user, in however many families.
+        found.sort();
+        found.dedup();
+        found
+            .into_iter()
+            .map(|(_, service, frontend)| (service, frontend))
+            .collect()
     }
+
+    fn owner(&self, port: ServicePortIndex) -> String {
+        let mut records = self
+            .desired
+            .ports
+            .get(&port)
+            .into_iter()
+            .flat_map(|all| all.iter());
+        let owner = records.find_map(|record| match record {
+            Record::ServicePort(port) => Some(format!("{}/{}", port.namespace, port.name)),
+            _ => None,
+        });
+        owner.unwrap_or_default()
+    }
+
+    /// Forgets what was made, and makes what follows from the settings alone.
+    fn begin(&mut self) {
+        self.made.clear();
+        self.wanted.clear();
+        self.contested.clear();
+        let networks = networks(&self.settings).into_iter();
+        let networks = networks.map(|(kind, network)| Record::Network(NetworkRecord { kind, network }));
+        self.desired = networks
+            .chain([Record::Settings(self.settings.switches)])
+            .collect();
+    }
+
+    fn withdraw(&mut self, made: Made, touched: &mut BTreeSet<Key>) {
+        for index in &made.indexes {
+            self.desired.ports.remove(index);
+        }
+        for key in &made.frontends {
+            if let Some(wishes) = self.wanted.get_mut(key) {
+                wishes.retain(|wish| !made.indexes.contains(&wish.service_port));
+            }
+        }
+        touched.extend(made.frontends);
+    }
+
+    fn add(&mut self, service: &Arc<Service>, slices: &[Arc<EndpointSlice>], touched: &mut BTreeSet<Key>) {
+        let mut made = Made {
+            names: port_names(service),
+            indexes: Vec::new(),
+            frontends: Vec::new(),
+        };
+        for (port, name) in service.ports.iter().zip(&made.names) {
+            let Some(&index) = self.numbers.0.get(name) else {
+                continue;
+            };
+            let (frontends, records) = service_port(index, service, port, slices, &self.settings);
+            made.indexes.push(index);
+            self.desired.ports.insert(index, records.into_values().collect());
+            for frontend in frontends {
+                let key = Key::Frontend(frontend.address, frontend.protocol, frontend.port);
+                let wishes = self.wanted.entry(key.clone()).or_default();
+                // Older Services have lower numbers. One address may be written twice, or be of two kinds: the first of these.
+                let place = wishes.partition_point(|wish| wish.service_port <= index);
+                wishes.insert(place, frontend);
+                touched.insert(key.clone());
+                made.frontends.push(key);
+            }
+        }
+        self.made.insert(service.name.clone(), made);
+    }
+
+    /// Gives a frontend to whom it belongs now.
+    fn settle(&mut self, key: Key) {
+        let wishes = self.wanted.get(&key).map_or(&[][..], Vec::as_slice);
+        let Some((first, others)) = wishes.split_first() else {
+            self.wanted.remove(&key);
+            self.contested.remove(&key);
+            self.desired.shared.remove(&key);
+            return;
+        };
+        let record = Record::Frontend(first.clone());
+        if others
+            .iter()
+            .any(|other| other.service_port != first.service_port)
+        {
+            self.contested.insert(key.clone());
+        } else {
+            self.contested.remove(&key);
+        }
+        self.desired.shared.insert(key, record);
+    }
+}
+
+fn port_names(service: &Service) -> Vec<PortName> {
+    service
+        .ports
+        .iter()
+        .map(|port| port_name(service, port))
+        .collect()
 }
 
 fn port_name(service: &Service, port: &ServicePort) -> PortName {

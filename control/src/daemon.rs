@@ -19,7 +19,7 @@ use crate::allocate::{Allocator, state};
 use crate::api::{self, Status, View};
 use crate::compile::{Compiler, Settings};
 use crate::dns::sockets::Sockets;
-use crate::dns::{Server, Zone, kube_dns};
+use crate::dns::{Server, kube_dns};
 use crate::endpoints::{self, Endpoints, sets::Here};
 use crate::health::{self, Proxy};
 use crate::model::{Family, Model};
@@ -241,11 +241,13 @@ impl<D: Dataplane> Daemon<'_, D> {
             );
         }
         self.compiler.set_zone(self.zone());
-        let slices = self.endpoints.slices(&self.model);
-        let services: Vec<_> = self.model.services().cloned().collect();
-        let (desired, conflicts) = self.compiler.compile(&services, &slices);
+        let touched = self.model.take_touched();
+        let changed = self.endpoints.update(&self.model, &touched);
+        let slices = self.endpoints.slices();
+        self.compiler
+            .compile(self.model.services_by_name(), slices, &changed);
         let mut problems = self.model.problems();
-        problems.extend(conflicts.iter().map(|(service, frontend)| {
+        problems.extend(self.compiler.conflicts().iter().map(|(service, frontend)| {
             let message = format!("{frontend} is left out: an older Service has it");
             Problem::of_field(
                 Severity::Warning,
@@ -258,7 +260,7 @@ impl<D: Dataplane> Daemon<'_, D> {
         let checks = health::checks(&self.model, &slices, &self.compiler.settings().here);
         self.proxy.pending_since.get_or_insert(started);
         if self.model.is_complete() && self.publisher.is_connected() {
-            match self.publisher.publish(&desired) {
+            match self.publisher.publish(self.compiler.desired()) {
                 Ok(Some(difference)) => {
                     self.updated();
                     let took = started.elapsed().as_millis();
@@ -302,9 +304,16 @@ impl<D: Dataplane> Daemon<'_, D> {
         }));
         self.tell(&problems);
         if let Some(dns) = &self.dns {
-            dns.set(Zone::new(dns.options(), &self.model, &slices, serial()));
+            let zone = dns.zone();
+            dns.set(zone.next(
+                dns.options(),
+                &self.model,
+                self.endpoints.slices(),
+                serial(),
+                changed.iter(),
+            ));
         }
-        let view = View::new(&self.model, slices, problems);
+        let view = View::new(&self.model, self.endpoints.slices().clone(), problems);
         // Whoever sees an object, or its name, knows that the dataplane has what follows from it, if there is a dataplane.
         self.view.set(view);
         let status = self.status();

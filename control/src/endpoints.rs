@@ -1,7 +1,11 @@
 //! Which endpoints stand behind which Service, as EndpointSlices: those users made, those mirrored from Endpoints, and
-//! those that the Service's selector finds among the pods (EPC-1 to EPC-11). Pure: model to slices, in a fixed order.
+//! those that the Service's selector finds among the pods (EPC-1 to EPC-11), in a fixed order.
+//!
+//! Takes  the model, and what of it was touched.
+//! Gives  the slices of every Service, and the Services of which anything is another than before.
+//! Never  makes anew what follows from untouched objects only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,6 +13,9 @@ use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
+use rpds::RedBlackTreeMapSync;
+
+use crate::manifest::{Key, Kind};
 use crate::model::{Model, Service, ServiceName, Target};
 
 /// For which zones and nodes endpoints are.
@@ -32,23 +39,29 @@ const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
 
-/// All slices of each Service, in force or not (EP-10).
-pub type Slices = BTreeMap<ServiceName, Vec<Arc<EndpointSlice>>>;
+/// All slices of each Service, in force or not (EP-10). A copy costs nothing.
+pub type Slices = RedBlackTreeMapSync<ServiceName, Vec<Arc<EndpointSlice>>>;
 
 /// The slices of all Services of `model`.
 pub fn slices(model: &Model) -> Slices {
-    Endpoints::default().slices(model)
+    let mut endpoints = Endpoints::default();
+    endpoints.update(model, &model.keys().cloned().collect());
+    endpoints.slices
 }
 
-/// Slices as they were last made: one whose Service and pods are the same need not be made again.
+/// Slices as they were last made, and what from.
 #[derive(Debug, Default)]
 pub struct Endpoints {
+    slices: Slices,
+    /// The Services of users' slices.
+    owners: BTreeMap<Key, ServiceName>,
+    /// Of Services that select pods.
     made: BTreeMap<ServiceName, Made>,
     zones: BTreeMap<String, Option<String>>,
     shares: Shares,
 }
 
-/// Slices, and what they were made from.
+/// Slices of selected pods, and what they were made from.
 #[derive(Debug)]
 struct Made {
     service: Arc<Service>,
@@ -57,67 +70,114 @@ struct Made {
 }
 
 impl Endpoints {
-    /// The slices of all Services of `model`.
-    pub fn slices(&mut self, model: &Model) -> Slices {
-        let mut found = Slices::new();
+    /// The slices of all Services.
+    pub const fn slices(&self) -> &Slices {
+        &self.slices
+    }
+
+    /// Brings the slices up to date now that objects of `model` were touched. Gives the Services that are another
+    /// than before, or have others.
+    pub fn update(&mut self, model: &Model, touched: &BTreeSet<Key>) -> BTreeSet<ServiceName> {
+        let mut changed = self.named(touched, model);
+        self.select(model, touched, &mut changed);
+        let mut written = BTreeMap::<ServiceName, Vec<Arc<EndpointSlice>>>::new();
         for slice in model.slices() {
-            let labels = slice.metadata.labels.as_ref();
-            if let Some(service) = labels.and_then(|labels| labels.get(SERVICE_NAME)) {
-                let namespace = slice.metadata.namespace.clone().unwrap_or_default();
-                let name = ServiceName {
-                    namespace,
-                    name: service.clone(),
-                };
-                found.entry(name).or_default().push(slice.clone());
+            if let Some(owner) = owner_of(slice).filter(|owner| changed.contains(owner)) {
+                written.entry(owner).or_default().push(slice.clone());
             }
         }
-        for endpoints in model.endpoints() {
-            let (namespace, name) = (&endpoints.metadata.namespace, &endpoints.metadata.name);
-            let name = ServiceName {
-                namespace: namespace.clone().unwrap_or_default(),
-                name: name.clone().unwrap_or_default(),
-            };
-            let service = model.service(&name);
-            if service.is_some_and(|service| service.selector().is_none()) {
-                let slices = mirror::slices(&name, endpoints).into_iter().map(Arc::new);
-                found.entry(name).or_default().extend(slices);
+        for name in &changed {
+            let mut slices = written.remove(name).unwrap_or_default();
+            let service = model.service(name);
+            if let Some(endpoints) = model.endpoints_of(name)
+                && service.is_some_and(|service| service.selector().is_none())
+            {
+                slices.extend(mirror::slices(name, endpoints).into_iter().map(Arc::new));
             }
+            let made = self.made.get(name).into_iter();
+            slices.extend(made.flat_map(|made| made.slices.iter().cloned()));
+            if slices.is_empty() {
+                self.slices.remove_mut(name);
+            } else {
+                self.slices.insert_mut(name.clone(), slices);
+            }
+        }
+        changed
+    }
+
+    /// The Services that `touched` objects are, or name.
+    fn named(&mut self, touched: &BTreeSet<Key>, model: &Model) -> BTreeSet<ServiceName> {
+        let mut named = BTreeSet::new();
+        for key in touched {
+            match key.kind {
+                Kind::Service | Kind::Endpoints => {
+                    named.insert(ServiceName {
+                        namespace: key.namespace.clone(),
+                        name: key.name.clone(),
+                    });
+                }
+                Kind::EndpointSlice => {
+                    named.extend(self.owners.remove(key));
+                    if let Some(owner) = model.slice(key).and_then(owner_of) {
+                        self.owners.insert(key.clone(), owner.clone());
+                        named.insert(owner);
+                    }
+                }
+                _ => {}
+            }
+        }
+        named
+    }
+
+    /// Selects pods anew for `changed` Services, and for all if a pod or a node is another.
+    fn select(&mut self, model: &Model, touched: &BTreeSet<Key>, changed: &mut BTreeSet<ServiceName>) {
+        let selector = |name: &ServiceName| model.service(name).and_then(|service| service.selector());
+        self.made
+            .retain(|name, _| !changed.contains(name) || selector(name).is_some());
+        let all = touched
+            .iter()
+            .any(|key| matches!(key.kind, Kind::Pod | Kind::Node));
+        if !all && changed.iter().all(|name| selector(name).is_none()) {
+            return;
         }
         let pods = Pods::new(model);
         let zones = pods.zones();
         // Where a node is, is in every slice that has a pod on it; how big, in those with hints.
-        let mut before = if zones == self.zones && pods.shares == self.shares {
-            std::mem::take(&mut self.made)
-        } else {
-            BTreeMap::new()
-        };
+        if zones != self.zones || pods.shares != self.shares {
+            self.made.clear();
+        }
         self.zones = zones;
         self.shares.clone_from(&pods.shares);
-        self.made.clear();
         for service in model.services() {
             let Some(selector) = service.selector() else {
                 continue;
             };
+            if !all && !changed.contains(&service.name) {
+                continue;
+            }
             let selected = pods.selected(&service.name.namespace, selector);
-            let made = before
-                .remove(&service.name)
-                .filter(|made| made.is_of(service, &selected));
-            let made = made.unwrap_or_else(|| Made {
+            let made = self.made.get(&service.name);
+            if made.is_some_and(|made| made.is_of(service, &selected)) {
+                continue;
+            }
+            let slices = generate(service, &selected, &pods).into_iter().map(Arc::new);
+            let made = Made {
                 service: service.clone(),
-                slices: generate(service, &selected, &pods)
-                    .into_iter()
-                    .map(Arc::new)
-                    .collect(),
+                slices: slices.collect(),
                 pods: selected.into_iter().cloned().collect(),
-            });
-            found
-                .entry(service.name.clone())
-                .or_default()
-                .extend(made.slices.iter().cloned());
+            };
             self.made.insert(service.name.clone(), made);
+            changed.insert(service.name.clone());
         }
-        found
     }
+}
+
+/// The Service that a user's slice is of.
+fn owner_of(slice: &Arc<EndpointSlice>) -> Option<ServiceName> {
+    Some(ServiceName {
+        namespace: slice.metadata.namespace.clone().unwrap_or_default(),
+        name: slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?.clone(),
+    })
 }
 
 impl Made {

@@ -2,7 +2,7 @@
 //! with the others. A Service whose newest text is wrong stays as it last was right, as do endpoints; one that waits for an address that
 //! another holds is tried again with every batch.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
@@ -36,12 +36,17 @@ pub(crate) use field_error::Errors;
 pub use field_error::{FieldError, Reason};
 pub use service::{Service, ServiceName, ServicePort, Target, ingress, protocol};
 
+/// Services by name.
+pub type Services = BTreeMap<ServiceName, Arc<Service>>;
+
 /// Everything that is in force.
 #[derive(Debug)]
 pub struct Model {
     /// All objects as last said, right or wrong.
     objects: BTreeMap<Key, Object>,
-    services: BTreeMap<ServiceName, Arc<Service>>,
+    services: Services,
+    /// What has come, changed or gone, as it was written or as it is in force, since somebody last asked.
+    touched: BTreeSet<Key>,
     problems: BTreeMap<Key, Vec<Problem>>,
     source_problems: Vec<Problem>,
     /// What a reset has said so far, while one is under way.
@@ -56,6 +61,7 @@ impl Model {
         Self {
             objects: BTreeMap::new(),
             services: BTreeMap::new(),
+            touched: BTreeSet::new(),
             problems: BTreeMap::new(),
             source_problems: Vec::new(),
             reset: None,
@@ -79,6 +85,7 @@ impl Model {
                     }
                     if self.endpoints_are_right(&object) {
                         touched.push(object.key.clone());
+                        self.touched.insert(object.key.clone());
                         self.objects.insert(object.key.clone(), *object);
                     }
                 }
@@ -120,6 +127,16 @@ impl Model {
         }
     }
 
+    /// What has been touched since this was last asked: everything that may be another than it was then.
+    pub fn take_touched(&mut self) -> BTreeSet<Key> {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// The names of all objects.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.objects.keys()
+    }
+
     /// Whether all has been said at least once (SVC-6).
     pub fn is_complete(&self) -> bool {
         self.complete
@@ -128,6 +145,11 @@ impl Model {
     /// The Services in force.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.values()
+    }
+
+    /// The same by name.
+    pub const fn services_by_name(&self) -> &Services {
+        &self.services
     }
 
     /// The Service of this name, if one is in force.
@@ -159,12 +181,12 @@ impl Model {
 
     /// Every namespace there is, as an object of its own or because something is in it.
     pub fn namespaces(&self) -> impl Iterator<Item = &str> {
-        let keys = self.objects.keys();
-        keys.map(|key| match key.kind {
-            Kind::Namespace => key.name.as_str(),
-            _ => key.namespace.as_str(),
-        })
-        .filter(|name| !name.is_empty())
+        self.keys()
+            .map(|key| match key.kind {
+                Kind::Namespace => key.name.as_str(),
+                _ => key.namespace.as_str(),
+            })
+            .filter(|name| !name.is_empty())
     }
 
     /// All nodes.
@@ -183,12 +205,33 @@ impl Model {
         })
     }
 
+    /// The one of this name.
+    pub fn slice(&self, key: &Key) -> Option<&Arc<EndpointSlice>> {
+        match &self.objects.get(key)?.body {
+            Body::EndpointSlice(slice) => Some(slice),
+            _ => None,
+        }
+    }
+
     /// Endpoints that users made.
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<core::Endpoints>> {
         self.bodies(Kind::Endpoints).filter_map(|body| match body {
             Body::Endpoints(endpoints) => Some(endpoints),
             _ => None,
         })
+    }
+
+    /// Those of this Service.
+    pub fn endpoints_of(&self, service: &ServiceName) -> Option<&Arc<core::Endpoints>> {
+        let key = Key {
+            kind: Kind::Endpoints,
+            namespace: service.namespace.clone(),
+            name: service.name.clone(),
+        };
+        match &self.objects.get(&key)?.body {
+            Body::Endpoints(endpoints) => Some(endpoints),
+            _ => None,
+        }
     }
 
     /// All objects of a kind, as users made them.
@@ -205,6 +248,7 @@ impl Model {
     }
 
     fn delete(&mut self, key: &Key) {
+        self.touched.insert(key.clone());
         self.objects.remove(key);
         self.problems.remove(key);
         if key.kind == Kind::Service {
@@ -291,6 +335,7 @@ impl Model {
                 };
                 let problems: Vec<_> = lacking.into_iter().map(problem).collect();
                 self.services.insert(name, Arc::new(service));
+                self.touched.insert(key.clone());
                 // One that lacks something is tried again, as one that is wrong.
                 let whole = problems.is_empty();
                 match whole {

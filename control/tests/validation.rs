@@ -297,7 +297,7 @@ fn endpoints_that_users_write_are_judged_and_completed_as_by_the_api_server() {
             let slices = endpoints::slices(&model);
             let mut found = match file {
                 "endpointslice" => slices
-                    .into_values()
+                    .values()
                     .flatten()
                     .map(|slice| json!(*slice))
                     .collect::<Vec<_>>(),

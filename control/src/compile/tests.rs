@@ -70,9 +70,11 @@ fn compiled(service: &Service, endpoints: &[&str], settings: &Settings) -> Compi
         });
         Arc::new(serde_json::from_value(slice).unwrap())
     };
-    let slices = Slices::from([(service.name.clone(), vec![slice(false), slice(true)])]);
+    let slices = [(service.name.clone(), vec![slice(false), slice(true)])]
+        .into_iter()
+        .collect();
     compile_services(
-        &[Arc::new(service.clone())],
+        &Services::from([(service.name.clone(), Arc::new(service.clone()))]),
         &slices,
         settings,
         &Numbers::default(),
@@ -275,13 +277,15 @@ fn what_is_remembered_gives_what_would_be_made_anew() {
         assert!(model.problems().is_empty(), "{:?}", model.problems());
         compiler.set_zone(if step % 2 == 0 { "z".into() } else { "z2".into() });
         let before = compiler.numbers.clone();
-        let slices = endpoints.slices(&model);
-        assert_eq!(slices, crate::endpoints::slices(&model), "{step}");
-        let services: Vec<_> = model.services().cloned().collect();
-        let (desired, conflicts) = compiler.compile(&services, &slices);
-        let anew = compile(&model, &slices, compiler.settings(), &before);
+        let touched = model.take_touched();
+        let changed = endpoints.update(&model, &touched);
+        let slices = endpoints.slices();
+        assert_eq!(*slices, crate::endpoints::slices(&model), "{step}");
+        compiler.compile(model.services_by_name(), slices, &changed);
+        let anew = compile(&model, slices, compiler.settings(), &before);
+        let conflicts = compiler.conflicts();
         assert_eq!(
-            (desired.records(), &compiler.numbers),
+            (compiler.desired().records(), &compiler.numbers),
             (anew.records, &anew.numbers),
             "{step}"
         );

@@ -135,7 +135,7 @@ fn a14_after_services_of_every_kind_came_changed_and_went_nothing_is_left_of_the
             };
             let pod = format!(
                 "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: p-{cycle}, labels: {{app: a-{cycle}}}}}\n\
-                 spec: {{nodeName: n, containers: [{{name: c, image: i}}]}}\nstatus: {{phase: Running, podIP: 10.244.0.7, \
+                 spec: {{nodeName: n1, containers: [{{name: c, image: i}}]}}\nstatus: {{phase: Running, podIP: 10.244.0.7, \
                  podIPs: [{{ip: 10.244.0.7}}], conditions: [{{type: Ready, status: \"True\"}}]}}\n"
             );
             let slice = format!(
@@ -186,4 +186,111 @@ fn a14_after_services_of_every_kind_came_changed_and_went_nothing_is_left_of_the
         before.len(),
         after.len()
     );
+}
+
+/// What there may be, each with its variants; whoever is not there is none of them.
+const OBJECTS: &[&[&str]] = &[
+    &[
+        "{kind: Service, metadata: {name: a}, spec: {clusterIP: 10.96.0.5, ports: [{port: 80}]}}",
+        "{kind: Service, metadata: {name: a}, spec: {clusterIP: 10.96.0.5, externalIPs: [192.0.2.9], ports: [{port: 80}]}}",
+        "{kind: Service, metadata: {name: a}, spec: {selector: {app: x}, clusterIP: 10.96.0.6, ports: [{port: 80, name: p}, {port: 81, name: r}]}}",
+        "{kind: Service, metadata: {name: a}, spec: {selector: {app: x}, clusterIP: None, ports: [{port: 80}]}}",
+        "{kind: Service, metadata: {name: a}, spec: {type: ExternalName, externalName: b.example}}",
+    ],
+    &[
+        "{kind: Service, metadata: {name: b}, spec: {clusterIP: 10.96.0.6, externalIPs: [192.0.2.9], ports: [{port: 80}]}}",
+        "{kind: Service, metadata: {name: b}, spec: {selector: {app: z}, publishNotReadyAddresses: true, ports: [{port: 80}], clusterIP: 10.96.0.5}}",
+        "{kind: Service, metadata: {name: b}, spec: {clusterIP: None, ports: [{port: 80}]}}",
+    ],
+    &[
+        "{kind: Service, metadata: {name: b, namespace: other}, spec: {selector: {app: x}, externalIPs: [192.0.2.9], ports: [{port: 80}], clusterIP: 10.96.0.7}}",
+    ],
+    &[
+        "{kind: EndpointSlice, metadata: {name: s, labels: {kubernetes.io/service-name: a}}, addressType: IPv4, ports: [{port: 8080, name: ''}], endpoints: [{addresses: [10.244.0.1]}, {addresses: [10.244.0.2]}]}",
+        "{kind: EndpointSlice, metadata: {name: s, labels: {kubernetes.io/service-name: b}}, addressType: IPv4, ports: [{port: 8080, name: ''}], endpoints: [{addresses: [10.244.0.1]}]}",
+        "{kind: EndpointSlice, metadata: {name: s}, addressType: IPv4, endpoints: []}",
+    ],
+    &[
+        "{kind: EndpointSlice, metadata: {name: t, labels: {kubernetes.io/service-name: b}}, addressType: IPv4, ports: [{port: 8080, name: ''}], endpoints: [{addresses: [10.244.0.1], hostname: h}, {addresses: [10.244.0.3], conditions: {ready: false}}]}",
+    ],
+    &[
+        "{kind: Endpoints, metadata: {name: b}, subsets: [{addresses: [{ip: 10.244.0.2}], ports: [{port: 9}]}]}",
+    ],
+    &[
+        "{kind: Pod, metadata: {name: p, labels: {app: x}}, spec: {nodeName: n1, containers: [{name: c, image: i}]}, status: {podIPs: [{ip: 10.244.0.1}], podIP: 10.244.0.1, conditions: [{type: Ready, status: 'True'}]}}",
+        "{kind: Pod, metadata: {name: p, labels: {app: z}}, spec: {nodeName: n1, containers: [{name: c, image: i}]}, status: {podIPs: [{ip: 10.244.0.1}], podIP: 10.244.0.1}}",
+    ],
+    &[
+        "{kind: Pod, metadata: {name: q, namespace: other, labels: {app: x}}, spec: {nodeName: n2, containers: [{name: c, image: i}]}, status: {podIPs: [{ip: 10.244.0.4}], podIP: 10.244.0.4, conditions: [{type: Ready, status: 'True'}]}}",
+    ],
+    &[
+        "{kind: Node, metadata: {name: n1, labels: {topology.kubernetes.io/zone: z}}}",
+        "{kind: Node, metadata: {name: n1}}",
+    ],
+];
+
+/// As a manifest is read, with its version.
+fn object(text: &str) -> Batch {
+    let version = if text.contains("EndpointSlice") {
+        "discovery.k8s.io/v1"
+    } else {
+        "v1"
+    };
+    let mut batch = reset(&text.replacen('{', &format!("{{apiVersion: {version}, "), 1));
+    let said = format!("{batch:?}");
+    batch.retain(|event| matches!(event, Event::Apply(_)));
+    assert_eq!(batch.len(), 1, "{text}: {said}");
+    batch
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 256, ..Default::default() })]
+
+    /// Slices, tables and names after many changes, of which each update looked at what was touched, are those of who sees
+    /// everything for the first time.
+    #[test]
+    fn changes_one_after_the_other_come_to_what_a_start_makes_of_all(
+        changes in proptest::collection::vec((0..OBJECTS.len(), 0..6usize), 1..40)
+    ) {
+        let options = crate::dns::Options {
+            domain: "cluster.local.".parse().unwrap(),
+            ttl: 5,
+            pods: crate::dns::PodNames::Verified,
+            endpoint_pod_names: false,
+            namespaces: None,
+            ignore_empty_services: true,
+            service: crate::model::ServiceName { namespace: "default".into(), name: "b".into() },
+            addresses: Vec::new(),
+        };
+        let (mut model, mut endpoints, mut compiler) = (model(), Endpoints::default(), Compiler::new(Settings::default()));
+        let mut zone = crate::dns::Zone::unknown(&options);
+        let mut there: Vec<Option<crate::manifest::Key>> = vec![None; OBJECTS.len()];
+        model.apply(reset(""));
+        for (place, variant) in changes {
+            match (OBJECTS[place].get(variant), there[place].take()) {
+                (Some(text), _) => {
+                    let batch = object(text);
+                    if let [Event::Apply(object)] = &batch[..] {
+                        there[place] = Some(object.key.clone());
+                    }
+                    model.apply(batch);
+                }
+                (None, Some(key)) => model.apply(vec![Event::Delete(key)]),
+                (None, None) => continue,
+            }
+            let before = compiler.numbers().clone();
+            let touched = model.take_touched();
+            let changed = endpoints.update(&model, &touched);
+            let slices = endpoints.slices();
+            proptest::prop_assert_eq!(slices, &endpoints::slices(&model));
+            compiler.compile(model.services_by_name(), slices, &changed);
+            let anew = crate::compile::compile(&model, slices, compiler.settings(), &before);
+            proptest::prop_assert_eq!(compiler.desired().records(), anew.records);
+            proptest::prop_assert_eq!(compiler.numbers(), &anew.numbers);
+            proptest::prop_assert_eq!(compiler.conflicts(), anew.conflicts);
+            zone = zone.next(&options, &model, slices, 1, changed.iter());
+            let anew = crate::dns::Zone::new(&options, &model, slices, 1);
+            proptest::prop_assert_eq!(zone.contents(), anew.contents());
+        }
+    }
 }

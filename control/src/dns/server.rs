@@ -152,6 +152,11 @@ impl Server {
         &self.options
     }
 
+    /// What answers are from.
+    pub fn zone(&self) -> Arc<Zone> {
+        self.shared.zone.load_full()
+    }
+
     /// From now on answers are from `zone`.
     pub fn set(&self, zone: Zone) {
         let whole = zone.complete;

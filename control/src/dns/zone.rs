@@ -1,12 +1,13 @@
 //! What the cluster's names stand for, as of one moment: takes the model and its EndpointSlices, gives a snapshot that
 //! never changes and that any number of threads read without a lock. Knows nothing of messages.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use hickory_proto::rr::Name;
 use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointPort, EndpointSlice};
+use rpds::HashTrieMapSync;
 use serde::Deserialize;
 
 use crate::endpoints::Slices;
@@ -64,13 +65,16 @@ pub struct Zone {
     pods: PodNames,
     namespaces: HashSet<Box<[u8]>>,
     /// By namespace and name.
-    services: HashMap<Box<[u8]>, Entry>,
+    services: HashTrieMapSync<Box<[u8]>, Entry>,
     /// Cluster IPs (DNS-4).
-    cluster_ips: HashMap<IpAddr, ServiceName>,
+    cluster_ips: HashTrieMapSync<IpAddr, Arc<ServiceName>>,
     /// Endpoints by address: the Service's name and the endpoint's (DNS-10), sorted.
-    endpoints: Vec<(IpAddr, Arc<ServiceName>, Box<str>)>,
+    endpoints: HashTrieMapSync<IpAddr, Box<[Place]>>,
     pod_addresses: HashSet<(Box<[u8]>, IpAddr)>,
 }
+
+/// Whose endpoint, and its first label.
+type Place = (Arc<ServiceName>, Box<str>);
 
 /// A name server of the zone.
 #[derive(Debug)]
@@ -81,17 +85,19 @@ pub(super) struct NameServer {
 }
 
 /// A Service.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Entry {
     /// Another name for something (DNS-12); none if what it says cannot be a name's alias (DNS-22).
     Alias(Option<Name>),
     /// One with cluster IPs (DNS-1), or headless (DNS-5).
-    Hosts(Hosts),
+    Hosts(Arc<Hosts>),
 }
 
 /// A Service's addresses.
 #[derive(Debug, Default)]
 pub(super) struct Hosts {
+    /// It has addresses, and no name.
+    nameless: bool,
     pub(super) headless: bool,
     pub(super) v4: Box<[Ipv4Addr]>,
     pub(super) v6: Box<[Ipv6Addr]>,
@@ -141,18 +147,35 @@ impl Zone {
             }],
             pods: options.pods,
             namespaces: HashSet::new(),
-            services: HashMap::new(),
-            cluster_ips: HashMap::new(),
-            endpoints: Vec::new(),
+            services: HashTrieMapSync::default(),
+            cluster_ips: HashTrieMapSync::default(),
+            endpoints: HashTrieMapSync::default(),
             pod_addresses: HashSet::new(),
         }
     }
 
     /// What `model` and its slices say. `serial` is the SOA's: one that grows.
     pub fn new(options: &Options, model: &Model, slices: &Slices, serial: u32) -> Self {
+        let all = model.services_by_name().keys();
+        Self::unknown(options).next(options, model, slices, serial, all)
+    }
+
+    /// What they say now that `changed` Services, or their slices, are others than they were for this zone.
+    #[must_use]
+    pub fn next<'s>(
+        &self,
+        options: &Options,
+        model: &Model,
+        slices: &Slices,
+        serial: u32,
+        changed: impl Iterator<Item = &'s ServiceName> + Clone,
+    ) -> Self {
         let mut zone = Self {
             serial,
             complete: model.is_complete(),
+            services: self.services.clone(),
+            cluster_ips: self.cluster_ips.clone(),
+            endpoints: self.endpoints.clone(),
             ..Self::unknown(options)
         };
         let exposed = |namespace: &str| {
@@ -160,15 +183,19 @@ impl Zone {
             only.is_none_or(|only| only.iter().any(|one| one == namespace))
         };
         let namespaces = NAMESPACES.iter().copied().chain(model.namespaces());
-        let namespaces = namespaces.filter(|name| exposed(name));
+        // Most objects are in the same one as the object before.
+        let mut last = "";
+        let namespaces =
+            namespaces.filter(|name| *name != std::mem::replace(&mut last, *name) && exposed(name));
         zone.namespaces = namespaces.map(|name| name.as_bytes().into()).collect();
-        let services = model.services();
-        for service in services.filter(|service| exposed(&service.name.namespace)) {
-            let slices = slices.get(&service.name).map_or(&[][..], Vec::as_slice);
-            zone.add(service, slices, options);
+        // Addresses may pass from one to another.
+        changed.clone().for_each(|name| zone.remove(name));
+        for name in changed.filter(|name| exposed(&name.namespace)) {
+            if let Some(service) = model.service(name) {
+                let slices = slices.get(name).map_or(&[][..], Vec::as_slice);
+                zone.add(service, slices, options);
+            }
         }
-        zone.endpoints.sort_unstable();
-        zone.endpoints.dedup();
         let servers = zone.servers_of(&options.service);
         if !servers.is_empty() {
             zone.servers = servers;
@@ -192,6 +219,50 @@ impl Zone {
         zone
     }
 
+    /// All of it in an order of its own.
+    #[cfg(test)]
+    pub(crate) fn contents(&self) -> impl PartialEq + std::fmt::Debug {
+        fn sorted<T: std::fmt::Debug>(items: impl Iterator<Item = T>) -> Vec<String> {
+            let mut all: Vec<String> = items.map(|item| format!("{item:?}")).collect();
+            all.sort();
+            all
+        }
+        [
+            sorted(self.services.iter()),
+            sorted(self.cluster_ips.iter()),
+            sorted(self.endpoints.iter()),
+            sorted(self.servers.iter()),
+            sorted(self.namespaces.iter()),
+            sorted(self.pod_addresses.iter()),
+        ]
+    }
+
+    fn remove(&mut self, name: &ServiceName) {
+        let key = key(name.namespace.as_bytes(), name.name.as_bytes());
+        let Some(entry) = self.services.get(&key).cloned() else {
+            return;
+        };
+        self.services.remove_mut(&key);
+        let Entry::Hosts(hosts) = entry else {
+            return;
+        };
+        if !hosts.headless {
+            let (v4, v6) = (hosts.v4.iter().copied(), hosts.v6.iter().copied());
+            for address in v4.map(IpAddr::V4).chain(v6.map(IpAddr::V6)) {
+                self.cluster_ips.remove_mut(&address);
+            }
+        }
+        for address in hosts.endpoints.iter().filter_map(Endpoint::address) {
+            let places = self.endpoints.get(&address).into_iter().flatten();
+            let others: Box<[Place]> = places.filter(|(of, _)| **of != *name).cloned().collect();
+            if others.is_empty() {
+                self.endpoints.remove_mut(&address);
+            } else {
+                self.endpoints.insert_mut(address, others);
+            }
+        }
+    }
+
     fn add(&mut self, service: &Service, slices: &[Arc<EndpointSlice>], options: &Options) {
         let key = key(service.name.namespace.as_bytes(), service.name.name.as_bytes());
         if service.external_name {
@@ -200,7 +271,7 @@ impl Zone {
                 .spec
                 .as_ref()
                 .and_then(|spec| spec.external_name.as_deref());
-            self.services.insert(key, Entry::Alias(name.and_then(alias)));
+            self.services.insert_mut(key, Entry::Alias(name.and_then(alias)));
             return;
         }
         let name = Arc::new(service.name.clone());
@@ -211,8 +282,15 @@ impl Zone {
         endpoints.sort_by(|a, b| a.host.cmp(&b.host));
         for endpoint in &endpoints {
             if let At::Address(address) = endpoint.at {
-                self.endpoints
-                    .push((address, name.clone(), endpoint.host.clone()));
+                let place = (name.clone(), endpoint.host.clone());
+                let mut places = self
+                    .endpoints
+                    .get(&address)
+                    .map_or_else(Vec::new, |all| all.to_vec());
+                if let Err(at) = places.binary_search(&place) {
+                    places.insert(at, place);
+                    self.endpoints.insert_mut(address, places.into());
+                }
             }
         }
         let mut addresses: Vec<IpAddr> = match service.headless {
@@ -222,10 +300,7 @@ impl Zone {
         addresses.sort_unstable();
         addresses.dedup();
         for address in &service.cluster_ips {
-            self.cluster_ips.insert(*address, service.name.clone());
-        }
-        if options.ignore_empty_services && !service.headless && endpoints.is_empty() {
-            return;
+            self.cluster_ips.insert_mut(*address, name.clone());
         }
         let ports = service.ports.iter().map(|port| Port {
             name: port.name.as_str().into(),
@@ -233,13 +308,14 @@ impl Zone {
             number: port.port,
         });
         let hosts = Hosts {
+            nameless: options.ignore_empty_services && !service.headless && endpoints.is_empty(),
             headless: service.headless,
             v4: addresses.iter().filter_map(|ip| v4(*ip)).collect(),
             v6: addresses.iter().filter_map(|ip| v6(*ip)).collect(),
             ports: ports.collect(),
             endpoints: endpoints.into(),
         };
-        self.services.insert(key, Entry::Hosts(hosts));
+        self.services.insert_mut(key, Entry::Hosts(hosts.into()));
     }
 
     /// DNS-18: a Service with cluster IPs is one server at all of them; each endpoint of a headless one is one.
@@ -275,7 +351,8 @@ impl Zone {
         first.copy_from_slice(namespace);
         *slash = b'/';
         rest.get_mut(..name.len())?.copy_from_slice(name);
-        self.services.get(&buffer[..namespace.len() + 1 + name.len()])
+        let entry = self.services.get(&buffer[..namespace.len() + 1 + name.len()])?;
+        (!matches!(entry, Entry::Hosts(hosts) if hosts.nameless)).then_some(entry)
     }
 
     pub(super) fn has_namespace(&self, name: &[u8]) -> bool {
@@ -297,17 +374,15 @@ impl Zone {
 
     /// Names of what has this address: its Service and, of an endpoint, its first label (DNS-4, DNS-10).
     pub(super) fn at(&self, address: IpAddr) -> impl Iterator<Item = (&ServiceName, Option<&str>)> {
-        let cluster_ip = self.cluster_ips.get(&address).map(|service| (service, None));
-        let from = match cluster_ip {
-            Some(_) => self.endpoints.len(),
-            None => self.endpoints.partition_point(|(ip, ..)| *ip < address),
+        let cluster_ip = self.cluster_ips.get(&address).map(|service| (&**service, None));
+        let places = match cluster_ip {
+            Some(_) => None,
+            None => self.endpoints.get(&address),
         };
-        let endpoints = self.endpoints[from..]
-            .iter()
-            .take_while(move |(ip, ..)| *ip == address);
+        let endpoints = places.into_iter().flatten();
         cluster_ip
             .into_iter()
-            .chain(endpoints.map(|(_, service, host)| (&**service, Some(&**host))))
+            .chain(endpoints.map(|(service, host)| (&**service, Some(&**host))))
     }
 }
 

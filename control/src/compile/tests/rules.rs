@@ -273,7 +273,13 @@ fn vd_5_and_tp_2_ranges_of_both_families_and_the_switches_are_passed_on() {
         switches,
         ..here("")
     };
-    let records = compile_services(&[], &Slices::new(), &settings, &Numbers::default()).records;
+    let records = compile_services(
+        &Services::new(),
+        &Slices::default(),
+        &settings,
+        &Numbers::default(),
+    )
+    .records;
     let network = |kind, network: &str| {
         let network = network.parse().unwrap();
         Record::Network(NetworkRecord { kind, network })

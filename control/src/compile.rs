@@ -3,76 +3,28 @@
 //! and counters know it by that number.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use sluice_dataplane::addr::Protocol;
 use sluice_dataplane::channel::record::{
-    Algorithm, BackendRecord, FrontendKind, FrontendRecord, Key, NetworkKind, NetworkRecord, Record,
-    ServicePortRecord, SettingsRecord, SourceRangeRecord,
+    Algorithm, FrontendRecord, Key, NetworkKind, NetworkRecord, Record, SettingsRecord,
 };
 use sluice_dataplane::index::ServicePortIndex;
 
 use crate::endpoints::Slices;
-use crate::endpoints::sets::{self, Here};
-use crate::model::{Model, Service, ServiceName, ServicePort, Services};
-
-/// What names a service port.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PortName {
-    /// Namespace of the Service.
-    pub namespace: String,
-    /// Name of the Service.
-    pub service: String,
-    /// Name of the port, "" if unnamed.
-    pub port: String,
-    /// TCP, UDP or SCTP.
-    pub protocol: Protocol,
-}
+use crate::endpoints::sets::Here;
+use crate::model::{Model, Service, ServiceName, Services};
 
 /// Which service port has which number.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Numbers(BTreeMap<PortName, ServicePortIndex>);
+pub mod numbers;
+/// A service port's frontends and backends.
+mod service_port;
 
-impl Numbers {
-    /// As the dataplane has them.
-    pub fn learn(records: &[Record]) -> Self {
-        let number = |record: &Record| match record {
-            Record::ServicePort(r) => Some((
-                PortName {
-                    namespace: r.namespace.clone(),
-                    service: r.name.clone(),
-                    port: r.port_name.clone(),
-                    protocol: r.protocol,
-                },
-                r.index,
-            )),
-            _ => None,
-        };
-        Self(records.iter().filter_map(number).collect())
-    }
-
-    /// Gives numbers to `new` names, which come in place of `old` ones: those they have, and otherwise the lowest that
-    /// none had. A number is free for another one update after its owner is gone, so that in no update it means both.
-    fn assign(&mut self, old: Vec<PortName>, new: Vec<PortName>) {
-        let had: BTreeSet<u32> = match new.iter().all(|name| self.0.contains_key(name)) {
-            true => BTreeSet::new(),
-            false => self.0.values().map(|index| index.0).collect(),
-        };
-        let mut free = (0..).filter(|number| !had.contains(number));
-        let names: BTreeSet<&PortName> = new.iter().collect();
-        for name in old.iter().filter(|name| !names.contains(name)) {
-            self.0.remove(name);
-        }
-        for name in new {
-            self.0
-                .entry(name)
-                .or_insert_with(|| ServicePortIndex(free.next().unwrap_or(u32::MAX)));
-        }
-    }
-}
+pub use numbers::Numbers;
+use numbers::{PortName, port_names};
+use service_port::service_port;
 
 /// What holds for all Services.
 #[derive(Clone, Debug)]
@@ -397,23 +349,6 @@ impl Compiler {
     }
 }
 
-fn port_names(service: &Service) -> Vec<PortName> {
-    service
-        .ports
-        .iter()
-        .map(|port| port_name(service, port))
-        .collect()
-}
-
-fn port_name(service: &Service, port: &ServicePort) -> PortName {
-    PortName {
-        namespace: service.name.namespace.clone(),
-        service: service.name.name.clone(),
-        port: port.name.clone(),
-        protocol: port.protocol,
-    }
-}
-
 fn networks(settings: &Settings) -> Vec<(NetworkKind, IpNet)> {
     let pods = settings.pod_ranges.iter();
     let services = settings.service_ranges.iter();
@@ -431,143 +366,6 @@ fn networks(settings: &Settings) -> Vec<(NetworkKind, IpNet)> {
         .iter()
         .map(|network| (NetworkKind::NodePortAddresses, network.trunc()));
     pods.chain(services).chain(node_ports).collect()
-}
-
-/// The frontends that a service port wants, and what else it has.
-fn service_port(
-    index: ServicePortIndex,
-    service: &Service,
-    port: &ServicePort,
-    slices: &[Arc<EndpointSlice>],
-    settings: &Settings,
-) -> (Vec<FrontendRecord>, BTreeMap<Key, Record>) {
-    let mut made = (Vec::new(), BTreeMap::new());
-    let record = Record::ServicePort(ServicePortRecord {
-        index,
-        namespace: service.name.namespace.clone(),
-        name: service.name.name.clone(),
-        port_name: port.name.clone(),
-        protocol: port.protocol,
-        algorithm: settings.algorithm,
-        affinity_seconds: service.affinity_seconds,
-        external_local: service.external_local,
-        internal_local: service.internal_local,
-    });
-    made.1.insert(record.key(), record);
-    // SVC-2, SVC-3: a family without a cluster IP has nothing.
-    for cluster_ip in &service.cluster_ips {
-        let family = Family {
-            index,
-            service,
-            port,
-            cluster_ip: *cluster_ip,
-        };
-        family.compile(&mut made, slices, settings);
-    }
-    made
-}
-
-/// A service port in one of its Service's families.
-struct Family<'a> {
-    index: ServicePortIndex,
-    service: &'a Service,
-    port: &'a ServicePort,
-    cluster_ip: IpAddr,
-}
-
-impl Family<'_> {
-    fn has(&self, address: IpAddr) -> bool {
-        address.is_ipv6() == self.cluster_ip.is_ipv6()
-    }
-
-    fn compile(
-        &self,
-        (wanted, records): &mut (Vec<FrontendRecord>, BTreeMap<Key, Record>),
-        slices: &[Arc<EndpointSlice>],
-        settings: &Settings,
-    ) {
-        let mut put = |record: Record| records.insert(record.key(), record);
-        let (service, port) = (self.service, self.port);
-        // SVC-7.
-        let mut frontends = vec![(FrontendKind::ClusterIp, self.cluster_ip, port.port)];
-        let of_family = |kind, ip: IpAddr| self.has(ip).then_some((kind, ip, port.port));
-        // Before external IPs: an address that is both has its source ranges.
-        let balanced = service.load_balancer_ips.iter();
-        frontends.extend(balanced.filter_map(|ip| of_family(FrontendKind::LoadBalancerIp, *ip)));
-        let external_ips = service.external_ips.iter().filter(|_| settings.external_ips);
-        frontends.extend(external_ips.filter_map(|ip| of_family(FrontendKind::ExternalIp, *ip)));
-        if let Some(number) = port.node_port {
-            let every = match self.cluster_ip {
-                IpAddr::V4(_) => IpAddr::from([0; 4]),
-                IpAddr::V6(_) => IpAddr::from([0; 16]),
-            };
-            frontends.push((FrontendKind::NodePort, every, number));
-        }
-        let external = frontends.iter().any(|(kind, ..)| kind.is_external());
-        for (kind, address, number) in frontends {
-            let record = FrontendRecord {
-                address,
-                protocol: port.protocol,
-                port: number,
-                kind,
-                service_port: self.index,
-            };
-            wanted.push(record);
-        }
-        for network in self.source_ranges(settings) {
-            let service_port = self.index;
-            put(Record::SourceRange(SourceRangeRecord {
-                service_port,
-                network,
-            }));
-        }
-        let ipv6 = self.cluster_ip.is_ipv6();
-        for candidate in sets::candidates(service, port, slices, &settings.here, ipv6, external) {
-            put(Record::Backend(BackendRecord {
-                service_port: self.index,
-                address: candidate.address,
-                port: candidate.port,
-                in_cluster_set: candidate.in_cluster_set,
-                in_local_set: candidate.in_local_set,
-                usable: candidate.usable,
-                serving: candidate.serving,
-                local: candidate.local,
-            }));
-        }
-    }
-
-    /// A source range that no packet comes from: the unspecified address never sends (RFC 1122 §3.2.1.3, RFC 4291 §2.5.2).
-    const fn nobody(&self) -> IpNet {
-        match self.cluster_ip {
-            IpAddr::V4(_) => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 32)),
-            IpAddr::V6(_) => IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128)),
-        }
-    }
-
-    /// LBR-3 to LBR-5: none where the family is unrestricted. LBR-8: the annotation is not read.
-    fn source_ranges(&self, settings: &Settings) -> Vec<IpNet> {
-        let balanced = self.service.load_balancer_ips.iter();
-        let balanced: Vec<IpAddr> = balanced.copied().filter(|ip| self.has(*ip)).collect();
-        let ranges = self
-            .service
-            .source_ranges
-            .iter()
-            .filter(|range| self.has(range.addr()));
-        let mut ranges: Vec<IpNet> = ranges.copied().collect();
-        if balanced.is_empty() || ranges.iter().any(|range| range.prefix_len() == 0) {
-            return Vec::new();
-        }
-        if ranges.is_empty() {
-            let closed = settings.strict_source_ranges && !self.service.source_ranges.is_empty();
-            return closed.then(|| self.nobody()).into_iter().collect();
-        }
-        // The node talks to an address that is its own, too: from it.
-        let node_is_in = |range: &IpNet| settings.node_addresses.iter().any(|node| range.contains(node));
-        if ranges.iter().any(node_is_in) {
-            ranges.extend(balanced.into_iter().map(IpNet::from));
-        }
-        ranges
-    }
 }
 
 #[cfg(test)]

@@ -257,7 +257,7 @@ impl<D: Dataplane> Daemon<'_, D> {
                 message,
             )
         }));
-        let checks = health::checks(&self.model, &slices, &self.compiler.settings().here);
+        let checks = health::checks(&self.model, slices, &self.compiler.settings().here);
         self.proxy.pending_since.get_or_insert(started);
         if self.model.is_complete() && self.publisher.is_connected() {
             match self.publisher.publish(self.compiler.desired()) {

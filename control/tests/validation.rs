@@ -299,7 +299,7 @@ fn endpoints_that_users_write_are_judged_and_completed_as_by_the_api_server() {
                 "endpointslice" => slices
                     .values()
                     .flatten()
-                    .map(|slice| json!(*slice))
+                    .map(|slice| json!(**slice))
                     .collect::<Vec<_>>(),
                 _ => {
                     let users: Vec<_> = model.endpoints().cloned().collect();

@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use serde_json::{Value, json};
+use sluice_dataplane::channel::record::BackendRecord;
 
 use super::*;
 use crate::endpoints::sets::Here;

@@ -6,12 +6,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use hickory_proto::rr::Name;
-use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use rpds::HashTrieMapSync;
 use serde::Deserialize;
 
 use crate::endpoints::Slices;
 use crate::model::{Model, Service, ServiceName};
+
+mod hosts;
+
+pub(super) use hosts::{At, Endpoint, Entry, Hosts, Port};
+use hosts::{alias, endpoints_of};
 
 /// Namespaces that every cluster has, whether anything is in them or not.
 const NAMESPACES: &[&str] = &["default", "kube-node-lease", "kube-public", "kube-system"];
@@ -82,55 +87,6 @@ pub(super) struct NameServer {
     /// Its name below the domain.
     pub(super) labels: Vec<Box<str>>,
     pub(super) addresses: Vec<IpAddr>,
-}
-
-/// A Service.
-#[derive(Clone, Debug)]
-pub(super) enum Entry {
-    /// Another name for something (DNS-12); none if what it says cannot be a name's alias (DNS-22).
-    Alias(Option<Name>),
-    /// One with cluster IPs (DNS-1), or headless (DNS-5).
-    Hosts(Arc<Hosts>),
-}
-
-/// A Service's addresses.
-#[derive(Debug, Default)]
-pub(super) struct Hosts {
-    /// It has addresses, and no name.
-    nameless: bool,
-    pub(super) headless: bool,
-    pub(super) v4: Box<[Ipv4Addr]>,
-    pub(super) v6: Box<[Ipv6Addr]>,
-    /// Of a Service with cluster IPs.
-    pub(super) ports: Box<[Port]>,
-    /// Ready ones, sorted by their names. The same one in two slices is here twice: SRV weights count it twice.
-    pub(super) endpoints: Box<[Endpoint]>,
-}
-
-/// A port of a Service or an endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Port {
-    pub(super) name: Box<str>,
-    /// `tcp`, `udp` or `sctp`, in capitals.
-    pub(super) protocol: Box<str>,
-    pub(super) number: u16,
-}
-
-/// An address of an endpoint, with a name of its own.
-#[derive(Debug)]
-pub(super) struct Endpoint {
-    /// Its first label, in small letters.
-    pub(super) host: Box<str>,
-    pub(super) at: At,
-    pub(super) ports: Arc<[Port]>,
-}
-
-/// Where an endpoint is.
-#[derive(Debug)]
-pub(super) enum At {
-    Address(IpAddr),
-    /// That of a slice of names (EP-3).
-    Name(Name),
 }
 
 impl Zone {
@@ -386,26 +342,6 @@ impl Zone {
     }
 }
 
-impl Endpoint {
-    pub(super) fn address(&self) -> Option<IpAddr> {
-        match self.at {
-            At::Address(address) => Some(address),
-            At::Name(_) => None,
-        }
-    }
-}
-
-impl Hosts {
-    /// Endpoints of this name, given in small letters (DNS-7, DNS-11).
-    pub(super) fn named(&self, host: &[u8]) -> &[Endpoint] {
-        let from = self
-            .endpoints
-            .partition_point(|endpoint| endpoint.host.as_bytes() < host);
-        let rest = &self.endpoints[from..];
-        &rest[..rest.partition_point(|endpoint| endpoint.host.as_bytes() == host)]
-    }
-}
-
 fn v4(address: IpAddr) -> Option<Ipv4Addr> {
     match address {
         IpAddr::V4(address) => Some(address),
@@ -423,95 +359,4 @@ fn v6(address: IpAddr) -> Option<Ipv6Addr> {
 /// Neither part has a slash if it is the name of anything.
 fn key(namespace: &[u8], name: &[u8]) -> Box<[u8]> {
     [namespace, b"/", name].concat().into()
-}
-
-/// The absolute name that `text` is, unless it is an address.
-fn alias(text: &str) -> Option<Name> {
-    if text.parse::<IpAddr>().is_ok() {
-        return None;
-    }
-    absolute(text)
-}
-
-fn absolute(text: &str) -> Option<Name> {
-    let mut name = Name::from_ascii(text).ok()?;
-    name.set_fqdn(true);
-    Some(name)
-}
-
-fn endpoints_of(slice: &EndpointSlice, pod_names: bool) -> impl Iterator<Item = Endpoint> {
-    let ports: Arc<[Port]> = slice.ports.iter().flatten().filter_map(port).collect();
-    let names = slice.address_type == "FQDN";
-    let ready = |endpoint: &&SliceEndpoint| {
-        let conditions = endpoint.conditions.as_ref();
-        conditions.and_then(|conditions| conditions.ready) != Some(false)
-    };
-    let endpoints = slice.endpoints.iter().flatten().filter(ready);
-    endpoints.flat_map(move |endpoint| {
-        let ports = ports.clone();
-        endpoint.addresses.iter().filter_map(move |text| {
-            Some(Endpoint {
-                host: host(endpoint, text, pod_names).to_ascii_lowercase().into(),
-                at: match names {
-                    true => At::Name(absolute(text)?),
-                    false => At::Address(text.parse().ok()?),
-                },
-                ports: ports.clone(),
-            })
-        })
-    })
-}
-
-fn port(port: &EndpointPort) -> Option<Port> {
-    Some(Port {
-        name: port.name.as_deref().unwrap_or_default().into(),
-        protocol: port.protocol.as_deref().unwrap_or("TCP").into(),
-        number: u16::try_from(port.port?).ok()?,
-    })
-}
-
-/// DNS-6.
-fn host(endpoint: &SliceEndpoint, address: &str, pod_names: bool) -> String {
-    if let Some(hostname) = endpoint.hostname.as_ref().filter(|name| !name.is_empty()) {
-        return hostname.clone();
-    }
-    let pod = || endpoint.target_ref.as_ref()?.name.clone();
-    if let Some(name) = pod().filter(|name| pod_names && name.len() <= LONGEST_LABEL) {
-        return name;
-    }
-    let dashed = address.replace(['.', ':'], "-");
-    match dashed.ends_with('-') {
-        true => dashed + "0",
-        false => dashed,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dns_6_an_endpoint_without_a_hostname_is_named_after_its_address_or_pod() {
-        let endpoint = |hostname: Option<&str>, pod: Option<&str>| SliceEndpoint {
-            hostname: hostname.map(Into::into),
-            target_ref: pod.map(|name| k8s_openapi::api::core::v1::ObjectReference {
-                name: Some(name.into()),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        let long = "p".repeat(64);
-        for (hostname, pod, address, pod_names, named) in [
-            (Some("web-0"), None, "10.1.2.3", false, "web-0"),
-            (None, None, "10.1.2.3", false, "10-1-2-3"),
-            (None, None, "fd00::7", false, "fd00--7"),
-            (None, None, "fd00:244::", false, "fd00-244--0"),
-            (None, Some("pod-a"), "10.1.2.3", false, "10-1-2-3"),
-            (None, Some("pod-a"), "10.1.2.3", true, "pod-a"),
-            (Some("web-0"), Some("pod-a"), "10.1.2.3", true, "web-0"),
-            (None, Some(&*long), "10.1.2.3", true, "10-1-2-3"),
-        ] {
-            assert_eq!(host(&endpoint(hostname, pod), address, pod_names), named);
-        }
-    }
 }

@@ -134,8 +134,8 @@ mod tests {
              apiVersion: v1\nkind: Service\nmetadata: {name: other}\nspec: {selector: {app: other}, ports: [{port: 80}]}\n",
         ));
         assert!(model.problems().is_empty(), "{:?}", model.problems());
-        let slices = endpoints::slices(&model).into_values().flatten();
-        let slices: Vec<_> = slices.map(|slice| (*slice).clone()).collect();
+        let slices = endpoints::slices(&model);
+        let slices: Vec<_> = slices.values().flatten().map(|slice| (**slice).clone()).collect();
         assert_eq!(
             describe(model.pods().next().unwrap(), &slices),
             "Name:           a

@@ -262,8 +262,8 @@ mod tests {
         ));
         assert!(model.problems().is_empty(), "{:?}", model.problems());
         let service = model.services().next().unwrap().object.clone();
-        let slices = endpoints::slices(&model).into_values().flatten();
-        let slices: Vec<_> = slices.map(|slice| (*slice).clone()).collect();
+        let slices = endpoints::slices(&model);
+        let slices: Vec<_> = slices.values().flatten().map(|slice| (**slice).clone()).collect();
         let event = Event {
             severity: "warning".into(),
             file: "web.yaml".into(),

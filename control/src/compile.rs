@@ -1,6 +1,6 @@
-//! The model as the records of the desired table. Pure: the same model gives the same records in the same order. A
-//! service port keeps its number for as long as it exists, over restarts of control too, since the dataplane's flows
-//! and counters know it by that number.
+//! The model as the records of the desired table: the same model gives the same records, whether of all Services at once
+//! or one change after the other. A service port keeps its number for as long as it exists, over restarts of control
+//! too, since the dataplane's flows and counters know it by that number.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -270,14 +270,15 @@ impl Drop for Process {
     }
 }
 
-/// A Service and its endpoints, the first of which is another in every version.
+/// A Service and its endpoints: its port, and the first endpoint, are others in every version.
 fn manifest(service: u32, endpoints: u32, version: u32) -> String {
     let name = format!("s{service:05}");
     let mut text = format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{name: http, port: 80}}]}}\n---\n\
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{name: http, port: {}}}]}}\n---\n\
          apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
          metadata: {{name: {name}-a, labels: {{kubernetes.io/service-name: {name}}}}}\n\
-         addressType: IPv4\nports: [{{name: http, port: 8080, protocol: TCP}}]\nendpoints:\n"
+         addressType: IPv4\nports: [{{name: http, port: 8080, protocol: TCP}}]\nendpoints:\n",
+        80 + version
     );
     let first = u32::from(Ipv4Addr::new(172, 16, 0, 0));
     for endpoint in 0..endpoints {

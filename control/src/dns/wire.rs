@@ -244,7 +244,7 @@ impl Pending {
         match self.chase {
             Some((mut reply, _)) => {
                 // Without an answer the alias alone is one.
-                if let Some(message) = upstream.and_then(|bytes| Message::from_vec(bytes).ok()) {
+                if let Some(message) = upstream.and_then(of_a_query) {
                     reply.truncated |= message.metadata.truncation;
                     reply.answers.extend(message.answers);
                 }
@@ -275,9 +275,15 @@ impl Pending {
     }
 }
 
+/// A question, or an answer to one. Messages about updates (RFC 2136 §2.4) may have records without data, which answers have not.
+fn of_a_query(bytes: &[u8]) -> Option<Message> {
+    let message = Message::from_vec(bytes).ok();
+    message.filter(|message| message.metadata.op_code == OpCode::Query)
+}
+
 /// Whether `answer` is one to `question`: its id, and what it says it was asked (RFC 5452 §9.1).
 pub(super) fn answers(question: &[u8], answer: &[u8]) -> bool {
-    let (Ok(question), Ok(answer)) = (Message::from_vec(question), Message::from_vec(answer)) else {
+    let (Some(question), Some(answer)) = (of_a_query(question), of_a_query(answer)) else {
         return false;
     };
     let same = |(asked, said): (&Query, &Query)| {

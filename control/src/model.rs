@@ -1,6 +1,6 @@
 //! Services as meant: every value legal by type. Takes batches of events, gives the Services in force and what is wrong
-//! with the others. A Service whose newest text is wrong stays as it last was right, as do endpoints; one that waits for an address that
-//! another holds is tried again with every batch.
+//! with the others, and tells what was touched. A Service whose newest text is wrong stays as it last was right, as do
+//! endpoints; one that waits for an address that another holds is tried again with every batch.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;

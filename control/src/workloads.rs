@@ -20,16 +20,15 @@ struct Count {
 /// `body` with its status, if it is a set; `nodes` is how many there are.
 pub(crate) fn with_status(body: &Body, pods: &[Arc<Pod>], nodes: usize) -> Body {
     let namespace = body.metadata().namespace.as_ref();
-    let count = |selector: &LabelSelector| count(pods, namespace, selector);
+    let count = |selector: Option<&LabelSelector>| {
+        let counted = selector.map(|selector| count(pods, namespace, selector));
+        counted.unwrap_or_default()
+    };
     let mut body = body.clone();
     match &mut body {
         Body::Deployment(set) => {
             let set = Arc::make_mut(set);
-            let Count { all, ready } = set
-                .spec
-                .as_ref()
-                .map(|spec| count(&spec.selector))
-                .unwrap_or_default();
+            let Count { all, ready } = count(set.spec.as_ref().map(|spec| &spec.selector));
             set.status = Some(DeploymentStatus {
                 replicas: Some(all),
                 updated_replicas: Some(all),
@@ -40,11 +39,7 @@ pub(crate) fn with_status(body: &Body, pods: &[Arc<Pod>], nodes: usize) -> Body 
         }
         Body::ReplicaSet(set) => {
             let set = Arc::make_mut(set);
-            let Count { all, ready } = set
-                .spec
-                .as_ref()
-                .map(|spec| count(&spec.selector))
-                .unwrap_or_default();
+            let Count { all, ready } = count(set.spec.as_ref().map(|spec| &spec.selector));
             set.status = Some(ReplicaSetStatus {
                 replicas: all,
                 ready_replicas: Some(ready),
@@ -54,11 +49,7 @@ pub(crate) fn with_status(body: &Body, pods: &[Arc<Pod>], nodes: usize) -> Body 
         }
         Body::StatefulSet(set) => {
             let set = Arc::make_mut(set);
-            let Count { all, ready } = set
-                .spec
-                .as_ref()
-                .map(|spec| count(&spec.selector))
-                .unwrap_or_default();
+            let Count { all, ready } = count(set.spec.as_ref().map(|spec| &spec.selector));
             set.status = Some(StatefulSetStatus {
                 replicas: all,
                 ready_replicas: Some(ready),
@@ -68,11 +59,7 @@ pub(crate) fn with_status(body: &Body, pods: &[Arc<Pod>], nodes: usize) -> Body 
         }
         Body::DaemonSet(set) => {
             let set = Arc::make_mut(set);
-            let Count { all, ready } = set
-                .spec
-                .as_ref()
-                .map(|spec| count(&spec.selector))
-                .unwrap_or_default();
+            let Count { all, ready } = count(set.spec.as_ref().map(|spec| &spec.selector));
             set.status = Some(DaemonSetStatus {
                 desired_number_scheduled: i32::try_from(nodes).unwrap_or(i32::MAX),
                 current_number_scheduled: all,

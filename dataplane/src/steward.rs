@@ -1,5 +1,6 @@
 //! The dataplane's one non-packet thread: takes transactions from the channel, builds the next tables, hands them to
-//! every worker, acknowledges when all have taken them; answers and asks ARP and neighbour discovery; wakes up for nothing else.
+//! every worker, acknowledges when all have taken them; answers and asks ARP and neighbour discovery; reads the counts that would
+//! make a worker wait; keeps the programs of shared interfaces from expiring.
 //!
 //! Takes  transactions, letters from workers, signals.
 //! Gives  tables to workers, acknowledgements to control, questions and answers to the links.

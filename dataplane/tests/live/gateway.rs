@@ -25,7 +25,6 @@ flows:
   timeouts: {tcpSynSent: 10s, tcpSynRecv: 10s, tcpMidstream: 10s, tcpFinWait: 10s, tcpLastAck: 10s, tcpTimeWait: 20s, tcpClose: 10s, udp: 10s, udpStream: 10s}
 frames: {count: 8192, size: 2048}
 tables: {servicePorts: 64, frontends: 256, backends: 1024}
-neighbours: {capacity: 1024}
 snat: {destinations: 256}
 ";
 

@@ -104,14 +104,18 @@ pub(crate) fn finished(command: &mut Command, input: &str) -> String {
 }
 
 /// Waits for a condition that nothing reports, and gives what it found.
-pub(crate) fn wait_until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_until<T>(what: &str, limit: Duration, look: impl FnMut() -> Option<T>) -> T {
+    within(limit, look).unwrap_or_else(|| panic!("not within {limit:?}: {what}"))
+}
+
+/// The same, or nothing when the time is over, of a test that can say more than what it waited for.
+pub(crate) fn within<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let start = now();
     loop {
-        if let Some(found) = look() {
-            return found;
+        match look() {
+            None if start.elapsed() < limit => thread::sleep(Duration::from_millis(5)),
+            found => return found,
         }
-        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
-        thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -140,14 +140,14 @@ fn tracking(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
 fn choosing(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
     let limits = TableLimits::default();
     let world = World {
-        clients: CLIENT,
+        clients: CLIENT.into(),
         services: Services {
-            first: FRONTEND,
+            first: FRONTEND.into(),
             count: 1_000,
             port: 80,
         },
         endpoints: Endpoints {
-            first: ENDPOINT,
+            first: ENDPOINT.into(),
             addresses: 1 << 16,
             per_service: 10,
             port: 8_080,

@@ -1,6 +1,6 @@
 //! The Services of a generator's world as the dataplane's table records.
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use sluice_dataplane::addr::Protocol;
 use sluice_dataplane::channel::record::{
     Algorithm, BackendRecord, FrontendKind, FrontendRecord, NetworkKind, NetworkRecord, Record,
@@ -14,13 +14,13 @@ use crate::pktgen::world::{Socket, World};
 pub const UDP_AND_TCP: &[Protocol] = &[Protocol::UDP, Protocol::TCP];
 
 /// All records, each Service with these protocols on one port. Clients in `pods` keep their address.
-pub fn records(world: &World, pods: Ipv4Net, protocols: &[Protocol]) -> Vec<Record> {
+pub fn records(world: &World, pods: IpNet, protocols: &[Protocol]) -> Vec<Record> {
     let mut records: Vec<Record> = (0..world.services.count)
         .flat_map(|service| service_records(world, service, protocols))
         .collect();
     records.push(Record::Network(NetworkRecord {
         kind: NetworkKind::PodRange,
-        network: pods.into(),
+        network: pods,
     }));
     records
 }
@@ -43,7 +43,7 @@ fn service_records(world: &World, service: u32, protocols: &[Protocol]) -> Vec<R
             internal_local: false,
         }));
         records.push(Record::Frontend(FrontendRecord {
-            address: address.into(),
+            address,
             protocol,
             port,
             kind: FrontendKind::ClusterIp,
@@ -60,7 +60,7 @@ fn service_records(world: &World, service: u32, protocols: &[Protocol]) -> Vec<R
 pub fn backend(service_port: ServicePortIndex, (address, port): Socket) -> Record {
     Record::Backend(BackendRecord {
         service_port,
-        address: address.into(),
+        address,
         port,
         in_cluster_set: true,
         in_local_set: false,

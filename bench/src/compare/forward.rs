@@ -5,8 +5,9 @@ use sluice_dataplane::nic::memif::Role;
 use sluice_dataplane::nic::open::{self, DriverSpec, PortSpec};
 use sluice_dataplane::nic::{Burst, FrameMemory};
 
+use crate::pktgen::layout::{Family, IP_CHECKSUM};
 use crate::pktgen::ports::{Driver, Port};
-use crate::pktgen::template::{at, fold};
+use crate::pktgen::template::fold;
 
 /// Empty turns before it waits, as a sleeping worker does.
 const TURNS_BEFORE_SLEEP: u32 = 32;
@@ -68,12 +69,16 @@ pub fn run(driver: Driver, ends: [&str; 2]) -> Result<(), Box<dyn std::error::Er
     }
 }
 
-/// RFC 1624's short way for an IPv4 packet.
+/// One hop less; an IPv4 header's checksum by RFC 1624's short way.
 fn count_hop(frame: &mut [u8]) {
-    if frame.len() < at::L4 || frame[12..14] != [8, 0] {
+    let Some(family) = Family::of_frame(frame).filter(|family| frame.len() >= family.l4()) else {
         return;
+    };
+    let hops = &mut frame[family.hops()];
+    *hops = hops.saturating_sub(1);
+    if family == Family::V4 {
+        let sum = u16::from_be_bytes([frame[IP_CHECKSUM], frame[IP_CHECKSUM + 1]]);
+        let sum = fold(u64::from(sum) + 0x100).to_be_bytes();
+        frame[IP_CHECKSUM..IP_CHECKSUM + 2].copy_from_slice(&sum);
     }
-    frame[at::IP + 8] = frame[at::IP + 8].saturating_sub(1);
-    let sum = u16::from_be_bytes([frame[at::IP_CHECKSUM], frame[at::IP_CHECKSUM + 1]]);
-    frame[at::IP_CHECKSUM..at::IP_CHECKSUM + 2].copy_from_slice(&fold(u64::from(sum) + 0x100).to_be_bytes());
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use rustix::process::{Pid, Signal, kill_process};
 use sluice_dataplane::addr::{Mac, Protocol};
 use sluice_dataplane::channel::client::Connection;
@@ -276,7 +276,7 @@ channel: {{socket: {socket}}}
             Kind::Nftables => self.timed("nft", &["-f", "-"], &rules::nftables(&self.world)),
             Kind::Iptables => self.timed("iptables-legacy-restore", &[], &rules::iptables(&self.world)),
             Kind::Dataplane(_) => {
-                let pods = rules::PODS.parse::<Ipv4Net>().map_err(io::Error::other)?;
+                let pods = rules::PODS.parse::<IpNet>().map_err(io::Error::other)?;
                 let records = records(&self.world, pods, &[Protocol::UDP]);
                 self.publish(&[], &records)
             }

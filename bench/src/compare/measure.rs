@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use super::gateway::{Cores, Gateway};
 use crate::pktgen::picks::{Picks, Weighted};
 use crate::pktgen::ports::Driver;
-use crate::pktgen::rate::MIN_FRAME;
 use crate::pktgen::run::{self, Generator};
 use crate::pktgen::schedule::Schedule;
 use crate::pktgen::template::Template;
@@ -64,7 +63,7 @@ pub fn measure(gateway: &Gateway, settings: &Settings, repeat: usize) -> io::Res
     let (ports, threads) = gateway.connect(settings.driver, settings.cores)?;
     let dropped = gateway.drops();
     let from = ports.clients.driver.info().mac;
-    let template = Template::udp(from, gateway.mac(), settings.size.max(MIN_FRAME));
+    let template = Template::udp(gateway.world.family(), from, gateway.mac(), settings.size);
     let traffic = Traffic {
         world: gateway.world.clone(),
         flows: settings.flows,

@@ -5,7 +5,7 @@
 //! compare), `forward` (a driver that only forwards), `cpu` (what it took), `measure` (rows), `promises` (what is promised
 //! of them).
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::pktgen::world::{Endpoints, Services, World};
 
@@ -29,14 +29,14 @@ pub mod promises;
 /// So many Services with four endpoints each, and clients in the pod network, whose address is kept.
 pub fn world(services: u32, direct: bool) -> World {
     World {
-        clients: Ipv4Addr::new(10, 244, 128, 1),
+        clients: IpAddr::V4(Ipv4Addr::new(10, 244, 128, 1)),
         services: Services {
-            first: Ipv4Addr::new(10, 96, 0, 1),
+            first: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1)),
             count: services,
             port: 80,
         },
         endpoints: Endpoints {
-            first: Ipv4Addr::new(10, 244, 0, 0),
+            first: IpAddr::V4(Ipv4Addr::new(10, 244, 0, 0)),
             addresses: 32_767,
             per_service: 4,
             port: 8_080,

@@ -1,11 +1,10 @@
 //! A gateway in this process, for driver `memory`: a worker on a thread of its own between the generator's rings, with
 //! the world's Services. Ends with the value.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sluice_dataplane::addr::Mac;
 use sluice_dataplane::index::{Generation, NicPortIndex};
 use sluice_dataplane::next_hop::Reachability;
@@ -14,6 +13,7 @@ use sluice_dataplane::nic::memory::port_pair;
 use sluice_dataplane::tables::{TableLimits, TablesBuilder};
 use sluice_dataplane::worker::Shared;
 
+use super::layout::Family;
 use super::ports::Ports;
 use super::world::World;
 use crate::gateway::{Gateway, Setup};
@@ -40,24 +40,23 @@ impl Device {
             flows: flows + flows / 3 + 1_024,
             backends: u16::try_from(endpoints).unwrap_or(u16::MAX).min(60_000),
             keep_source: world.snat.is_empty(),
+            v6: world.family() == Family::V6,
             ..Setup::default()
         };
         let (mut worker, shared, _) = Gateway::between(setup, Box::new(client_port), Box::new(pod_port))?;
         let next_hops = shared.network.next_hops();
         for n in 0..endpoints.min(world.endpoints.addresses) {
-            let address: IpAddr = world
-                .endpoint(n / world.endpoints.per_service, n % world.endpoints.per_service)
-                .0
-                .into();
+            let (address, _) =
+                world.endpoint(n / world.endpoints.per_service, n % world.endpoints.per_service);
             if let Some(index) = next_hops.insert(NicPortIndex(1), address) {
                 next_hops.set(index, Reachability::Reachable(Mac([2, 0, 0, 0, 0, 9])));
             }
         }
         // Who is a pod keeps its address.
-        let pods = if world.snat.is_empty() {
-            Ipv4Net::default()
-        } else {
-            Ipv4Net::from(world.endpoint(0, 0).0)
+        let pods = match world.family() {
+            _ if !world.snat.is_empty() => IpNet::from(world.endpoint(0, 0).0),
+            Family::V4 => Ipv4Net::default().into(),
+            Family::V6 => Ipv6Net::default().into(),
         };
         let tables = TablesBuilder::new(TableLimits::default()).apply(
             Generation(1),

@@ -1,11 +1,14 @@
 //! Is a translated packet right? Reads headers with etherparse's slices and sums with the generator's own arithmetic, so
 //! that no code is on both sides of the question.
 
-use etherparse::{Ethernet2Slice, Ipv4HeaderSlice, TcpHeaderSlice, UdpHeaderSlice};
 use std::fmt;
+use std::net::IpAddr;
 
+use etherparse::{IpNumber, Ipv4HeaderSlice, Ipv6HeaderSlice, TcpHeaderSlice, UdpHeaderSlice};
+
+use super::layout::{Family, IP, l4};
 use super::stamp::{self, Stamp};
-use super::template::{Segment, at, fold, pseudo, words};
+use super::template::{Segment, fold, pseudo, words};
 use super::world::{Socket, World};
 
 /// Units of TCP's time stamps: 64 ns, so that 32 bits last 4 minutes.
@@ -110,53 +113,82 @@ struct Parts<'a> {
     sums: Result<(), Wrong>,
 }
 
+/// What an IP header says.
+struct Header {
+    addresses: (IpAddr, IpAddr),
+    protocol: IpNumber,
+    ttl: u8,
+    sum: Result<(), Wrong>,
+}
+
+/// Reads one of either family, without options or fragments, of a packet that is all there.
+#[inline]
+fn header(family: Family, packet: &[u8]) -> Option<Header> {
+    match family {
+        Family::V4 => {
+            let ip = Ipv4HeaderSlice::from_slice(packet).ok()?;
+            let plain = ip.slice().len() == 20 && !ip.is_fragmenting_payload();
+            let sum = if fold(words(ip.slice())) == 0xffff {
+                Ok(())
+            } else {
+                Err(Wrong::IpChecksum)
+            };
+            plain.then(|| Header {
+                addresses: (ip.source_addr().into(), ip.destination_addr().into()),
+                protocol: ip.protocol(),
+                ttl: ip.ttl(),
+                sum,
+            })
+        }
+        Family::V6 => {
+            let ip = Ipv6HeaderSlice::from_slice(packet).ok()?;
+            Some(Header {
+                addresses: (ip.source_addr().into(), ip.destination_addr().into()),
+                protocol: ip.next_header(),
+                ttl: ip.hop_limit(),
+                sum: Ok(()),
+            })
+        }
+    }
+}
+
+#[inline]
 fn parts(frame: &[u8]) -> Result<Parts<'_>, Judgement> {
     const FOREIGN: Judgement = Judgement::Foreign;
     const BROKEN: Judgement = Judgement::Wrong(Wrong::Header);
-    let ethernet = Ethernet2Slice::from_slice_without_fcs(frame).map_err(|_| FOREIGN)?;
-    if ethernet.ether_type() != etherparse::EtherType::IPV4 {
+    let family = Family::of_frame(frame).ok_or(FOREIGN)?;
+    let header = header(family, &frame[IP..]).ok_or(BROKEN)?;
+    let tcp = header.protocol == IpNumber::TCP;
+    if !tcp && header.protocol != IpNumber::UDP {
         return Err(FOREIGN);
     }
-    let ip = Ipv4HeaderSlice::from_slice(ethernet.payload_slice()).map_err(|_| BROKEN)?;
-    let protocol = ip.protocol();
-    let tcp = protocol == etherparse::IpNumber::TCP;
-    if !tcp && protocol != etherparse::IpNumber::UDP {
-        return Err(FOREIGN);
-    }
-    let end = at::IP + usize::from(ip.total_len());
-    if ip.slice().len() != 20 || ip.is_fragmenting_payload() || frame.len() < end {
-        return Err(BROKEN);
-    }
-    let l4 = &frame[at::L4..end];
+    let l4 = frame.get(family.l4()..family.end(frame)).ok_or(BROKEN)?;
     let (ports, payload, segment) = if tcp {
         let header = TcpHeaderSlice::from_slice(l4).map_err(|_| BROKEN)?;
-        let segment = Segment::get(frame).ok_or(FOREIGN)?;
-        (
-            (header.source_port(), header.destination_port()),
-            &frame[at::TCP_PAYLOAD..end],
-            Some(segment),
-        )
+        let segment = Segment::get(l4).ok_or(FOREIGN)?;
+        let ports = (header.source_port(), header.destination_port());
+        (ports, &l4[l4::TCP_PAYLOAD..], Some(segment))
     } else {
         let header = UdpHeaderSlice::from_slice(l4).map_err(|_| BROKEN)?;
         if usize::from(header.length()) != l4.len() {
             return Err(BROKEN);
         }
         let ports = (header.source_port(), header.destination_port());
-        (ports, &frame[at::UDP_PAYLOAD..end], None)
+        (ports, &l4[l4::UDP_PAYLOAD..], None)
     };
     // Our datagrams always have a checksum: one that has none any more was not translated but erased.
-    let covered = tcp || frame[at::UDP_CHECKSUM..at::UDP_PAYLOAD] != [0, 0];
-    let sums = if fold(words(ip.slice())) != 0xffff {
-        Err(Wrong::IpChecksum)
-    } else if !covered || fold(pseudo(frame, l4.len()) + words(l4)) != 0xffff {
-        Err(Wrong::Checksum)
-    } else {
-        Ok(())
-    };
+    let covered = tcp || l4[l4::UDP_CHECKSUM..l4::UDP_PAYLOAD] != [0, 0];
+    let sums = header.sum.and_then(|()| {
+        if covered && fold(pseudo(family, frame, l4.len()) + words(l4)) == 0xffff {
+            Ok(())
+        } else {
+            Err(Wrong::Checksum)
+        }
+    });
     Ok(Parts {
-        source: (ip.source_addr(), ports.0),
-        destination: (ip.destination_addr(), ports.1),
-        ttl: ip.ttl(),
+        source: (header.addresses.0, ports.0),
+        destination: (header.addresses.1, ports.1),
+        ttl: header.ttl,
         payload,
         segment,
         sums,
@@ -271,10 +303,9 @@ impl Judge<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use sluice_dataplane::addr::Mac;
 
+    use super::super::layout::IP_CHECKSUM;
     use super::super::template::Template;
     use super::super::world::tests::world;
     use super::*;
@@ -286,16 +317,26 @@ mod tests {
         due: 1_000,
     };
 
-    /// A datagram as a gateway would send it on.
-    fn sent(from: Socket, to: Socket) -> Vec<u8> {
-        let template = Template::udp(Mac([2; 6]), Mac([4; 6]), 100);
+    const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+    fn untouched(from: Socket, to: Socket) -> Vec<u8> {
+        let template = Template::udp(Family::of(from.0), Mac([2; 6]), Mac([4; 6]), 100);
         let mut frame = vec![0; template.len()];
         template.write_udp(&mut frame, from, to, STAMP);
-        frame[at::IP + 8] = 63;
-        let sum = u16::from_be_bytes([frame[at::IP_CHECKSUM], frame[at::IP_CHECKSUM + 1]]);
-        // One less in a word's high byte: 0x100 more in the checksum.
-        let sum = fold(u64::from(sum) + 0x100);
-        frame[at::IP_CHECKSUM..at::IP_CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+        frame
+    }
+
+    /// A datagram as a gateway would send it on.
+    fn sent(from: Socket, to: Socket) -> Vec<u8> {
+        let mut frame = untouched(from, to);
+        let family = Family::of(from.0);
+        frame[family.hops()] = 63;
+        if family == Family::V4 {
+            let sum = u16::from_be_bytes([frame[IP_CHECKSUM], frame[IP_CHECKSUM + 1]]);
+            // One less in a word's high byte: 0x100 more in the checksum.
+            let sum = fold(u64::from(sum) + 0x100);
+            frame[IP_CHECKSUM..IP_CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+        }
         frame
     }
 
@@ -311,75 +352,92 @@ mod tests {
 
     #[test]
     fn a_right_translation_is_right_and_every_departure_from_it_has_its_name() {
-        let mut world = world();
-        let client = world.client(5);
-        let endpoint = world.endpoint(0, 2);
-        let right = sent(client, endpoint);
-        let arrived = Arrived {
-            flow: 5,
-            due: 1_000,
-            what: What::Udp(9),
-        };
-        assert_eq!(judge(&world).at_pods(&right), (Judgement::Right(arrived), 2));
-        let wrong = |frame: &[u8]| match judge(&world).at_pods(frame).0 {
-            Judgement::Wrong(wrong) => wrong,
-            other => panic!("{other:?}"),
-        };
-        let flipped = |place: usize| {
-            let mut frame = right.clone();
-            frame[place] ^= 1;
-            frame
-        };
-        assert_eq!(wrong(&flipped(at::IP + 1)), Wrong::IpChecksum);
-        assert_eq!(wrong(&flipped(95)), Wrong::Checksum);
-        assert_eq!(wrong(&flipped(at::IP + 2)), Wrong::Header);
-        assert_eq!(wrong(&sent(client, (endpoint.0, 81))), Wrong::Destination);
-        assert_eq!(wrong(&sent(world.client(6), endpoint)), Wrong::Source);
-        let template = Template::udp(Mac([2; 6]), Mac([4; 6]), 100);
-        let mut untouched = vec![0; template.len()];
-        template.write_udp(&mut untouched, client, endpoint, STAMP);
-        assert_eq!(wrong(&untouched), Wrong::Ttl);
-        let mut erased = right.clone();
-        erased[at::UDP_CHECKSUM..at::UDP_PAYLOAD].fill(0);
-        assert_eq!(wrong(&erased), Wrong::Checksum);
-        // With SNAT, a kept source is wrong, and only ours is right.
-        world.snat = vec![Ipv4Addr::new(192, 0, 2, 2)];
-        let ours = sent((world.snat[0], 5_000), endpoint);
-        assert_eq!(judge(&world).at_pods(&right).0, Judgement::Wrong(Wrong::Source));
-        assert!(matches!(judge(&world).at_pods(&ours).0, Judgement::Right(_)));
+        for family in FAMILIES {
+            let mut world = world(family);
+            let client = world.client(5);
+            let endpoint = world.endpoint(0, 2);
+            let right = sent(client, endpoint);
+            let arrived = Arrived {
+                flow: 5,
+                due: 1_000,
+                what: What::Udp(9),
+            };
+            assert_eq!(judge(&world).at_pods(&right), (Judgement::Right(arrived), 2));
+            let wrong = |frame: &[u8]| match judge(&world).at_pods(frame).0 {
+                Judgement::Wrong(wrong) => wrong,
+                other => panic!("{other:?}"),
+            };
+            let flipped = |place: usize| {
+                let mut frame = right.clone();
+                frame[place] ^= 1;
+                frame
+            };
+            let length = match family {
+                Family::V4 => {
+                    assert_eq!(wrong(&flipped(IP + 1)), Wrong::IpChecksum);
+                    IP + 2
+                }
+                Family::V6 => IP + 4,
+            };
+            assert_eq!(wrong(&flipped(95)), Wrong::Checksum);
+            assert_eq!(wrong(&flipped(length)), Wrong::Header);
+            assert_eq!(wrong(&sent(client, (endpoint.0, 81))), Wrong::Destination);
+            assert_eq!(wrong(&sent(world.client(6), endpoint)), Wrong::Source);
+            assert_eq!(wrong(&untouched(client, endpoint)), Wrong::Ttl);
+            let mut erased = right.clone();
+            let udp = family.l4();
+            erased[udp + l4::UDP_CHECKSUM..udp + l4::UDP_PAYLOAD].fill(0);
+            assert_eq!(wrong(&erased), Wrong::Checksum);
+            // With SNAT, a kept source is wrong, and only ours is right.
+            let node = match family {
+                Family::V4 => "192.0.2.2",
+                Family::V6 => "fd02::2",
+            };
+            world.snat = vec![node.parse().unwrap()];
+            let ours = sent((world.snat[0], 5_000), endpoint);
+            assert_eq!(judge(&world).at_pods(&right).0, Judgement::Wrong(Wrong::Source));
+            assert!(matches!(judge(&world).at_pods(&ours).0, Judgement::Right(_)));
+        }
     }
 
     #[test]
     fn an_endpoints_address_at_the_clients_is_a_leak_whatever_else_is_in_the_packet() {
-        let world = world();
-        let (client, endpoint) = (world.client(5), world.endpoint(0, 1));
-        let mut leak = sent(endpoint, client);
-        leak[at::UDP_PAYLOAD] ^= 0xff;
-        assert_eq!(judge(&world).at_clients(&leak), Judgement::Wrong(Wrong::Leak));
-        let reply = sent(world.frontend(5), client);
-        assert!(matches!(judge(&world).at_clients(&reply), Judgement::Right(_)));
-        let astray = sent(world.frontend(5), world.client(4));
-        assert_eq!(
-            judge(&world).at_clients(&astray),
-            Judgement::Wrong(Wrong::Destination)
-        );
+        for family in FAMILIES {
+            let world = world(family);
+            let (client, endpoint) = (world.client(5), world.endpoint(0, 1));
+            let mut leak = sent(endpoint, client);
+            leak[family.l4() + l4::UDP_PAYLOAD] ^= 0xff;
+            assert_eq!(judge(&world).at_clients(&leak), Judgement::Wrong(Wrong::Leak));
+            let reply = sent(world.frontend(5), client);
+            assert!(matches!(judge(&world).at_clients(&reply), Judgement::Right(_)));
+            let astray = sent(world.frontend(5), world.client(4));
+            assert_eq!(
+                judge(&world).at_clients(&astray),
+                Judgement::Wrong(Wrong::Destination)
+            );
+        }
     }
 
     #[test]
     fn what_is_of_another_trial_or_no_ip_is_foreign() {
-        let world = world();
-        let right = sent(world.client(5), world.endpoint(0, 1));
-        let later = Judge {
-            trial: 2,
-            ..judge(&world)
-        };
-        assert_eq!(later.at_pods(&right).0, Judgement::Foreign);
-        assert_eq!(
-            judge(&world).at_pods(&right[..20]).0,
-            Judgement::Wrong(Wrong::Header)
-        );
-        let mut arp = right.clone();
-        arp[12..14].copy_from_slice(&[8, 6]);
-        assert_eq!(judge(&world).at_pods(&arp).0, Judgement::Foreign);
+        for family in FAMILIES {
+            let world = world(family);
+            let right = sent(world.client(5), world.endpoint(0, 1));
+            let later = Judge {
+                trial: 2,
+                ..judge(&world)
+            };
+            assert_eq!(later.at_pods(&right).0, Judgement::Foreign);
+            for cut in [20, family.l4() + 3, right.len() - 1] {
+                assert_eq!(
+                    judge(&world).at_pods(&right[..cut]).0,
+                    Judgement::Wrong(Wrong::Header)
+                );
+            }
+            let mut arp = right.clone();
+            arp[12..14].copy_from_slice(&[8, 6]);
+            assert_eq!(judge(&world).at_pods(&arp).0, Judgement::Foreign);
+            assert_eq!(judge(&world).at_pods(&[]).0, Judgement::Foreign);
+        }
     }
 }

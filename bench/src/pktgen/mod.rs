@@ -1,7 +1,7 @@
 //! The packet generator: clients on one NIC port, pods on another, a gateway between them, every packet judged.
 //!
-//! In reading order: what is sent (`rate`, `world`, `picks`, `stamp`, `template`, `lives`, `schedule`), what is looked at
-//! (`judge`, `tally`), how it goes (`ports`, `trial`, `run`, `search`, `plan`,
+//! In reading order: what is sent (`rate`, `world`, `picks`, `stamp`, `layout`, `template`, `lives`, `schedule`), what is looked at
+//! (`judge`, `tally`), how it goes (`ports`, `neighbours`, `trial`, `run`, `search`, `plan`,
 //! `device`).
 
 /// Packets a second and shares of a line.
@@ -12,6 +12,8 @@ pub mod world;
 pub mod picks;
 /// What a packet says of itself.
 pub mod stamp;
+/// Places in a frame.
+pub mod layout;
 /// Frames made once.
 pub mod template;
 /// TCP connections.
@@ -24,6 +26,8 @@ pub mod judge;
 pub mod tally;
 /// Two NIC ports.
 pub mod ports;
+/// Everybody's stations.
+mod neighbours;
 /// One trial.
 pub mod trial;
 /// Trials in real time.

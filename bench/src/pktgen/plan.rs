@@ -5,13 +5,14 @@ use std::path::Path;
 use serde::Deserialize;
 use sluice_dataplane::addr::Mac;
 
+use super::layout::Family;
 use super::lives::Script;
 use super::picks::{Picks, Weighted};
 use super::ports::{Driver, Port};
-use super::rate::{Line, MIN_FRAME, Rate};
+use super::rate::{Line, Rate};
 use super::schedule::{Phase, Schedule};
 use super::search::Goal;
-use super::template::{MAX_FRAME, MIN_TCP_FRAME, Template};
+use super::template::{MAX_FRAME, Template};
 use super::trial::{Kind, Tcp, Traffic};
 use super::world::World;
 
@@ -91,7 +92,7 @@ pub struct Part {
     /// How much of it, beside the others.
     #[serde(default = "weight")]
     pub weight: f64,
-    /// Datagrams in frames of this many bytes with FCS, 64 to 1,518, or `imix`.
+    /// Datagrams in frames of this many bytes with FCS, 64 (IPv6: 84) to 1,518, or `imix`.
     #[serde(default)]
     pub udp: Option<Size>,
     /// Connections: each due arrival is a whole one.
@@ -105,7 +106,7 @@ pub struct Part {
 pub struct Connections {
     /// Requests of each; 0 for handshake and close alone.
     pub requests: u8,
-    /// Bytes of a request's frame with FCS, 88 to 1,518.
+    /// Bytes of a request's frame with FCS, 88 (IPv6: 108) to 1,518.
     pub size: usize,
 }
 
@@ -140,11 +141,14 @@ pub enum Size {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mix {
-    /// 64, 570 and 1,518 bytes as 7 : 4 : 1, 353.8 on average: what operators quote.
+    /// 64, 570 and 1,518 bytes as 7 : 4 : 1, 353.8 on average: what operators quote. IPv6: 84 instead of 64.
     Imix,
 }
 
-const IMIX: [(usize, f64); 3] = [(64, 7.0), (570, 4.0), (1_518, 1.0)];
+/// The shortest is the shortest there can be.
+const fn imix(family: Family) -> [(usize, f64); 3] {
+    [(family.min_udp_frame(), 7.0), (570, 4.0), (1_518, 1.0)]
+}
 
 /// A stretch of time.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -265,6 +269,8 @@ impl Plan {
         {
             return bad("phases: rates must be numbers and seconds above 0");
         }
+        let family = self.world.family();
+        let (udp, tcp) = (family.min_udp_frame(), family.min_tcp_frame());
         let mut scripts = 0;
         for part in &self.traffic {
             if part.weight.is_nan() || part.weight <= 0.0 {
@@ -274,16 +280,20 @@ impl Plan {
                 return bad("traffic: each part is udp or tcp");
             };
             match what {
-                What::Udp(Size::Bytes(size)) if !(MIN_FRAME..=MAX_FRAME).contains(&size) => {
-                    return bad("traffic: udp: write 64 to 1518 bytes (with FCS), or imix");
+                What::Udp(Size::Bytes(size)) if !(udp..=MAX_FRAME).contains(&size) => {
+                    return bad(&format!(
+                        "traffic: udp: write {udp} to 1518 bytes (with FCS), or imix"
+                    ));
                 }
                 What::Udp(_) => {}
                 What::Tcp(Connections { requests, size }) => {
                     scripts += 1;
-                    if !(MIN_TCP_FRAME..=MAX_FRAME).contains(&size) {
-                        return bad("traffic: tcp: write a size of 88 to 1518 bytes (with FCS)");
+                    if !(tcp..=MAX_FRAME).contains(&size) {
+                        return bad(&format!(
+                            "traffic: tcp: write a size of {tcp} to 1518 bytes (with FCS)"
+                        ));
                     }
-                    if !script(requests, size).fits() {
+                    if !script(family, requests, size).fits() {
                         return bad("traffic: tcp: all requests of a connection may have 2046 bytes of data");
                     }
                 }
@@ -329,7 +339,8 @@ impl Plan {
                 (Some(Size::Bytes(size)), _) | (None, Some(Connections { size, .. })) => size as f64,
                 (None, None) => continue,
                 (Some(Size::Named(Mix::Imix)), _) => {
-                    IMIX.iter().map(|(size, share)| *size as f64 * share).sum::<f64>() / 12.0
+                    let mix = imix(self.world.family());
+                    mix.iter().map(|(size, share)| *size as f64 * share).sum::<f64>() / 12.0
                 }
             };
             bytes += size * part.weight;
@@ -371,18 +382,19 @@ impl Plan {
         self.check()?;
         let to = self.gateway()?;
         let (mut weights, mut kinds) = (Vec::new(), Vec::new());
-        let (mut requests, mut request_size) = (0, MIN_TCP_FRAME);
+        let family = self.world.family();
+        let (mut requests, mut request_size) = (0, family.min_tcp_frame());
         for part in &self.traffic {
             match part.what() {
                 None => {}
                 Some(What::Udp(Size::Bytes(size))) => {
                     weights.push(part.weight);
-                    kinds.push(Kind::Udp(Template::udp(from, to, size)));
+                    kinds.push(Kind::Udp(Template::udp(family, from, to, size)));
                 }
                 Some(What::Udp(Size::Named(Mix::Imix))) => {
-                    for (size, share) in IMIX {
+                    for (size, share) in imix(family) {
                         weights.push(part.weight * share / 12.0);
-                        kinds.push(Kind::Udp(Template::udp(from, to, size)));
+                        kinds.push(Kind::Udp(Template::udp(family, from, to, size)));
                     }
                 }
                 Some(What::Tcp(connections)) => {
@@ -402,9 +414,9 @@ impl Plan {
             },
             mix: (Weighted::new(&weights), kinds),
             tcp: Tcp {
-                script: script(requests, request_size),
-                empty: Template::tcp(from, to, None),
-                request: Template::tcp(from, to, Some(request_size)),
+                script: script(family, requests, request_size),
+                empty: Template::tcp(family, from, to, None),
+                request: Template::tcp(family, from, to, Some(request_size)),
                 // As long as a first SYN's timer (RFC 6298 §2): what takes longer would be sent again.
                 patience: 1_000_000_000,
             },
@@ -414,8 +426,8 @@ impl Plan {
     }
 }
 
-fn script(requests: u8, size: usize) -> Script {
-    let template = Template::tcp(Mac::default(), Mac::default(), Some(size));
+fn script(family: Family, requests: u8, size: usize) -> Script {
+    let template = Template::tcp(family, Mac::default(), Mac::default(), Some(size));
     Script {
         requests,
         bytes: template.tcp_payload() as u32,
@@ -469,6 +481,15 @@ traffic: [{udp: 64}]
 rate: 50%
 ";
 
+    /// The same of the other family.
+    fn v6() -> String {
+        SMALL
+            .replace("198.18.0.1", "2001:2::1")
+            .replace("10.96.0.10", "'fd96::10'")
+            .replace("10.244.1.0", "'fd44::1:0'")
+            .replace("udp: 64", "udp: 84")
+    }
+
     #[test]
     fn every_example_is_read_and_can_be_sent() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/pktgen");
@@ -488,6 +509,8 @@ rate: 50%
         assert_eq!(plan.packets(Rate::Share(0.5)).unwrap() as u64, 7_440_476);
         let imix = Plan::parse(&SMALL.replace("udp: 64", "udp: imix")).unwrap();
         assert!((imix.mean_size() - 353.83).abs() < 0.01);
+        let longer = Plan::parse(&v6().replace("udp: 84", "udp: imix")).unwrap();
+        assert!((longer.mean_size() - imix.mean_size() - 20.0 * 7.0 / 12.0).abs() < 0.01);
         assert_eq!((imix.packets(Rate::Share(1.0)).unwrap() / 1e4) as u64, 334);
     }
 
@@ -505,6 +528,16 @@ rate: 50%
         ] {
             let text = SMALL.replace(from, to);
             let error = Plan::parse(&text).and_then(|plan| plan.check()).unwrap_err();
+            assert!(error.to_string().contains(says), "{to}: {error}");
+        }
+        assert!(Plan::parse(&v6()).unwrap().check().is_ok());
+        for (from, to, says) in [
+            ("udp: 84", "udp: 83", "84 to 1518"),
+            ("udp: 84", "tcp: {requests: 1, size: 107}", "108 to 1518"),
+            ("fd96::10", "10.96.0.10", "all IPv4 or all IPv6"),
+        ] {
+            let plan = Plan::parse(&v6().replace(from, to)).unwrap();
+            let error = plan.check().unwrap_err();
             assert!(error.to_string().contains(says), "{to}: {error}");
         }
         let unknown = Plan::parse(&SMALL.replace("traffic", "trafic")).unwrap_err();

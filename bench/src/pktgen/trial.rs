@@ -6,13 +6,15 @@
 use sluice_dataplane::nic::{Burst, Frame, FrameMemory};
 
 use super::judge::{Judge, Judgement, TIME_UNIT, What, Wrong};
+use super::layout::{Family, IP, IP_CHECKSUM, l4};
 use super::lives::{self, Act, Life, Script};
+use super::neighbours;
 use super::picks::{Picks, Random, Weighted};
-use super::ports::{Ports, Side, answer_arp};
+use super::ports::{Ports, Side};
 use super::schedule::Schedule;
 use super::stamp::Stamp;
 use super::tally::Tally;
-use super::template::{Segment, Template, at, fold, seal_tcp, words};
+use super::template::{Segment, Template, fold, seal_tcp, words};
 use super::world::World;
 
 /// Connections looked at in a turn for whether they have waited too long.
@@ -230,7 +232,10 @@ impl<'a> Trial<'a> {
                     return self.ports.memory.free(frame);
                 }
                 if self.tally.forward.arrived(arrived.flow, sequence, latency) && self.traffic.answer {
-                    turn_round(self.ports.memory.bytes_mut(&mut frame));
+                    turn_round(
+                        self.traffic.world.family(),
+                        self.ports.memory.bytes_mut(&mut frame),
+                    );
                     true
                 } else {
                     false
@@ -285,10 +290,11 @@ impl<'a> Trial<'a> {
             return false;
         };
         let frame = self.ports.memory.bytes_mut(frame);
-        turn_round(frame);
-        answer.put(frame);
-        let end = at::IP + usize::from(u16::from_be_bytes([frame[at::IP + 2], frame[at::IP + 3]]));
-        seal_tcp(frame, end - at::L4);
+        let family = self.traffic.world.family();
+        turn_round(family, frame);
+        answer.put(&mut frame[family.l4()..]);
+        let end = family.end(frame);
+        seal_tcp(family, frame, end);
         true
     }
 
@@ -422,7 +428,7 @@ impl<'a> Trial<'a> {
         }
     }
 
-    /// A frame that is not right: a wrong one is counted, an ARP request answered, the rest forgotten.
+    /// A frame that is not right: a wrong one is counted, a question for a neighbour answered, the rest forgotten.
     #[cold]
     fn refuse(&mut self, mut frame: Frame, judgement: Judgement, back: bool) {
         let Ports {
@@ -437,7 +443,7 @@ impl<'a> Trial<'a> {
         };
         if let Judgement::Wrong(wrong) = judgement {
             self.tally.wrong(back, wrong, memory.bytes(&frame));
-        } else if answer_arp(memory, &mut frame, side.driver.info().mac) {
+        } else if neighbours::answer(memory, &mut frame, side.driver.info().mac) {
             // Alone, since it is no packet of the trial.
             *sent += side.flush(memory);
             if side.out.is_empty() {
@@ -484,18 +490,21 @@ fn push(side: &mut Side, memory: &mut FrameMemory, frame: Frame, sent: &mut u64,
 
 /// The packet's way back: who sent it gets it, with a fresh number of hops. UDP's and TCP's sums stay as they are.
 #[inline]
-fn turn_round(frame: &mut [u8]) {
+fn turn_round(family: Family, frame: &mut [u8]) {
     let (to, rest) = frame.split_at_mut(6);
     to.swap_with_slice(&mut rest[..6]);
-    let (addresses, ports) = frame[at::ADDRESSES..at::L4 + 4].split_at_mut(8);
-    let (source, destination) = addresses.split_at_mut(4);
-    source.swap_with_slice(destination);
-    let (source, destination) = ports.split_at_mut(2);
-    source.swap_with_slice(destination);
-    frame[at::IP + 8] = 64;
-    frame[at::IP_CHECKSUM..at::IP_CHECKSUM + 2].fill(0);
-    let checksum = !fold(words(&frame[at::IP..at::L4]));
-    frame[at::IP_CHECKSUM..at::IP_CHECKSUM + 2].copy_from_slice(&checksum.to_be_bytes());
+    let (addresses, l4) = (family.addresses(), family.l4());
+    for pair in [addresses, l4..l4 + l4::PORTS] {
+        let half = pair.len() / 2;
+        let (source, destination) = frame[pair].split_at_mut(half);
+        source.swap_with_slice(destination);
+    }
+    frame[family.hops()] = 64;
+    if family == Family::V4 {
+        frame[IP_CHECKSUM..IP_CHECKSUM + 2].fill(0);
+        let checksum = !fold(words(&frame[IP..l4]));
+        frame[IP_CHECKSUM..IP_CHECKSUM + 2].copy_from_slice(&checksum.to_be_bytes());
+    }
 }
 
 #[cfg(test)]

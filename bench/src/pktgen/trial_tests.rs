@@ -1,9 +1,7 @@
 //! Trials over the `memory` driver around a real worker, with time moved by hand: exact, and the same on any machine.
 
 use std::cell::Cell;
-use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
 use sluice_dataplane::addr::Mac;
 use sluice_dataplane::index::Generation;
 use sluice_dataplane::nic::memory::{MemoryPort, port_pair};
@@ -13,10 +11,9 @@ use sluice_dataplane::tick::Tick;
 use sluice_dataplane::worker::{Shared, Worker};
 
 use super::super::judge::Wrong;
-use super::super::template::MIN_TCP_FRAME;
 use super::super::world::tests::world;
 use super::*;
-use crate::gateway::{CLIENT_SIDE, Gateway, NODE, Setup};
+use crate::gateway::{CLIENT_SIDE, Gateway, Setup};
 use crate::services::{UDP_AND_TCP, records};
 
 const SECOND: u64 = 1_000_000_000;
@@ -31,12 +28,17 @@ struct Bench {
 
 impl Bench {
     fn new(keep_source: bool) -> Self {
+        Self::of(Family::V4, keep_source)
+    }
+
+    fn of(family: Family, keep_source: bool) -> Self {
         let (a, client_port) = port_pair("clients", 512);
         let (b, pod_port) = port_pair("pods", 512);
         let setup = Setup {
             flows: 10_000,
             backends: 4,
             keep_source,
+            v6: family == Family::V6,
             ..Setup::default()
         };
         let (worker, shared, _) = Gateway::between(setup, Box::new(client_port), Box::new(pod_port)).unwrap();
@@ -75,9 +77,13 @@ fn ports(a: MemoryPort, b: MemoryPort) -> Ports {
 }
 
 fn traffic(kinds: Vec<Kind>) -> Traffic {
-    let request = Template::tcp(US, CLIENT_SIDE, Some(200));
+    traffic_of(Family::V4, kinds)
+}
+
+fn traffic_of(family: Family, kinds: Vec<Kind>) -> Traffic {
+    let request = Template::tcp(family, US, CLIENT_SIDE, Some(200));
     Traffic {
-        world: world(),
+        world: world(family),
         flows: 1_000,
         picks: Picks::Uniform,
         mix: (Weighted::new(&vec![1.0; kinds.len()]), kinds),
@@ -86,7 +92,7 @@ fn traffic(kinds: Vec<Kind>) -> Traffic {
                 requests: 2,
                 bytes: request.tcp_payload() as u32,
             },
-            empty: Template::tcp(US, CLIENT_SIDE, None),
+            empty: Template::tcp(family, US, CLIENT_SIDE, None),
             request,
             patience: SECOND,
         },
@@ -96,7 +102,7 @@ fn traffic(kinds: Vec<Kind>) -> Traffic {
 }
 
 fn udp(size: usize) -> Kind {
-    Kind::Udp(Template::udp(US, CLIENT_SIDE, size))
+    Kind::Udp(Template::udp(Family::V4, US, CLIENT_SIDE, size))
 }
 
 const fn no_stall(_: u64) -> u64 {
@@ -105,53 +111,66 @@ const fn no_stall(_: u64) -> u64 {
 
 #[test]
 fn every_datagram_of_every_size_comes_out_right_and_its_answer_too() {
-    let mut bench = Bench::new(true);
-    let mut traffic = traffic([64, 570, 1_514].map(udp).into());
-    let tally = bench.run(&mut traffic, Schedule::even(Some(1e6), 0, SECOND / 50), no_stall);
-    assert!(
-        tally.is_flawless(),
-        "{:?} {:?}",
-        tally.forward.wrong,
-        tally.sample
-    );
-    assert_eq!((tally.forward.sent, tally.back.received), (20_000, 20_000));
-    assert_eq!((tally.forward.overtaken, tally.foreign), (0, 0));
+    for family in [Family::V4, Family::V6] {
+        let mut bench = Bench::of(family, true);
+        let sizes = [family.min_udp_frame(), 570, 1_514];
+        let kinds = sizes.map(|size| Kind::Udp(Template::udp(family, US, CLIENT_SIDE, size)));
+        let mut traffic = traffic_of(family, kinds.into());
+        let tally = bench.run(&mut traffic, Schedule::even(Some(1e6), 0, SECOND / 50), no_stall);
+        assert!(
+            tally.is_flawless(),
+            "{:?} {:?}",
+            tally.forward.wrong,
+            tally.sample
+        );
+        assert_eq!((tally.forward.sent, tally.back.received), (20_000, 20_000));
+        assert_eq!((tally.forward.overtaken, tally.foreign), (0, 0));
+    }
 }
 
 #[test]
 fn translated_sources_are_right_only_where_the_gateway_may_translate_them() {
-    let mut bench = Bench::new(false);
-    let mut traffic = traffic(vec![udp(64)]);
-    let schedule = Schedule::even(Some(1e5), 0, SECOND / 100);
-    let tally = bench.run(&mut traffic, schedule.clone(), no_stall);
-    assert_eq!(tally.forward.wrong[Wrong::Source as usize], 1_000);
-    assert_eq!(tally.sample.unwrap().1, Wrong::Source);
-    traffic.world.snat = vec![NODE, Ipv4Addr::new(10, 244, 0, 1)];
-    let tally = bench.run(&mut traffic, schedule, no_stall);
-    assert!(tally.is_flawless(), "{:?}", tally.sample);
+    for (family, ours) in [
+        (Family::V4, ["192.0.2.2", "10.244.0.1"]),
+        (Family::V6, ["fd02::2", "fd44::1"]),
+    ] {
+        let mut bench = Bench::of(family, false);
+        let datagram = Template::udp(family, US, CLIENT_SIDE, family.min_udp_frame());
+        let mut traffic = traffic_of(family, vec![Kind::Udp(datagram)]);
+        let schedule = Schedule::even(Some(1e5), 0, SECOND / 100);
+        let tally = bench.run(&mut traffic, schedule.clone(), no_stall);
+        assert_eq!(tally.forward.wrong[Wrong::Source as usize], 1_000);
+        assert_eq!(tally.sample.unwrap().1, Wrong::Source);
+        traffic.world.snat = ours.map(|address| address.parse().unwrap()).into();
+        let tally = bench.run(&mut traffic, schedule, no_stall);
+        assert!(tally.is_flawless(), "{:?}", tally.sample);
+    }
 }
 
 #[test]
 fn whole_tcp_lives_and_datagrams_mixed_come_to_their_end() {
-    let mut bench = Bench::new(true);
-    let mut traffic = traffic(vec![Kind::Life, udp(64)]);
-    let tables = TablesBuilder::new(TableLimits::default())
-        .apply(
-            Generation(1),
-            &[],
-            &records(&traffic.world, Ipv4Net::default(), UDP_AND_TCP),
-        )
-        .unwrap();
-    bench.shared.slots[0].publish(tables);
-    let tally = bench.run(&mut traffic, Schedule::even(Some(1e5), 0, SECOND / 50), no_stall);
-    assert!(tally.is_flawless(), "{:?}", tally.sample);
-    let lives = &tally.lives;
-    assert!(lives.started > 800 && lives.finished == lives.started);
-    // SYN, two requests, FIN, the last ACK; each but that is answered.
-    let datagrams = 2_000 - lives.started;
-    assert_eq!(tally.forward.received, 5 * lives.started + datagrams);
-    assert_eq!(tally.back.received, 4 * lives.started + datagrams);
-    assert_eq!(lives.length.len(), lives.finished);
+    for (family, everybody) in [(Family::V4, "0.0.0.0/0"), (Family::V6, "::/0")] {
+        let mut bench = Bench::of(family, true);
+        let datagram = Template::udp(family, US, CLIENT_SIDE, family.min_udp_frame());
+        let mut traffic = traffic_of(family, vec![Kind::Life, Kind::Udp(datagram)]);
+        let tables = TablesBuilder::new(TableLimits::default())
+            .apply(
+                Generation(1),
+                &[],
+                &records(&traffic.world, everybody.parse().unwrap(), UDP_AND_TCP),
+            )
+            .unwrap();
+        bench.shared.slots[0].publish(tables);
+        let tally = bench.run(&mut traffic, Schedule::even(Some(1e5), 0, SECOND / 50), no_stall);
+        assert!(tally.is_flawless(), "{:?}", tally.sample);
+        let lives = &tally.lives;
+        assert!(lives.started > 800 && lives.finished == lives.started);
+        // SYN, two requests, FIN, the last ACK; each but that is answered.
+        let datagrams = 2_000 - lives.started;
+        assert_eq!(tally.forward.received, 5 * lives.started + datagrams);
+        assert_eq!(tally.back.received, 4 * lives.started + datagrams);
+        assert_eq!(lives.length.len(), lives.finished);
+    }
 }
 
 #[test]
@@ -301,7 +320,7 @@ fn what_the_driver_takes_no_more_of_is_unsent_and_not_lost() {
     let (a, _client_port) = port_pair("clients", 32);
     let (b, _pod_port) = port_pair("pods", 32);
     let mut ports = ports(a, b);
-    let mut traffic = traffic(vec![udp(MIN_TCP_FRAME)]);
+    let mut traffic = traffic(vec![udp(88)]);
     let mut now = 0;
     let mut trial = Trial::begin(
         &mut ports,

@@ -25,6 +25,7 @@ pub mod namespace;
 pub mod net;
 mod netlink;
 mod pods;
+mod ports;
 mod probe;
 mod process;
 mod resolv;
@@ -80,6 +81,8 @@ pub fn up(
     progress: &mut dyn FnMut(&str),
 ) -> anyhow::Result<()> {
     require_manifests(folder)?;
+    // Judged before anything is made, and by the name that the person knows it by.
+    ports::FurtherPorts::of(folder)?;
     let _lock = state.lock()?;
     match state.find()? {
         Found::Alive(_) => bail!(

@@ -19,6 +19,7 @@ use super::net::{
     Addresses, HOST_PEER, HostPort, POD_GATEWAY, load_balancer_ranges, pod_ranges, service_ranges,
 };
 use super::now;
+use super::ports::FurtherPorts;
 use super::process::{Backoff, Exit, HandOver, Reaper};
 use super::state::{State, write_atomically};
 use crate::dns::kube_dns;
@@ -54,6 +55,7 @@ fn dataplane_config(
     driver: Driver,
     host_port: HostPort,
     dual: bool,
+    further: &FurtherPorts,
 ) -> anyhow::Result<String> {
     let (driver, socket) = (driver.name(), serde_json::to_string(&state.socket("dataplane"))?);
     let (host_driver, host_interface) = match host_port {
@@ -64,14 +66,14 @@ fn dataplane_config(
     Ok(format!(
         "# Written by `sluice lab up`.
 node: {{addresses: {}}}
+workers: {{count: 1, idle: sleep}}
+flows: {{capacity: 131072}}
+channel: {{socket: {socket}}}
 ports:
 - {{name: client0, driver: {driver}, interface: client0, addresses: {}}}
 - {{name: pods0, driver: {driver}, interface: pods0, addresses: {}}}
 - {{name: host0, driver: {host_driver}, interface: {host_interface}, role: host}}
-workers: {{count: 1, idle: sleep}}
-flows: {{capacity: 131072}}
-channel: {{socket: {socket}}}
-",
+{further}",
         list(node.all()),
         list(node.networks(24, 64)),
         list(gateway.networks(24, 64)),
@@ -149,8 +151,9 @@ pub(super) fn prepare(
     driver: Driver,
     host_port: HostPort,
     dual: bool,
+    further: &FurtherPorts,
 ) -> anyhow::Result<Vec<Service>> {
-    let dataplane = dataplane_config(state, driver, host_port, dual)?;
+    let dataplane = dataplane_config(state, driver, host_port, dual, further)?;
     write_atomically(&state.config("dataplane"), dataplane.as_bytes())?;
     write_atomically(&state.config("control"), control_config(state, dual)?.as_bytes())?;
     let program = dataplane_binary()?;
@@ -223,7 +226,8 @@ impl Service {
         command
             .arg("--config")
             .arg(state.config(self.name))
-            .current_dir("/");
+            // Sockets and files of further ports may be named without a folder: then they go with the lab.
+            .current_dir(state.path());
         // What a killed one left would look like the new one's.
         match fs::remove_file(state.socket(self.name)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -118,14 +118,18 @@ impl Lab {
         let manifests = stage.join("manifests");
         fs::create_dir_all(&manifests).unwrap();
         for file in fs::read_dir(source_folder(folder)).unwrap().flatten() {
-            // Commands of pods name files of the stage: those beside the manifests go there.
+            // Commands of pods name files of the stage: those beside what the lab itself reads go there.
             let text = fs::read_to_string(file.path()).unwrap();
             let text = text.replace("@STAGE@", stage.to_str().unwrap());
             let manifest = file
                 .path()
                 .extension()
                 .is_some_and(|extension| extension == "yaml");
-            let target = if manifest { manifests.as_path() } else { stage };
+            let target = if manifest || file.file_name() == "ports.conf" {
+                manifests.as_path()
+            } else {
+                stage
+            };
             fs::write(target.join(file.file_name()), text).unwrap();
         }
         let mut arguments = vec!["lab", "up", manifests.to_str().unwrap()];

@@ -1,4 +1,4 @@
-//! The lab with clients and servers that nobody here wrote: curl, dig, nginx, iperf3, socat, sha256sum.
+//! The lab with clients and servers that nobody here wrote: curl, dig, nginx, iperf3, socat, sha256sum, testpmd.
 //!
 //! Drives only the binary `sluice`, as a person would. Every test makes labs of its own and takes them down, even when it
 //! fails. A program that is missing is a failure, not a skip; only without root some labs cannot be made, and those are
@@ -38,6 +38,10 @@ mod lab;
 mod requests;
 mod quickstart;
 mod servers;
+#[path = "../../../dataplane/tests/live/testpmd.rs"]
+#[allow(dead_code, reason = "the dataplane's own tests use more of it")]
+mod testpmd;
+mod generator;
 mod families;
 mod load_balancer;
 mod changes;

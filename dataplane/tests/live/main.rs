@@ -34,6 +34,7 @@ mod exclusive;
 mod shared;
 mod takeover;
 mod steered;
+#[allow(dead_code, reason = "shared with the lab's tests, which need more of it")]
 mod testpmd;
 mod memif;
 mod memif_speed;

@@ -7,8 +7,6 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use crate::sandbox::run;
-
 /// How long it may take to start, or to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of memory it is given: packets for all rings, with room.
@@ -103,12 +101,28 @@ pub(crate) struct Testpmd {
 impl Testpmd {
     /// Starts it, forwarding nothing yet. `name` is unlike any other's that runs.
     pub(crate) fn start(name: &str, memory: Memory, ports: &[Port<'_>], options: &[&str]) -> Self {
+        Self::start_as(None, name, memory, ports, options)
+    }
+
+    /// The same as another user, by number.
+    pub(crate) fn start_as(
+        user: Option<&str>,
+        name: &str,
+        memory: Memory,
+        ports: &[Port<'_>],
+        options: &[&str],
+    ) -> Self {
         let cpu = rustix::thread::sched_getaffinity(None).unwrap();
         let cpu = (0..rustix::thread::CpuSet::MAX_CPU)
             .find(|&n| cpu.is_set(n))
             .unwrap();
         // It prints a line when it says it, and is ended with the test.
         let mut command = Command::new("setpriv");
+        if let Some(user) = user {
+            command.args(["--reuid", user, "--regid", user, "--clear-groups"]);
+            // Another's directory is not for it.
+            command.env_remove("XDG_RUNTIME_DIR").env("HOME", "/");
+        }
         command.args(["--pdeathsig", "KILL", "stdbuf", "-oL", "dpdk-testpmd"]);
         command.args([
             "--no-pci",
@@ -177,10 +191,23 @@ impl Testpmd {
         self.until("TX offloads=");
     }
 
+    /// Sends some bursts as the options say, and forwards then.
+    pub(crate) fn send_bursts(&mut self, count: u32) {
+        self.command(&format!("start tx_first {count}"));
+        self.until("TX offloads=");
+    }
+
     /// Stops forwarding: nothing is sent after it.
     pub(crate) fn stop(&mut self) {
         self.command("stop");
         self.until("Done.");
+    }
+
+    /// Whether a port has a peer.
+    pub(crate) fn is_linked(&mut self, port: usize) -> bool {
+        self.command(&format!("show port info {port}"));
+        self.until("Link status:");
+        self.log.last().is_some_and(|line| line.ends_with("up"))
     }
 
     /// What a port has counted.
@@ -220,5 +247,9 @@ pub(crate) fn present() {
     let packages = "apt-get install dpdk-dev (it brings librte-net-memif)";
     let there = Command::new("dpdk-testpmd").arg("--version").output();
     assert!(there.is_ok(), "dpdk-testpmd is not installed: {packages}");
-    run("stdbuf", &["--version"]);
+    let there = Command::new("stdbuf").arg("--version").output();
+    assert!(
+        there.is_ok(),
+        "stdbuf is not installed: apt-get install coreutils"
+    );
 }

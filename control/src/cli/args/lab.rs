@@ -86,7 +86,7 @@ pub enum LabCommand {
 /// `sluice lab up`.
 #[derive(Debug, clap::Args)]
 pub struct LabUpArgs {
-    /// The folder of manifests; the lab works on a copy
+    /// The folder of manifests, and of ports.conf if the gateway is to have further NIC ports; the lab works on a copy
     #[arg(value_name = "FOLDER")]
     pub folder: PathBuf,
     /// The driver of the node's NIC ports; if absent, af_xdp for root and af_packet for others

@@ -12,6 +12,7 @@ use notify::Watcher;
 use super::super::ipc;
 use super::super::net::{FIRST_POD, HostPort, Network, has_ipv6};
 use super::super::pods::News;
+use super::super::ports::{FILE, FurtherPorts};
 use super::super::process::Reaper;
 use super::super::resolv::ResolvConf;
 use super::super::state::State;
@@ -31,7 +32,16 @@ pub(super) fn begin(
     let host_port = HostPort::possible();
     let dual = wants_ipv6(&state);
     let mut services = if with_services {
-        services::prepare(&state, driver, host_port, dual)?
+        let further = FurtherPorts::of(&state.manifests())?;
+        let names: Vec<_> = further.names().collect();
+        if !names.is_empty() {
+            let folder = state.path().display();
+            progress(&format!(
+                "NIC ports of {FILE}: {}; relative paths are in {folder}",
+                names.join(", ")
+            ));
+        }
+        services::prepare(&state, driver, host_port, dual, &further)?
     } else {
         Vec::new()
     };

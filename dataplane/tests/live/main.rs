@@ -30,6 +30,7 @@ mod variants;
 mod kernel;
 mod mtu;
 mod node;
+mod tap;
 mod exclusive;
 mod shared;
 mod takeover;

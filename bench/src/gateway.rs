@@ -10,6 +10,7 @@ use sluice_dataplane::channel::record::{
     Algorithm, BackendRecord, FrontendKind, FrontendRecord, NetworkKind, NetworkRecord, Record,
     ServicePortRecord,
 };
+use sluice_dataplane::conntrack::persist::BootId;
 use sluice_dataplane::conntrack::ports::{PortPoolConfig, Rest};
 use sluice_dataplane::conntrack::{Admission, FlowConfig, HashKey, Timeouts};
 use sluice_dataplane::counters::{CounterPages, WorkerCounters};
@@ -24,7 +25,7 @@ use sluice_dataplane::steering::Steering;
 use sluice_dataplane::table_slot::TableSlot;
 use sluice_dataplane::tables::{Picker, TableLimits, TablesBuilder};
 use sluice_dataplane::tick::Tick;
-use sluice_dataplane::worker::{Shared, SideConfig, Sides, Worker, WorkerParts};
+use sluice_dataplane::worker::{FlowFiles, Shared, SideConfig, Sides, Worker, WorkerParts};
 
 /// Our address toward clients.
 pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -67,6 +68,8 @@ pub struct Setup {
     pub protocol: Protocol,
     /// IPv6 instead of IPv4.
     pub v6: bool,
+    /// Flows in files on a tmpfs, as where they are to outlive the process.
+    pub files: bool,
 }
 
 impl Default for Setup {
@@ -78,6 +81,7 @@ impl Default for Setup {
             keep_source: true,
             protocol: Protocol::UDP,
             v6: false,
+            files: false,
         }
     }
 }
@@ -216,7 +220,7 @@ impl Workers {
                     index,
                     memory: FrameMemory::new(FRAMES, 2_048)?,
                     drivers: vec![Some(client_port), Some(pod_port)],
-                    sides: Sides::new(&sides(setup, shared.steering.slice(index))?)?,
+                    sides: remembered(setup, &shared, index)?,
                     picker: Picker::new(u64::from(index.0) + 1, &limits),
                     counters: page,
                     tables: Arc::clone(&tables),
@@ -235,8 +239,27 @@ impl Workers {
 /// Source ports: all but those of node ports.
 const RANGES: [std::ops::RangeInclusive<u16>; 2] = [1_024..=29_999, 32_768..=u16::MAX];
 
+/// The tmpfs that every machine has (shm_overview(7)).
+const TMPFS: &str = "/dev/shm";
+
 /// Packets under way to a worker that has fellows.
 const LETTERS: usize = 1_024;
+
+/// What a worker remembers. Its files have no name any more as soon as they are mapped.
+fn remembered(setup: &Setup, shared: &Shared, worker: WorkerIndex) -> std::io::Result<Sides> {
+    let config = sides(setup, shared.steering.slice(worker))?;
+    if !setup.files {
+        return Sides::new(&config);
+    }
+    let folder = tempfile::tempdir_in(TMPFS)?;
+    let files = FlowFiles {
+        folder: folder.path(),
+        worker,
+        workers: shared.workers.len() as u8,
+        boot: BootId::current()?,
+    };
+    Sides::adopt(&config, &files, &shared.network, Tick(0)).map(|(sides, _)| sides)
+}
 
 fn sides(setup: &Setup, ranges: Vec<std::ops::RangeInclusive<u16>>) -> std::io::Result<SideConfig> {
     let hash_key = HashKey::random()?;

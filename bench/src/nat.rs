@@ -65,6 +65,8 @@ pub struct Workload {
     pub full_nat: bool,
     /// IPv6.
     pub v6: bool,
+    /// Flows in files that outlive the process, `flows.folder`.
+    pub files: bool,
     /// Bytes of a frame without the FCS; shorter ones are as long as their headers.
     pub size: usize,
     /// Repeats, each of `packets`.
@@ -128,6 +130,8 @@ pub struct Row {
     pub ratio_to_floor: Option<f64>,
     /// Memory of everything that grows with flows, with the table three quarters full.
     pub bytes_per_flow: f64,
+    /// Whether flows were in files, `Workload::files`.
+    pub files: bool,
     /// Of this process, in huge pages when the row ended.
     pub huge_bytes: u64,
     /// Where.
@@ -180,6 +184,7 @@ pub fn run(workload: &Workload) -> Result<Row, Error> {
         floor_ns_per_packet: floor,
         ratio_to_floor: floor.map(|floor| round(ns.p50 / floor.p50)),
         bytes_per_flow: round(bytes as f64 / table as f64 / 0.75),
+        files: workload.files,
         huge_bytes,
         machine: Machine::this(),
     })
@@ -216,6 +221,7 @@ impl Bench {
                 _ => Protocol::UDP,
             },
             v6: workload.v6,
+            files: workload.files,
         }
     }
 
@@ -448,7 +454,7 @@ fn huge_bytes() -> u64 {
         line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
             .unwrap_or(0)
     };
-    (kib("AnonHugePages:") + kib("Private_Hugetlb:")) * 1024
+    (kib("AnonHugePages:") + kib("ShmemPmdMapped:")) * 1024
 }
 
 #[cfg(test)]

@@ -270,6 +270,7 @@ fn open_sides(
             kept,
             discarded,
             refused,
+            small_pages,
         },
     ) in ["IPv4", "IPv6"].into_iter().zip(adopted)
     {
@@ -279,6 +280,13 @@ fn open_sides(
                 "worker {}: {kept} {family} flows taken over, {discarded} not sound",
                 worker.0
             ),
+        }
+        if small_pages {
+            log::info!(
+                "worker {}: {family} flows are in small pages, so packets of many flows cost twice as much: the kernel gives \
+                 huge ones for files on a tmpfs since Linux 6.1, as long as there is memory in one piece",
+                worker.0
+            );
         }
     }
     Ok(sides)

@@ -21,6 +21,9 @@ pub mod named;
 /// Where the kernel says whether it gives transparent huge pages to those who ask (Documentation/admin-guide/mm/transhuge).
 pub const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 
+/// Bytes of one, where page tables have entries for 512 pages (x86-64, and arm64 with pages of 4 KiB).
+const HUGE_PAGE: usize = 2 << 20;
+
 /// Whether it does: then anonymous regions are in them as far as memory is not in pieces.
 pub fn has_huge_pages() -> bool {
     std::fs::read_to_string(HUGE_PAGES).is_ok_and(|modes| !modes.contains("[never]"))
@@ -33,6 +36,8 @@ pub struct Region {
     len: usize,
     /// The file behind it: present when the memory can be handed to another process, or is left to the next.
     memfd: Option<OwnedFd>,
+    /// Whether the kernel was asked for huge pages and gave none.
+    pub(crate) small_pages: bool,
 }
 
 // SAFETY: a Region owns its mapping and has no thread affinity; access through it is governed by whoever wraps it.
@@ -93,17 +98,51 @@ impl Region {
 
     fn map(memfd: OwnedFd, len: usize, offset: u64) -> io::Result<Self> {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping at an address the kernel chooses; the file cannot shrink below `len`: it is sealed, or a
-        // `NamedFile` that only its owner may open and that no second process of ours gets.
+        // SAFETY: a new mapping at an address the kernel chooses; the file is sealed and cannot shrink below `len`.
         let base =
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, &memfd, offset)? };
         Self::owning(base, len, Some(memfd))
     }
 
+    /// Maps a file of a tmpfs that only its owner may open and that no second process of ours gets: nobody makes it shorter.
+    /// Holes in it are filled with huge pages, and what is in small ones is moved there, which takes Linux 6.1
+    /// (MADV_COLLAPSE); where that cannot be, small ones are as good, only slower.
+    fn map_huge(file: OwnedFd, len: usize) -> io::Result<Self> {
+        let room = len.checked_add(HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
+        // SAFETY: a fresh anonymous mapping at an address the kernel chooses overlaps nothing, and is gone at once.
+        let free = unsafe {
+            let free = rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                room,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE,
+            )?;
+            rustix::mm::munmap(free, room)?;
+            free
+        };
+        // A huge page is mapped in one piece only at such an address.
+        let hint = free.map_addr(|address| address.next_multiple_of(HUGE_PAGE));
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping, and no MAP_FIXED: where the address is not free any more the kernel chooses another. The
+        // file cannot shrink, see above.
+        let base = unsafe { rustix::mm::mmap(hint, len, prot, MapFlags::SHARED, &file, 0)? };
+        // SAFETY: the range was just mapped and is ours; the advice changes no contents.
+        let moved = unsafe { libc::madvise(base, len, libc::MADV_COLLAPSE) } == 0;
+        let mut region = Self::owning(base, len, Some(file))?;
+        // Below that no whole one may be in it.
+        region.small_pages = !moved && len >= 2 * HUGE_PAGE;
+        Ok(region)
+    }
+
     fn owning(base: *mut std::ffi::c_void, len: usize, memfd: Option<OwnedFd>) -> io::Result<Self> {
         let base =
             NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap returned the null page"))?;
-        Ok(Self { base, len, memfd })
+        Ok(Self {
+            base,
+            len,
+            memfd,
+            small_pages: false,
+        })
     }
 
     /// First byte; the mapping stays where it is for the Region's life.
@@ -203,11 +242,17 @@ impl<T: AnyBitPattern> DerefMut for Slab<T> {
 
 #[cfg(all(test, not(miri)))]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+
+    /// Whether this process may have huge pages: held by the tests that mind.
+    pub(super) static HUGE_PAGES_ALLOWED: Mutex<()> = Mutex::new(());
 
     #[test]
     fn memory_is_had_where_there_are_no_huge_pages() {
-        // As on a machine without: for this process, and so for the tests beside this one, too, which do not mind.
+        let _setting = HUGE_PAGES_ALLOWED.lock().unwrap();
+        // As on a machine without.
         rustix::thread::disable_transparent_huge_pages(true).unwrap();
         let mut slab = Slab::<u64>::zeroed(1 << 20).unwrap();
         assert!(slab.iter().all(|&word| word == 0));
@@ -220,6 +265,7 @@ mod tests {
             .sum();
         assert_eq!(huge, 0, "and none is asked for");
         assert!(slab.iter().all(|&word| word == 7));
+        rustix::thread::disable_transparent_huge_pages(false).unwrap();
     }
 
     #[test]

@@ -47,6 +47,7 @@ pub fn workload(name: &str) -> Workload {
         zipf: false,
         full_nat: false,
         v6: false,
+        files: false,
         size: 60,
         repeats: 10,
         packets: 500_000,

@@ -47,6 +47,9 @@ pub(crate) struct Arguments {
     /// Up to so many workers instead, by powers of two: what hand-over costs, and whether two cores are twice one.
     #[arg(long, value_name = "N", conflicts_with_all = ["table", "new", "lives", "reply"])]
     workers: Option<usize>,
+    /// Flows in files on a tmpfs, as where they are to outlive the process.
+    #[arg(long)]
+    files: bool,
     /// Repeats.
     #[arg(long)]
     repeats: Option<usize>,
@@ -163,6 +166,7 @@ impl Arguments {
             zipf: self.zipf || row.zipf,
             full_nat: self.mode.map_or(row.full_nat, |mode| mode == Mode::Full),
             v6: self.family.map_or(row.v6, |family| family == Family::Ipv6),
+            files: self.files,
             size: self.size.unwrap_or(row.size),
             repeats: self.repeats.unwrap_or(row.repeats),
             packets: self.packets.unwrap_or(row.packets),

@@ -64,6 +64,8 @@ pub struct Adopted {
     pub discarded: usize,
     /// Why the file as a whole was not read, where it was not; its flows were not counted.
     pub refused: Option<Refused>,
+    /// Whether the file is in small pages, where the kernel gave no huge ones.
+    pub small_pages: bool,
 }
 
 /// Why a whole file was not read.
@@ -169,12 +171,13 @@ impl<A: Address> Flows<A> {
             file.clear()?;
             file.set_head(&wanted.bytes())?;
         }
-        let entries = Slab::over(file.map()?, capacity)?;
-        let mut flows = Self::over(Pool::empty(entries), config)?;
+        let region = file.map()?;
         let mut adopted = Adopted {
             refused,
+            small_pages: region.small_pages,
             ..Adopted::default()
         };
+        let mut flows = Self::over(Pool::empty(Slab::over(region, capacity)?), config)?;
         if refused.is_none() {
             flows.adopt(now, &mut adopted);
         }

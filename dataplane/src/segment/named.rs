@@ -1,7 +1,7 @@
-//! A named file that outlives the process: a page for whoever says what is in it, and behind it memory to map.
+//! A named file that outlives the process: memory to map, and behind it a page for whoever says what is in it.
 //!
 //! The file is its process's alone: nobody else may open it (0600), a second process of ours is kept out by a lock, and all
-//! of it is allocated before it is mapped, so that a full file system is an error at the start and not a SIGBUS later.
+//! of it is allocated before it is used, so that a full file system is an error at the start and not a SIGBUS later.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,7 +10,7 @@ use std::path::Path;
 
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 
-use super::{Region, page_align};
+use super::{HUGE_PAGE, Region, page_align};
 
 /// Bytes of the head that may be used.
 pub const HEAD: usize = 256;
@@ -42,7 +42,7 @@ impl NamedFile {
             return Ok(None);
         }
         let mut head = [0; HEAD];
-        self.file.read_exact_at(&mut head, 0)?;
+        self.file.read_exact_at(&mut head, self.len as u64)?;
         Ok((head != [0; HEAD]).then_some(head))
     }
 
@@ -50,25 +50,34 @@ impl NamedFile {
     pub fn clear(&self) -> io::Result<()> {
         self.file.set_len(0)?;
         self.file.set_len(self.size()?)?;
-        fallocate(&self.file, FallocateFlags::empty(), 0, self.size()?)?;
+        // A page of each huge one that is to be: of none at all the kernel makes none.
+        for at in (0..self.size()?).step_by(HUGE_PAGE) {
+            fallocate(&self.file, FallocateFlags::empty(), at, 1)?;
+        }
         Ok(())
     }
 
     /// Says what is in the memory.
     pub fn set_head(&self, head: &[u8; HEAD]) -> io::Result<()> {
-        self.file.write_all_at(head, 0)
+        self.file.write_all_at(head, self.len as u64)
     }
 
-    /// Maps the memory. Errors: InvalidData if the file has another size; what mmap(2) says.
+    /// Maps the memory, in huge pages where the kernel can make them. Errors: InvalidData if the file has another size;
+    /// what mmap(2) says.
     pub fn map(self) -> io::Result<Region> {
         if self.file.metadata()?.len() != self.size()? {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        Region::map(self.file.into(), self.len, page_align(HEAD)? as u64)
+        let size = self.size()?;
+        let region = Region::map_huge(self.file.into(), self.len)?;
+        if let Some(file) = region.memfd() {
+            fallocate(file, FallocateFlags::empty(), 0, size)?;
+        }
+        Ok(region)
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok((page_align(HEAD)? + self.len) as u64)
+        Ok((self.len + page_align(HEAD)?) as u64)
     }
 }
 
@@ -77,6 +86,7 @@ impl NamedFile {
 mod tests {
     use super::*;
     use crate::segment::Slab;
+    use crate::segment::tests::HUGE_PAGES_ALLOWED;
 
     #[test]
     fn what_was_written_is_there_for_the_next_and_for_nobody_else_meanwhile() {
@@ -107,5 +117,43 @@ mod tests {
         file.clear().unwrap();
         assert_eq!(file.head().unwrap(), None);
         assert_eq!(Slab::<u64>::over(file.map().unwrap(), 1000).unwrap()[999], 0);
+    }
+
+    #[test]
+    fn a_file_on_a_tmpfs_is_mapped_in_huge_pages() {
+        const LEN: usize = 8 << 20;
+        let _setting = HUGE_PAGES_ALLOWED.lock().unwrap();
+        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+        let open = || NamedFile::open(&folder.path().join("memory"), LEN).unwrap();
+        // By the process that makes it, and by the next.
+        for first in [true, false] {
+            let file = open();
+            if first {
+                file.clear().unwrap();
+                file.set_head(&[7; HEAD]).unwrap();
+            }
+            assert_eq!(file.head().unwrap(), Some([7; HEAD]));
+            let region = file.map().unwrap();
+            if region.small_pages {
+                eprintln!("skipped: 1 (huge pages for files on a tmpfs: this kernel gives none)");
+                return;
+            }
+            assert_eq!(huge(region.base().as_ptr().addr()), LEN);
+            let mut slab = Slab::<u64>::over(region, LEN / 8).unwrap();
+            for at in [0, LEN / 16, LEN / 8 - 1] {
+                assert_eq!(slab[at], if first { 0 } else { 42 });
+                slab[at] = 42;
+            }
+        }
+    }
+
+    /// Bytes of the mapping at this address that page tables map in huge pieces (proc_pid_smaps(5)).
+    fn huge(base: usize) -> usize {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let begin = format!("{base:x}-");
+        let mut ours = smaps.lines().skip_while(|line| !line.starts_with(&begin));
+        let line = ours.find(|line| line.starts_with("ShmemPmdMapped:")).unwrap();
+        let kib: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kib << 10
     }
 }

@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 const IN_CHILD: &str = "SLUICE_NIC_TEST_CHILD";
 /// A child that hangs is ended by the kernel's alarm. The longest opens a port a thousand times, for which the kernel waits
-/// for its own grace periods: half a minute, on a busy machine several.
+/// for its own grace periods: a quarter of a minute, on a busy machine more.
 const LIMIT_SECONDS: u32 = 300;
 
 /// Who the test is in its namespace.
@@ -101,8 +101,19 @@ pub(crate) fn skipped(what: &str, why: &str) {
     eprintln!("SKIPPED {what}: {why}");
 }
 
-/// Makes a veth pair, one queue each, both ends up, neither handing over unsegmented TCP.
+/// Makes a veth pair, one queue each, both ends up, neither handing over unsegmented TCP, and neither losing what it is to send.
 pub(crate) fn veth(a: &str, b: &str) {
+    veth_without_wait(a, b);
+    // The end brought up first drops what it should send until the kernel's link watch has seen the carrier.
+    while !running(a) || !running(b) {
+        std::thread::yield_now();
+    }
+    // The watch tells before it activates, but holds the lock that this waits for.
+    up(a);
+}
+
+/// The same, but it may lose what it is to send as it comes up.
+pub(crate) fn veth_without_wait(a: &str, b: &str) {
     // linux/if_link.h: IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES, IFLA_GSO_MAX_SEGS.
     let ones = [31, 32, 40]
         .map(|kind| attribute(kind, &1u32.to_ne_bytes()))
@@ -115,12 +126,6 @@ pub(crate) fn veth(a: &str, b: &str) {
     route(16, 0x600, &[named(a), link_info].concat());
     up(a);
     up(b);
-    // The end brought up first drops what it should send until the kernel's link watch has seen the carrier.
-    while !running(a) || !running(b) {
-        std::thread::yield_now();
-    }
-    // The watch tells before it activates, but holds the lock that this waits for.
-    up(a);
 }
 
 /// How many segments of TCP an interface may hand over in one packet.

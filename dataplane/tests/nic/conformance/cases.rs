@@ -1,5 +1,7 @@
 //! What every driver must do, a function each.
 
+use std::sync::Barrier;
+
 use super::end::{End, FRAME_SIZE, Limit, frame, pair, settle};
 use super::{MTU, Rig};
 use sluice_dataplane::nic::frame::HEADROOM;
@@ -192,31 +194,19 @@ pub(super) fn want_of_frames_is_counted(rig: &mut dyn Rig) {
     far.close();
 }
 
+/// A thousand in all, of this rig and those beside it.
 pub(super) fn a_thousand_openings_leak_nothing(rig: &mut dyn Rig) {
-    let (mut near, mut far) = (End::closed(FRAME_SIZE), End::closed(FRAME_SIZE));
-    let (mut before, mut after) = (None, None);
-    for round in 0..1000 {
-        near.open(|memory, umem| rig.near(memory, umem));
-        if round == 0 || !rig.far_stays() {
-            far.open(|memory, umem| rig.far(memory, umem));
+    let mut beside = rig.beside();
+    let lanes = beside.len() + 1;
+    let together = Barrier::new(lanes);
+    let mut held = Vec::new();
+    std::thread::scope(|scope| {
+        for rig in &mut beside {
+            scope.spawn(|| openings(rig.as_mut(), 1000 / lanes, &together, || ()));
         }
-        if round % 100 == 0 {
-            settle(&mut near, &mut far);
-            settle(&mut far, &mut near);
-        }
-        near.close();
-        if round == 999 || !rig.far_stays() {
-            far.close();
-        }
-        // Whatever the first rounds set up for ever, they have.
-        match round {
-            10 => before = Some(holdings()),
-            998 => after = Some(holdings()),
-            _ => {}
-        }
-    }
-    let (descriptors, mappings, kibibytes) = before.expect("more than ten rounds");
-    let after = after.expect("a thousand rounds");
+        openings(rig, 1000 / lanes, &together, || held.push(holdings()));
+    });
+    let [(descriptors, mappings, kibibytes), after] = held.try_into().expect("looked at twice");
     assert_eq!(
         (after.0, after.1),
         (descriptors, mappings),
@@ -228,6 +218,31 @@ pub(super) fn a_thousand_openings_leak_nothing(rig: &mut dyn Rig) {
         "memory grew from {kibibytes} to {} KiB",
         after.2
     );
+}
+
+/// Opens and closes; looks after the first rounds and before the last, while all lanes stand still.
+fn openings(rig: &mut dyn Rig, rounds: usize, together: &Barrier, mut look: impl FnMut()) {
+    let (mut near, mut far) = (End::closed(FRAME_SIZE), End::closed(FRAME_SIZE));
+    for round in 0..rounds {
+        near.open(|memory, umem| rig.near(memory, umem));
+        if round == 0 || !rig.far_stays() {
+            far.open(|memory, umem| rig.far(memory, umem));
+        }
+        if round % 100 == 0 {
+            settle(&mut near, &mut far);
+            settle(&mut far, &mut near);
+        }
+        near.close();
+        if round == rounds - 1 || !rig.far_stays() {
+            far.close();
+        }
+        // Whatever the first rounds set up for ever, they have.
+        if round == 10 || round == rounds - 2 {
+            together.wait();
+            look();
+            together.wait();
+        }
+    }
 }
 
 /// This process's open descriptors, its mappings other than the allocator's, and its memory in KiB.

@@ -73,6 +73,11 @@ pub(crate) trait Rig {
         true
     }
 
+    /// More rigs of its kind, for a case in which the kernel lets each wait long: they wait at the same time.
+    fn beside(&mut self) -> Vec<Box<dyn Rig + Send>> {
+        Vec::new()
+    }
+
     /// Takes away under open ends what they stand on.
     fn remove(&mut self) {
         unreachable!("the rig says that this case is absent")

@@ -1,5 +1,5 @@
 //! Takes  a frame's bytes.                  Gives  a `Packet`: offsets proven in bounds, and the flow key.
-//! Drops  Truncated, BadIpHeader, BadIpChecksum, ExtensionHeaders, BadTransportHeader, NoUdpChecksum, BadSource, …
+//! Drops  Truncated, BadIpHeader, BadIpChecksum, ExtensionHeaders, BadTransportHeader, NoUdpChecksum, BadSource, BadDestination, …
 //! Never  reads a clock, a table or a counter; never allocates; never trusts a length field.
 //! Next   `lookup`.
 
@@ -120,6 +120,10 @@ fn inspect_ipv4(place: &mut Parsed, ethernet: &Ethernet<&[u8]>) -> Result<(), Dr
     if !ipv4::can_send(ip.src()) {
         return Err(DropReason::BadSource);
     }
+    // Who can answer from no address has none (RFC 1812 §5.3.7).
+    if !ipv4::can_send(ip.dst()) {
+        return Err(DropReason::BadDestination);
+    }
     let fragment = match (ip.fragment_offset(), ip.more_fragments()) {
         (0, false) => Fragment::Whole,
         (0, true) => Fragment::First,
@@ -186,6 +190,9 @@ fn inspect_ipv6(place: &mut Parsed, ethernet: &Ethernet<&[u8]>) -> Result<(), Dr
     }
     if !ipv6::can_send(src) {
         return Err(DropReason::BadSource);
+    }
+    if !ipv6::can_send(dst) {
+        return Err(DropReason::BadDestination);
     }
     // Never beyond the link (RFC 4291 §2.5.6).
     if src.is_unicast_link_local() || dst.is_unicast_link_local() {

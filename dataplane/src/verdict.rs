@@ -73,6 +73,7 @@ drop_reasons! {
     BadTransportHeader "bad-transport-header" "The transport header contradicts itself or the packet's length.",
     NoUdpChecksum "no-udp-checksum" "A UDP datagram over IPv6 without a checksum (CSM-1).",
     BadSource "bad-source" "The source address cannot send: multicast, broadcast, loopback, unspecified, IPv4 in IPv6, or our own on a link.",
+    BadDestination "bad-destination" "The destination is no host's on a wire: loopback, unspecified, or IPv4 in IPv6.",
     ExtensionHeaders "extension-headers" "More IPv6 extension headers than are looked through.",
     UnknownEtherType "unknown-ethertype" "Neither IP nor ARP, or in a network inside of a network, and there is no host port to give it to.",
     NotForUs "not-for-us" "A unicast frame for another station's MAC address.",

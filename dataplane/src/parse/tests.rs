@@ -191,6 +191,13 @@ fn addresses_that_cannot_send_or_name_many_receivers_are_told_apart() {
             "{src:?}"
         );
     }
+    for dst in [[127, 0, 0, 1], [0, 0, 0, 0]] {
+        assert_eq!(
+            between([10, 0, 0, 1], dst),
+            Parsed::Drop(DropReason::BadDestination),
+            "{dst:?}"
+        );
+    }
     for dst in [[224, 0, 0, 1], [239, 1, 1, 1], [255, 255, 255, 255]] {
         assert_eq!(
             between([10, 0, 0, 1], dst),
@@ -392,6 +399,13 @@ fn ipv6_addresses_that_cannot_send_leave_the_link_or_name_many_are_told_apart() 
             between(src, "fd00::1"),
             Parsed::Drop(DropReason::BadSource),
             "{src}"
+        );
+    }
+    for dst in ["::", "::1", "::ffff:10.0.0.1"] {
+        assert_eq!(
+            between("fd00::1", dst),
+            Parsed::Drop(DropReason::BadDestination),
+            "{dst}"
         );
     }
     for (src, dst) in [("fe80::1", "fd00::1"), ("fd00::1", "fe80::1")] {

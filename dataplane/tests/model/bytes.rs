@@ -122,9 +122,13 @@ fn read_received(frame: &[u8], to_group: bool) -> Result<Read, &'static str> {
     if dst.is_multicast() || broadcast(dst) || to_group {
         return Ok(Read::Host("multicast"));
     }
-    let mapped = matches!(src, IpAddr::V6(src) if src.to_ipv4_mapped().is_some());
-    if src.is_multicast() || broadcast(src) || src.is_loopback() || src.is_unspecified() || mapped {
+    let mapped = |address| matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    let nobody = |address: IpAddr| address.is_loopback() || address.is_unspecified() || mapped(address);
+    if src.is_multicast() || broadcast(src) || nobody(src) {
         return Err("bad-source");
+    }
+    if nobody(dst) {
+        return Err("bad-destination");
     }
     let link_local = |address| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
     if link_local(src) || link_local(dst) {

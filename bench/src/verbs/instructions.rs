@@ -33,6 +33,10 @@ const ROWS: [(&str, &[&str]); 7] = [
     ("tcp-lives", &["--flows", "8192", "--lives"]),
 ];
 
+/// Counts of a row that is dearer than is written down, of which the least is right: expiry goes by the clock, so that a
+/// process that gets little of its core does more of it a packet, never less.
+const COUNTS: usize = 3;
+
 /// The function that is counted; nothing outside of it is.
 const COUNTED: &str = "--toggle-collect=sluice_bench::nat::Bench::time";
 
@@ -52,8 +56,14 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     let mut counted = BTreeMap::new();
     let mut dearer = Vec::new();
     for (name, flags) in ROWS {
-        let instructions = count(flags)?;
         let before = written.get(name).copied();
+        let mut instructions = count(flags)?;
+        for _ in 1..COUNTS {
+            if before.is_none_or(|before| instructions <= before * (1.0 + arguments.tolerance / 100.0)) {
+                break;
+            }
+            instructions = instructions.min(count(flags)?);
+        }
         let change = before.map(|before| (instructions / before - 1.0) * 100.0);
         println!(
             "{name:<18} {instructions:8.1} instructions a packet{}",

@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     /// Turns.
     #[arg(long, default_value_t = 5)]
     repeats: usize,
-    /// Seconds of a trial; each turn has two.
+    /// Seconds of a trial; each turn has two, and up to six of half of it.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
     /// Packets a second at which latency is taken.
@@ -192,12 +192,16 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
             let row = measure(gateway, &settings, repeat)?;
             gateway.pause(true)?;
             eprintln!(
-                "{} {repeat}: {} flows known, {:.3} Mpps, {:.0} ns a packet, {:.0} % busy {:?}",
+                "{} {repeat}: {} flows known, {:.3} Mpps, {:.0} % busy; {} ns a packet, each at half the load before {:?}",
                 row.gateway,
                 row.opened,
                 row.mpps,
-                row.gateway_ns_per_packet,
                 row.gateway_busy * 100.0,
+                row.ladder
+                    .iter()
+                    .map(|rung| format!("{:.0}", rung.gateway_ns_per_packet))
+                    .collect::<Vec<_>>()
+                    .join(", "),
                 row.drops
             );
             emit(
@@ -216,7 +220,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         .map(|kind| kind.name())
         .collect();
     for row in &rows {
-        let wrong = row.flood.wrong() + row.paced.wrong();
+        let wrong = row.ladder.iter().map(|rung| rung.wrong).sum::<u64>() + row.paced.wrong();
         if wrong > 0 {
             let what = format!(
                 "{}: {wrong} packets came out wrong in turn {}",

@@ -120,7 +120,7 @@ fn inspect_ipv4(place: &mut Parsed, ethernet: &Ethernet<&[u8]>) -> Result<(), Dr
     if !ipv4::can_send(ip.src()) {
         return Err(DropReason::BadSource);
     }
-    // Who can answer from no address has none (RFC 1812 §5.3.7).
+    // What cannot be a source is no host to send to either (RFC 1812 §5.3.7).
     if !ipv4::can_send(ip.dst()) {
         return Err(DropReason::BadDestination);
     }

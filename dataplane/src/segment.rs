@@ -12,17 +12,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
 use bytemuck::AnyBitPattern;
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 /// Files that outlive the process.
 pub mod named;
 
+/// Bytes of a huge page, where page tables have entries for 512 pages (x86-64, and arm64 with pages of 4 KiB).
+const HUGE_PAGE: usize = 2 << 20;
+
 /// Where the kernel says whether it gives transparent huge pages to those who ask (Documentation/admin-guide/mm/transhuge).
 pub const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
-
-/// Bytes of one, where page tables have entries for 512 pages (x86-64, and arm64 with pages of 4 KiB).
-const HUGE_PAGE: usize = 2 << 20;
 
 /// Whether it does: then anonymous regions are in them as far as memory is not in pieces.
 pub fn has_huge_pages() -> bool {
@@ -65,7 +65,7 @@ impl Region {
         let memfd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&memfd, len as u64)?;
         rustix::fs::fcntl_add_seals(&memfd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        Self::map(memfd, len, 0)
+        Self::map(memfd, len)
     }
 
     /// Maps what another process handed over. Refused (InvalidData) unless the file can no longer shrink, since a
@@ -79,7 +79,7 @@ impl Region {
                 "shared segment is unsealed or of another size",
             ));
         }
-        Self::map(memfd, page_align(len)?, 0)
+        Self::map(memfd, page_align(len)?)
     }
 
     /// Maps the first `len` bytes (at least one) of what another process handed over. Refused (InvalidData) as by `adopt`,
@@ -93,20 +93,20 @@ impl Region {
                 "shared region is unsealed or too short",
             ));
         }
-        Self::map(memfd, page_align(len)?, 0)
+        Self::map(memfd, page_align(len)?)
     }
 
-    fn map(memfd: OwnedFd, len: usize, offset: u64) -> io::Result<Self> {
+    fn map(memfd: OwnedFd, len: usize) -> io::Result<Self> {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address the kernel chooses; the file is sealed and cannot shrink below `len`.
-        let base =
-            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, &memfd, offset)? };
+        let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, &memfd, 0)? };
         Self::owning(base, len, Some(memfd))
     }
 
     /// Maps a file of a tmpfs that only its owner may open and that no second process of ours gets: nobody makes it shorter.
     /// Holes in it are filled with huge pages, and what is in small ones is moved there, which takes Linux 6.1
-    /// (MADV_COLLAPSE); where that cannot be, small ones are as good, only slower.
+    /// (MADV_COLLAPSE); where that cannot be, small ones are as good, only slower. Afterwards all of it is allocated. Errors:
+    /// ENOSPC; what mmap(2) says.
     fn map_huge(file: OwnedFd, len: usize) -> io::Result<Self> {
         let room = len.checked_add(HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
         // SAFETY: a fresh anonymous mapping at an address the kernel chooses overlaps nothing, and is gone at once.
@@ -128,8 +128,10 @@ impl Region {
         let base = unsafe { rustix::mm::mmap(hint, len, prot, MapFlags::SHARED, &file, 0)? };
         // SAFETY: the range was just mapped and is ours; the advice changes no contents.
         let moved = unsafe { libc::madvise(base, len, libc::MADV_COLLAPSE) } == 0;
-        let mut region = Self::owning(base, len, Some(file))?;
-        // Below that no whole one may be in it.
+        let mut region = Self::owning(base, len, None)?;
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len as u64)?;
+        region.memfd = Some(file);
+        // Of a shorter one nobody misses it.
         region.small_pages = !moved && len >= 2 * HUGE_PAGE;
         Ok(region)
     }

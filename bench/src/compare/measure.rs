@@ -54,7 +54,6 @@ pub struct Row {
     /// Share of the flood's time that they ran.
     pub gateway_busy: f64,
     /// The flood and what followed it.
-    #[serde(default)]
     pub ladder: Vec<Rung>,
     /// The flood.
     pub flood: run::Row,

@@ -53,10 +53,14 @@ impl Device {
             }
         }
         // Who is a pod keeps its address.
-        let pods = match world.family() {
-            _ if !world.snat.is_empty() => IpNet::from(world.endpoint(0, 0).0),
-            Family::V4 => Ipv4Net::default().into(),
-            Family::V6 => Ipv6Net::default().into(),
+        let everybody = match world.family() {
+            Family::V4 => IpNet::from(Ipv4Net::default()),
+            Family::V6 => IpNet::from(Ipv6Net::default()),
+        };
+        let pods = if world.snat.is_empty() {
+            everybody
+        } else {
+            world.endpoint(0, 0).0.into()
         };
         let tables = TablesBuilder::new(TableLimits::default()).apply(
             Generation(1),

@@ -33,8 +33,8 @@ const ROWS: [(&str, &[&str]); 7] = [
     ("tcp-lives", &["--flows", "8192", "--lives"]),
 ];
 
-/// Counts of a row that is dearer than is written down, of which the least is right: expiry goes by the clock, so that a
-/// process that gets little of its core does more of it a packet, never less.
+/// Counts of a row that is dearer than is written down, of which the least is taken: one in dozens came out dearer, and not
+/// when it was counted again (why is not known; hash keys are random). A longer packet path is so in every count.
 const COUNTS: usize = 3;
 
 /// The function that is counted; nothing outside of it is.

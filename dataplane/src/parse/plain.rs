@@ -41,8 +41,8 @@ fn inspect_v4(place: &mut Parsed, frame: &[u8], head: &[u8; V4_L4 + udp::HEADER_
     let addresses = le64(head, L3 + ipv4::SRC);
     let (src, dst) = (addresses as u8, (addresses >> 32) as u8);
     // Below multicast and what is reserved, and neither "this network" nor loopback (RFC 6890).
-    let speaks = (src.wrapping_sub(1) < 223) & (src != 127) & (dst.wrapping_sub(1) < 223) & (dst != 127);
-    if !(whole & speaks & checksum_ok(head)) | (L3 + total_len > frame.len()) {
+    let speaks = |first: u8| (first.wrapping_sub(1) < 223) & (first != 127);
+    if !(whole & speaks(src) & speaks(dst) & checksum_ok(head)) | (L3 + total_len > frame.len()) {
         return false;
     }
     let protocol = Protocol(head[L3 + 9]);

@@ -63,17 +63,12 @@ impl NamedFile {
     }
 
     /// Maps the memory, in huge pages where the kernel can make them. Errors: InvalidData if the file has another size;
-    /// what mmap(2) says.
+    /// ENOSPC; what mmap(2) says.
     pub fn map(self) -> io::Result<Region> {
         if self.file.metadata()?.len() != self.size()? {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let size = self.size()?;
-        let region = Region::map_huge(self.file.into(), self.len)?;
-        if let Some(file) = region.memfd() {
-            fallocate(file, FallocateFlags::empty(), 0, size)?;
-        }
-        Ok(region)
+        Region::map_huge(self.file.into(), self.len)
     }
 
     fn size(&self) -> io::Result<u64> {

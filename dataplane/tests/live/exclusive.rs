@@ -73,7 +73,7 @@ fn counted(queues: u8, attach: &str, options: &str) {
     cable(queues, (host, "uplink0"), (client, "eth0"), "192.0.2.10/24");
     cable(queues, (host, "pods0"), (pod, "eth0"), "10.244.0.9/24");
     client.ip("route add 10.96.0.0/16 via 192.0.2.2");
-    // Nor asks for neighbours: such a question may be lost, too, and is none of those that were sent.
+    // Nor asks for neighbours, nor does the gateway (probeMillis): such a question may be lost, too, and is none of those that were sent.
     for (station, gateway, port) in [(client, "192.0.2.2", "uplink0"), (pod, "10.244.0.1", "pods0")] {
         let mac = host.run("cat", &[&format!("/sys/class/net/{port}/address")]);
         station.ip(&format!("neigh add {gateway} lladdr {} dev eth0", mac.trim()));

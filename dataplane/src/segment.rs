@@ -82,18 +82,19 @@ impl Region {
         Self::map(memfd, page_align(len)?)
     }
 
-    /// Maps the first `len` bytes (at least one) of what another process handed over. Refused (InvalidData) as by `adopt`,
-    /// but the file may be longer.
-    pub fn adopt_front(memfd: OwnedFd, len: usize) -> io::Result<Self> {
-        let seals = rustix::fs::fcntl_get_seals(&memfd)?;
-        let size = u64::try_from(rustix::fs::fstat(&memfd)?.st_size).unwrap_or(0);
-        if !seals.contains(SealFlags::SHRINK) || len == 0 || size < len as u64 {
+    /// Maps the first `len` bytes (at least one) of a file that another process handed over, in whole pages of `page` bytes.
+    /// Refused (InvalidData) if the file is shorter. It may become shorter at any time, and touching what is gone is a
+    /// SIGBUS: the caller provides for that.
+    pub(crate) fn foreign(file: OwnedFd, len: usize, page: usize) -> io::Result<Self> {
+        let size = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
+        if len == 0 || size < len as u64 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                "shared region is unsealed or too short",
+                "shared region is too short",
             ));
         }
-        Self::map(memfd, page_align(len)?)
+        let whole = len.checked_next_multiple_of(page);
+        Self::map(file, whole.ok_or(io::ErrorKind::OutOfMemory)?)
     }
 
     fn map(memfd: OwnedFd, len: usize) -> io::Result<Self> {

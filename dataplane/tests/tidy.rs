@@ -20,6 +20,7 @@ const UNSAFE: &[&str] = &[
     "dataplane/src/conntrack/group.rs",
     "dataplane/src/nic/bpf.rs",
     "dataplane/src/nic/frame.rs",
+    "dataplane/src/nic/memif/guard.rs",
     "dataplane/src/nic/memif/region.rs",
     "dataplane/src/nic/netmap/region.rs",
     "dataplane/src/nic/netmap/ring.rs",

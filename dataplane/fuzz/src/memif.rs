@@ -1,5 +1,5 @@
-//! A hostile memif peer, in either role: it sends messages of any kind, and writes anything anywhere into the memory that it
-//! shares with us while packets are received and sent. No frame is lost, and none is longer than a frame.
+//! A hostile memif peer, in either role: it sends messages of any kind, writes anything anywhere into the memory that it
+//! shares with us while packets are received and sent, and takes pages of it away. No frame is lost, and none is longer than a frame.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -88,12 +88,7 @@ impl Peer {
                 (init, None)
             }
             1 => {
-                let flags = [MemfdFlags::ALLOW_SEALING, MemfdFlags::empty()];
-                let file = memfd_create(
-                    "fuzz",
-                    MemfdFlags::CLOEXEC | flags[usize::from(bytes.byte() == 255)],
-                )
-                .unwrap();
+                let file = memfd_create("fuzz", MemfdFlags::CLOEXEC).unwrap();
                 ftruncate(&file, REGION - u64::from(bytes.byte() == 255)).unwrap();
                 self.regions.push(file.try_clone().unwrap().into());
                 let region = Message::AddRegion {
@@ -202,11 +197,14 @@ impl Peer {
                     let body = [length, offset].map(u32::to_ne_bytes).concat();
                     self.write(0, at + DESCRIPTORS + 16 * slot, &[head, body].concat());
                 }
-                // Anything anywhere.
+                // Anything anywhere, or pages gone: a file of ours refuses that.
                 _ => {
                     let at = u64::from(bytes.word());
                     let len = bytes.below(64);
-                    self.write(0, at, bytes.take(len));
+                    match self.regions.first() {
+                        Some(file) if at == u64::from(u16::MAX) => drop(file.set_len(512 * len as u64)),
+                        _ => self.write(0, at, bytes.take(len)),
+                    }
                 }
             }
             assert_eq!(memory.available(), FRAMES, "no frame is lost");

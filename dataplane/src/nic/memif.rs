@@ -29,6 +29,8 @@ pub mod handshake;
 pub mod ring;
 /// Shared memory.
 mod region;
+/// Pages that a peer takes away.
+mod guard;
 /// Where thread and port meet.
 mod slot;
 /// Messages on their way.

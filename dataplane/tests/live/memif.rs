@@ -372,10 +372,14 @@ fn testpmd_killed_under_load_is_missed_and_served_again_when_it_is_back() {
     let name = "memif::testpmd_killed_under_load_is_missed_and_served_again_when_it_is_back";
     sandboxed(name, LIMIT, || {
         let host = prepared();
-        for (clients, pods) in [("server", "client"), ("client", "server")] {
+        let memories = Memories::new(name);
+        let lent = memories.kinds.contains(&Memory::Lent);
+        let lent = lent.then_some(("server", "server", Memory::Lent));
+        let small = [("server", "client"), ("client", "server")].map(|(a, b)| (a, b, Memory::Small));
+        for (clients, pods, memory) in small.into_iter().chain(lent) {
             let gateway = gateway(host, clients, pods, 1);
-            let mut pod = sink(Memory::Small, pods, 1);
-            let mut source = generator(&gateway, Memory::Small, clients, 1);
+            let mut pod = sink(memory, pods, 1);
+            let mut source = generator(&gateway, memory, clients, 1);
             wait_for_link(&gateway, PODS, 1);
             wait_for_link(&gateway, CLIENTS, 1);
             for round in 2..4 {
@@ -393,14 +397,14 @@ fn testpmd_killed_under_load_is_missed_and_served_again_when_it_is_back() {
                     let told = |counter| gateway.port_counter("pods", counter);
                     (told(PortCounter::TxUnlinked) > MANY && told(PortCounter::LinkUp) == 0).then_some(())
                 });
-                pod = sink(Memory::Small, pods, 1);
+                pod = sink(memory, pods, 1);
                 wait_for_link(&gateway, PODS, round);
                 wait_until("packets arrive again", SOON, || {
                     (pod.counts(0).received > MANY).then_some(())
                 });
                 // The generator goes, packets in its memory that nobody has received yet.
                 source.kill();
-                source = generator(&gateway, Memory::Small, clients, 1);
+                source = generator(&gateway, memory, clients, 1);
                 wait_for_link(&gateway, CLIENTS, round);
             }
             source.forward();
@@ -410,7 +414,7 @@ fn testpmd_killed_under_load_is_missed_and_served_again_when_it_is_back() {
             });
             assert!(!gateway.said().contains("panicked"), "{}", gateway.said());
             eprintln!(
-                "memif: clients {clients}, pods {pods}: killed and back twice; dropped: {}",
+                "memif: clients {clients}, pods {pods}, {memory:?}: killed and back twice; dropped: {}",
                 gateway.drops()
             );
         }

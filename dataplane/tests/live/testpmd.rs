@@ -1,6 +1,6 @@
 //! DPDK's testpmd with memif ports (net_memif): a packet generator and a sink that nobody here wrote.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -21,6 +21,8 @@ pub(crate) enum Memory {
     Small,
     /// Huge pages, mounted here.
     Huge,
+    /// And as a client it shares its packets' own buffers with the server, instead of copying into others (`zero-copy`).
+    Lent,
 }
 
 const HUGE: &str = "/run/huge";
@@ -32,17 +34,20 @@ pub(crate) struct Memories {
     pub(crate) kinds: Vec<Memory>,
     /// Pages that could be taken on demand before, if we have changed it.
     before: Option<String>,
+    /// Locked: these pages are of the whole machine, and enough for one test.
+    _mine: Option<File>,
 }
 
 impl Memories {
-    /// Both kinds, if there are huge pages for us; else says why not.
+    /// All kinds, if there are huge pages for us; else says why not.
     pub(crate) fn new(test: &str) -> Self {
         let mut new = Self {
             kinds: vec![Memory::Small],
             before: None,
+            _mine: None,
         };
         match new.allow() {
-            Ok(()) => new.kinds.push(Memory::Huge),
+            Ok(()) => new.kinds.extend([Memory::Huge, Memory::Lent]),
             Err(why) => eprintln!("SKIPPED {test} with huge pages: {why}"),
         }
         new
@@ -52,6 +57,10 @@ impl Memories {
         let told = |what: &str, error: std::io::Error| format!("{what}: {error}");
         // For two of them.
         let wanted = 2 * MEBIBYTES.parse::<usize>().unwrap() / HUGE_PAGE;
+        // This program, which all sandboxes see: each has a /proc of its own.
+        let mine = File::open("/proc/self/exe").unwrap();
+        mine.lock().unwrap();
+        self._mine = Some(mine);
         let before = fs::read_to_string(ON_DEMAND).map_err(|error| told(ON_DEMAND, error))?;
         if before.trim().parse::<usize>().unwrap() < wanted {
             fs::write(ON_DEMAND, wanted.to_string()).map_err(|error| told(ON_DEMAND, error))?;
@@ -136,14 +145,18 @@ impl Testpmd {
         match memory {
             Memory::Small => command.arg("--no-huge"),
             Memory::Huge => command.args(["--huge-dir", HUGE]),
+            // Else a file for every page, of which the server would have to map each.
+            Memory::Lent => command.args(["--huge-dir", HUGE, "--single-file-segments"]),
         };
         for port in ports.iter().filter(|port| port.role == "server") {
             // One that was killed left it behind, and then no other can listen there.
             let _ = fs::remove_file(port.socket);
         }
         for (nth, Port { role, socket, mac }) in ports.iter().enumerate() {
+            let lent = memory == Memory::Lent && *role == "client";
+            let lent = if lent { ",zero-copy=yes" } else { "" };
             command.arg(format!(
-                "--vdev=net_memif{nth},role={role},id=0,socket={socket},socket-abstract=no,mac={mac}"
+                "--vdev=net_memif{nth},role={role},id=0,socket={socket},socket-abstract=no,mac={mac}{lent}"
             ));
         }
         command
@@ -152,11 +165,18 @@ impl Testpmd {
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null());
+            .stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let (tell, said) = channel();
+        let complain = tell.clone();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
         thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| tell.send(line)));
+        let lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        thread::spawn(move || {
+            lines
+                .map_while(Result::ok)
+                .try_for_each(|line| complain.send(line))
+        });
         let mut new = Self {
             commands: process.stdin.take().unwrap(),
             process,

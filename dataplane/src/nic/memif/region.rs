@@ -2,8 +2,8 @@
 //! Memory shared with a memif peer, and the rings in it: the only place that touches either.
 //!
 //! The peer may write any of it at any time. So no reference into it is ever made, only atomic accesses; each value is
-//! read once, and an offset or a length is checked against the region before it is followed. Nothing the peer does can take
-//! the pages away: a region is a memfd of ordinary pages that is sealed against shrinking, or it is refused.
+//! read once, and an offset or a length is checked against the region before it is followed. The peer may take pages away:
+//! then there are others in their place (`guard`).
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 use bytemuck::{Pod, Zeroable};
-use rustix::fs::SealFlags;
+use rustix::fs::FileType;
 
+use super::guard::Guard;
 use crate::prefetch::prefetch;
 use crate::segment;
 
@@ -59,6 +60,8 @@ const _: () = assert!(size_of::<Descriptor>() == 16);
 /// A region of shared memory.
 #[derive(Debug)]
 pub(super) struct Region {
+    /// Of a peer's region. It goes before the mapping does.
+    guard: Option<Guard>,
     memory: segment::Region,
     len: usize,
 }
@@ -66,12 +69,9 @@ pub(super) struct Region {
 /// Why a region is refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RegionError {
-    /// Not a memfd, or one that may shrink under its readers.
-    #[error("its file can shrink: seal it (F_SEAL_SHRINK)")]
-    Unsealed,
-    /// Pages that may be missing when they are touched.
-    #[error("its file is in huge pages, which its owner may take away at any time")]
-    HugePages,
+    /// A file whose pages may be long in coming, or do things when they are read.
+    #[error("its file is no memory: a memfd, or a file of a tmpfs or hugetlbfs, is needed")]
+    NoMemory,
     /// The file is shorter than the message says.
     #[error("its file is shorter than its {0} bytes")]
     Short(u64),
@@ -84,32 +84,43 @@ impl Region {
     /// A region of ours, to be handed to the peer. Errors: no memory or descriptor left.
     pub(super) fn create(len: usize) -> io::Result<Self> {
         let memory = segment::Region::shared("memif", len)?;
-        Ok(Self { memory, len }.present())
+        let guard = None;
+        Ok(Self { guard, memory, len }.present())
     }
 
     /// The peer's region of `len` bytes.
     pub(super) fn adopt(file: OwnedFd, len: u64) -> Result<Self, RegionError> {
-        // A memfd that may be sealed is sealed here; of anything else the seals cannot be read.
-        let _ = rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK);
-        match rustix::fs::fcntl_get_seals(&file) {
-            Ok(seals) if seals.contains(SealFlags::SHRINK) => {}
-            _ => return Err(RegionError::Unsealed),
+        // Not a device, which may be on a tmpfs, too.
+        let mode = rustix::fs::fstat(&file).map_err(io::Error::from)?.st_mode;
+        if FileType::from_raw_mode(mode) != FileType::RegularFile {
+            return Err(RegionError::NoMemory);
         }
-        // A hole in huge pages is filled from a pool that may be empty, and then reading it is a SIGBUS.
-        if rustix::fs::fstatfs(&file).map_err(io::Error::from)?.f_type != TMPFS {
-            return Err(RegionError::HugePages);
-        }
+        let system = rustix::fs::fstatfs(&file).map_err(io::Error::from)?;
+        let page = match system.f_type {
+            TMPFS => rustix::param::page_size(),
+            HUGETLBFS => usize::try_from(system.f_bsize).map_err(|_| RegionError::NoMemory)?,
+            _ => return Err(RegionError::NoMemory),
+        };
         let bytes = usize::try_from(len).map_err(|_| RegionError::Short(len))?;
-        let memory = segment::Region::adopt_front(file, bytes).map_err(|error| match error.kind() {
+        let memory = segment::Region::foreign(file, bytes, page).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData => RegionError::Short(len),
             _ => error.into(),
         })?;
-        let region = Self { memory, len: bytes };
+        let region = Self {
+            guard: Some(Guard::new(memory.base(), memory.len())?),
+            memory,
+            len: bytes,
+        };
         Ok(if bytes <= PRESENT {
             region.present()
         } else {
             region
         })
+    }
+
+    /// Whether its peer took pages of it away, and what is read here is zeroes or what we have written.
+    fn is_lost(&self) -> bool {
+        self.guard.as_ref().is_some_and(Guard::is_lost)
     }
 
     /// Has the kernel find all its pages now, so that no packet waits for one.
@@ -152,8 +163,20 @@ impl Region {
     }
 }
 
+impl Drop for Region {
+    fn drop(&mut self) {
+        if self.is_lost() {
+            log::warn!(
+                "memif: a peer took away memory that it had shared: its file was made shorter, or there was no page for a hole in it"
+            );
+        }
+    }
+}
+
 /// linux/magic.h TMPFS_MAGIC: what a memfd of ordinary pages is of.
 const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+/// HUGETLBFS_MAGIC: and one of huge pages, whose size is the file system's block.
+const HUGETLBFS: rustix::fs::FsWord = 0x9584_58f6;
 
 /// Most bytes of a peer's region that are made present at once: rings of 4,096 with buffers of 2,048, both ways, for 8 queues.
 /// Whoever offers more may be after our memory.
@@ -363,23 +386,44 @@ mod tests {
     }
 
     #[test]
-    fn a_region_that_can_shrink_is_refused_and_one_that_can_be_sealed_is_sealed() {
-        assert!(matches!(
-            Region::adopt(memfd(MemfdFlags::empty(), 4096), 4096),
-            Err(RegionError::Unsealed)
-        ));
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(4096).unwrap();
-        assert!(matches!(
-            Region::adopt(file.into(), 4096),
-            Err(RegionError::Unsealed)
-        ));
-        let file = memfd(MemfdFlags::ALLOW_SEALING, 5000);
-        let region = Region::adopt(file.try_clone().unwrap(), 5000).unwrap();
-        assert!(ftruncate(&file, 0).is_err(), "nothing shrinks any more");
-        let mut last = [0xff];
-        region.buffer(4999, 1).unwrap().read(&mut last);
-        assert_eq!(last, [0]);
+    fn pages_that_a_peer_takes_away_are_zeroes_and_no_other_region_is_touched() {
+        let bytes = [7; 64];
+        let file = || memfd(MemfdFlags::empty(), 1 << 20);
+        let (cut, kept) = (file(), file());
+        let [one, other] =
+            [&cut, &kept].map(|file| Region::adopt(file.try_clone().unwrap(), 1 << 20).unwrap());
+        for at in [0, 4096, (1 << 20) - 64] {
+            one.buffer(at, 64).unwrap().write(&bytes);
+            other.buffer(at, 64).unwrap().write(&bytes);
+        }
+        ftruncate(&cut, 4096).unwrap();
+        let read = |region: &Region, at| {
+            let mut to = [1; 64];
+            region.buffer(at, 64).unwrap().read(&mut to);
+            to
+        };
+        assert_eq!((read(&one, 0), one.is_lost()), (bytes, false));
+        assert_eq!((read(&one, 8192), one.is_lost()), ([0; 64], true));
+        assert_eq!(read(&one, 0), [0; 64], "all of it is ours now");
+        one.buffer((1 << 20) - 64, 64).unwrap().write(&bytes);
+        assert_eq!(read(&one, (1 << 20) - 64), bytes);
+        for at in [0, 4096, (1 << 20) - 64] {
+            assert_eq!(read(&other, at), bytes);
+        }
+        assert!(!other.is_lost());
+    }
+
+    #[test]
+    fn a_file_that_is_no_memory_is_refused() {
+        for path in ["/dev/null", "/dev/zero", "/proc/self/mem", "/proc/self/stat"] {
+            let file = rustix::fs::open(path, rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty())
+                .or_else(|_| rustix::fs::open(path, rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()));
+            let refused = Region::adopt(file.unwrap(), 4096);
+            assert!(
+                matches!(refused, Err(RegionError::NoMemory)),
+                "{path}: {refused:?}"
+            );
+        }
     }
 
     #[test]

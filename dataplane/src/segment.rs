@@ -62,10 +62,14 @@ impl Region {
     /// `len` zeroed bytes in a memfd that can neither shrink nor grow, to be handed to another process.
     pub fn shared(name: &str, len: usize) -> io::Result<Self> {
         let len = page_align(len)?;
-        let memfd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        rustix::fs::ftruncate(&memfd, len as u64)?;
-        rustix::fs::fcntl_add_seals(&memfd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        Self::map(memfd, len)
+        Self::map(sealed(name, len)?, len)
+    }
+
+    /// The same with all its pages there from the beginning, huge ones where they are to be had: packets that go through it
+    /// wait for none.
+    pub fn shared_whole(name: &str, len: usize) -> io::Result<Self> {
+        let len = page_align(len)?;
+        Self::map_huge(sealed(name, len)?, len)
     }
 
     /// Maps what another process handed over. Refused (InvalidData) unless the file can no longer shrink, since a
@@ -104,7 +108,8 @@ impl Region {
         Self::owning(base, len, Some(memfd))
     }
 
-    /// Maps a file of a tmpfs that only its owner may open and that no second process of ours gets: nobody makes it shorter.
+    /// Maps a file in memory that nobody makes shorter: it is sealed, or of a tmpfs that only its owner may open and that no
+    /// second process of ours gets.
     /// Holes in it are filled with huge pages, and what is in small ones is moved there, which takes Linux 6.1
     /// (MADV_COLLAPSE); where that cannot be, small ones are as good, only slower. Afterwards all of it is allocated. Errors:
     /// ENOSPC; what mmap(2) says.
@@ -174,6 +179,14 @@ impl Drop for Region {
         // SAFETY: base and len are exactly what mmap gave, and nobody can use the Region after its drop.
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
     }
+}
+
+/// A memfd of `len` bytes, for good.
+fn sealed(name: &str, len: usize) -> io::Result<OwnedFd> {
+    let memfd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    rustix::fs::ftruncate(&memfd, len as u64)?;
+    rustix::fs::fcntl_add_seals(&memfd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(memfd)
 }
 
 fn page_align(len: usize) -> io::Result<usize> {
@@ -281,14 +294,16 @@ mod tests {
 
     #[test]
     fn a_shared_region_is_seen_by_its_adopter_and_refuses_other_sizes() {
-        let region = Region::shared("sluice-test", 8192).unwrap();
-        let fd = || region.memfd().unwrap().try_clone_to_owned().unwrap();
-        let other = Region::adopt(fd(), 8192).unwrap();
-        // SAFETY: both mappings are alive and at least one page long; nobody else writes.
-        unsafe {
-            region.base().as_ptr().write(42);
-            assert_eq!(other.base().as_ptr().read(), 42);
+        for make in [Region::shared, Region::shared_whole] {
+            let region = make("sluice-test", 8192).unwrap();
+            let fd = || region.memfd().unwrap().try_clone_to_owned().unwrap();
+            let other = Region::adopt(fd(), 8192).unwrap();
+            // SAFETY: both mappings are alive and at least one page long; nobody else writes.
+            unsafe {
+                region.base().as_ptr().write(42);
+                assert_eq!(other.base().as_ptr().read(), 42);
+            }
+            assert!(Region::adopt(fd(), 16384).is_err());
         }
-        assert!(Region::adopt(fd(), 16384).is_err());
     }
 }

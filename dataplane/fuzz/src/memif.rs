@@ -1,4 +1,4 @@
-//! A hostile memif peer, in either role: it sends messages of any kind, writes anything anywhere into the memory that it
+//! A hostile memif peer, in either role, or a server that our frames are lent to: it sends messages of any kind, writes anything anywhere into the memory that it
 //! shares with us while packets are received and sent, and takes pages of it away. No frame is lost, and none is longer than a frame.
 
 use std::fs::File;
@@ -8,10 +8,11 @@ use std::os::unix::fs::FileExt;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use sluice_dataplane::nic::memif::Role;
-use sluice_dataplane::nic::memif::handshake::{Handshake, Link, Queue, Terms};
+use sluice_dataplane::nic::memif::handshake::{Frames, Handshake, Link, Queue, Terms};
 use sluice_dataplane::nic::memif::message::{ETHERNET, MESSAGE, Message, RingPlace, Text, VERSION, Way};
 use sluice_dataplane::nic::memif::ring::{Received, Sent};
 use sluice_dataplane::nic::{Burst, FrameMemory};
+use sluice_dataplane::segment::Region;
 
 use crate::bytes::Bytes;
 
@@ -30,6 +31,7 @@ const MESSAGES: usize = 64;
 pub(crate) fn run(data: &[u8]) {
     let mut bytes = Bytes(data);
     let role = bytes.one_of(&[Role::Server, Role::Client]);
+    let lends = role == Role::Client && bytes.byte() & 1 == 1;
     let terms = Terms {
         name: "ours".into(),
         role,
@@ -38,8 +40,21 @@ pub(crate) fn run(data: &[u8]) {
         queues: 2,
         log2_ring: 4,
         buffer_size: 256,
+        lends,
     };
-    let mut ours = Handshake::new(terms);
+    let mut memory = FrameMemory::shared(FRAMES, 2048).unwrap();
+    // Of both queues, which one worker has here.
+    let file = || memory.region().and_then(Region::memfd).unwrap();
+    let frames = || Frames {
+        file: file().try_clone_to_owned().unwrap(),
+        bytes: (FRAMES * 2048) as u64,
+    };
+    let lent = if lends {
+        vec![frames(), frames()]
+    } else {
+        Vec::new()
+    };
+    let mut ours = Handshake::new(terms, lent);
     let mut peer = Peer::default();
     if let Some(hello) = ours.greeting() {
         assert_eq!(Message::decode(&hello.encode()), Some(hello));
@@ -59,7 +74,7 @@ pub(crate) fn run(data: &[u8]) {
             peer.hear(answer, file);
         }
         if let Some(link) = reply.link {
-            return peer.play(link, &mut bytes);
+            return peer.play(link, &mut memory, &mut bytes);
         }
     }
 }
@@ -158,8 +173,19 @@ impl Peer {
     }
 
     /// Rings are used while the peer writes.
-    fn play(&self, mut link: Link, bytes: &mut Bytes<'_>) {
-        let mut memory = FrameMemory::new(FRAMES, 2048).unwrap();
+    fn play(&self, mut link: Link, memory: &mut FrameMemory, bytes: &mut Bytes<'_>) {
+        for rx in link.queues.iter_mut().filter_map(|queue| queue.rx.as_mut()) {
+            rx.begin(memory);
+        }
+        self.write_and_look(&mut link, memory, bytes);
+        for queue in &mut link.queues {
+            queue.rx.iter_mut().for_each(|rx| rx.end(memory));
+            queue.tx.iter_mut().for_each(|tx| tx.end(memory));
+        }
+        assert_eq!(memory.available(), FRAMES, "no frame is lost");
+    }
+
+    fn write_and_look(&self, link: &mut Link, memory: &mut FrameMemory, bytes: &mut Bytes<'_>) {
         let mut heads = [0u16; 8];
         while !bytes.is_empty() {
             let queue = bytes.below(2);
@@ -170,8 +196,8 @@ impl Peer {
             let Some(place) = self.rings.get(nth) else { return };
             let at = u64::from(place.offset);
             match bytes.below(8) {
-                0 | 1 => receive(pair, &mut memory),
-                2 => send(pair, &mut memory, bytes),
+                0 | 1 => receive(pair, memory),
+                2 => send(pair, memory, bytes),
                 // A few more descriptors, as a sender or a receiver that goes on.
                 3 | 4 => {
                     heads[nth] = heads[nth].wrapping_add(bytes.byte().into());
@@ -207,7 +233,6 @@ impl Peer {
                     }
                 }
             }
-            assert_eq!(memory.available(), FRAMES, "no frame is lost");
         }
     }
 }
@@ -240,6 +265,7 @@ fn receive(pair: &mut Queue, memory: &mut FrameMemory) {
             assert!(!frame.is_empty() && memory.bytes(frame).len() <= memory.max_packet());
         }
         if result.is_err() {
+            rx.end(memory);
             pair.rx = None;
         }
     }
@@ -249,14 +275,13 @@ fn receive(pair: &mut Queue, memory: &mut FrameMemory) {
 fn send(pair: &mut Queue, memory: &mut FrameMemory, bytes: &mut Bytes<'_>) {
     let packet = [0x5a; 2048 - 256];
     let lengths = (0..bytes.below(8)).map(|_| 1 + usize::from(bytes.word()) % packet.len());
-    let mut frames: Burst = lengths
-        .map(|len| memory.copy_in(&packet[..len]).unwrap())
-        .collect();
+    let mut frames: Burst = lengths.map_while(|len| memory.copy_in(&packet[..len])).collect();
     let (offered, mut sent) = (frames.len(), Sent::default());
     if let Some(tx) = &mut pair.tx {
         let result = tx.send(memory, &mut frames, &mut sent);
         assert_eq!(sent.packets as usize, offered - frames.len());
         if result.is_err() {
+            tx.end(memory);
             pair.tx = None;
         }
     }

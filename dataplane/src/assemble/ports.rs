@@ -32,8 +32,13 @@ pub(super) fn open_ports(
     worker: WorkerIndex,
     maps: Option<&Arc<SharedMaps>>,
 ) -> Result<Queues, StartError> {
-    let mut memory =
-        FrameMemory::new(config.frames.count, config.frames.size).map_err(resources("frame memory"))?;
+    let lent = |port: &config::NicPort| port.memif.as_ref().is_some_and(|memif| memif.zero_copy);
+    let new = if config.ports.iter().any(lent) {
+        FrameMemory::shared
+    } else {
+        FrameMemory::new
+    };
+    let mut memory = new(config.frames.count, config.frames.size).map_err(resources("frame memory"))?;
     let mut umem: Option<Umem> = None;
     let mut drivers: Vec<Option<Box<dyn Driver>>> = config.ports.iter().map(|_| None).collect();
     // Taps last: what comes by any other port must fit into them.
@@ -141,6 +146,7 @@ fn memif_spec(config: &Config, port: &config::NicPort) -> MemifSpec {
         secret: memif.secret,
         queues: u16::from(config.workers.count),
         buffer_size: memif.buffer_size,
+        zero_copy: memif.zero_copy,
         interrupts: memif.mode == MemifMode::Interrupt,
         mtu: memif.mtu,
         mac: memif.mac.map(|station| station.0),

@@ -185,6 +185,10 @@ impl NicPort {
                 format!("must be a multiple of 64, {least} to {most}"),
             ));
         }
+        if memif.zero_copy && memif.role == MemifRole::Server {
+            let problem = "is the client's to choose, whose memory it is: leave it out here";
+            return Some(("memif.zeroCopy", problem.into()));
+        }
         let same = |other: &Memif| other.socket == memif.socket && other.role == memif.role;
         let clashes =
             |other: &Memif| same(other) && (other.id == memif.id || memif.role == MemifRole::Server);

@@ -128,6 +128,10 @@ pub struct Memif {
     /// VPP and DPDK, holds a packet of Ethernet's MTU.
     #[serde(default = "buffer_size")]
     pub buffer_size: u32,
+    /// Client: frames themselves are lent to the server, which receives and sends where they are, instead of copies in
+    /// buffers. It can then write to every frame of every port at any time: only for a peer as trusted as this process.
+    #[serde(default)]
+    pub zero_copy: bool,
     /// Whether a sleeping worker is woken.
     #[serde(default)]
     pub mode: MemifMode,

@@ -243,6 +243,10 @@ fn a_memif_port_says_whom_it_meets_and_two_never_meet_at_one_place() {
             "memif.bufferSize: must be a multiple of 64, 256 to 65536",
         ),
         (
+            ", memif: {socket: /a, role: server, zeroCopy: true}",
+            "memif.zeroCopy: is the client's to choose, whose memory it is: leave it out here",
+        ),
+        (
             ", memif: {socket: /a, role: client, secret: twenty-four-bytes-are-one}",
             "memif.secret: must have at most 23 bytes, none of them zero",
         ),

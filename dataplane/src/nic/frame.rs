@@ -3,8 +3,9 @@
 //! who holds a chunk. A frame is in exactly one place: a burst, a driver's ring (as a raw chunk number), or the free
 //! list. Two ports of one worker therefore forward without copying.
 //!
-//! The arena is the worker's own, or lent by a driver whose rings hold buffers of it (netmap): then a chunk comes and
-//! another goes with every packet (`trade`), and the chunks are some of the lender's instead of all from 0 on.
+//! The arena is the worker's own, perhaps in a file for a peer that is trusted (memif), or lent by a driver whose rings hold
+//! buffers of it (netmap): then a chunk comes and another goes with every packet (`trade`), and the chunks are some of the
+//! lender's instead of all from 0 on.
 
 use std::fmt::Debug;
 use std::io;
@@ -109,6 +110,20 @@ impl FrameMemory {
     /// `count` frames of `chunk_size` bytes (a power of two from 2048 to 32768, as AF_XDP's UMEM wants), of which
     /// `HEADROOM` come before the packet. Errors: InvalidInput for other sizes; ENOMEM.
     pub fn new(count: usize, chunk_size: usize) -> io::Result<Self> {
+        Self::in_region(count, chunk_size, Region::anonymous)
+    }
+
+    /// The same in a file that another process can be handed (`region`), to put packets into frames that a driver offers it.
+    /// Whoever gets it is trusted as a NIC is: with the bytes of all frames, at any time.
+    pub fn shared(count: usize, chunk_size: usize) -> io::Result<Self> {
+        Self::in_region(count, chunk_size, |bytes| Region::shared_whole("frames", bytes))
+    }
+
+    fn in_region(
+        count: usize,
+        chunk_size: usize,
+        region: impl FnOnce(usize) -> io::Result<Region>,
+    ) -> io::Result<Self> {
         let sound = chunk_size.is_power_of_two() && (2048..=32768).contains(&chunk_size);
         if !sound || count == 0 || u32::try_from(count).is_err() {
             return Err(io::Error::new(
@@ -117,7 +132,7 @@ impl FrameMemory {
             ));
         }
         let bytes = count.checked_mul(chunk_size).ok_or(io::ErrorKind::OutOfMemory)?;
-        let region = Region::anonymous(bytes)?;
+        let region = region(bytes)?;
         // Highest first, so that the first frames handed out are the lowest addresses: easier to read in dumps.
         let free = (0..count as u32).rev().collect();
         Ok(Self {
@@ -188,7 +203,8 @@ impl FrameMemory {
     pub fn bytes(&self, frame: &Frame) -> &[u8] {
         let at = self.offset(frame);
         // SAFETY: every Frame is made by this module with start + len <= chunk_size and chunk < chunks, so the range
-        // lies in the arena; only the holder of the Frame may write it, and it is borrowed here.
+        // lies in the arena; only the holder of the Frame may write it, and it is borrowed here. Another process that has
+        // the memory is trusted to keep to that, see `shared`.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(at), frame.len()) }
     }
 
@@ -327,7 +343,7 @@ impl FrameMemory {
         self.free.len() == self.count && !traded
     }
 
-    /// The arena if it is the worker's own, for registering it with a driver (XDP_UMEM_REG).
+    /// The arena if it is the worker's own, for registering it with a driver (XDP_UMEM_REG), or for handing over its file.
     pub const fn region(&self) -> Option<&Region> {
         match &self.arena {
             Arena::Own(region) => Some(region),

@@ -6,7 +6,8 @@
 //! send. When a peer comes, or comes back, it works again by itself.
 //!
 //! Memory is of the client, which was once called slave. The peer of either role is not trusted with anything but its own
-//! packets: see `region` for what it may do to shared memory, and `ring` for what becomes of it.
+//! packets: see `region` for what it may do to shared memory, and `ring` for what becomes of it. A client may trust its server
+//! with more: then frames themselves are lent to it, and nothing is copied here (`lend`).
 //!
 //! Interrupts: while a worker is busy its rings say that it wants none. One that is about to sleep asks for one, looks once
 //! more, and sleeps. A peer that asks for them is sent them by the thread.
@@ -20,6 +21,7 @@ use super::tap::station_mac;
 use super::{Burst, Driver, DriverInfo, DriverStats, FrameMemory, Link, OpenError};
 use crate::addr::Mac;
 use crate::channel::BindError;
+use crate::segment::Region;
 
 /// Messages on the socket.
 pub mod message;
@@ -27,6 +29,10 @@ pub mod message;
 pub mod handshake;
 /// Packets out of and into rings.
 pub mod ring;
+/// Frames in rings.
+pub mod lend;
+/// Either of them.
+pub mod queue;
 /// Shared memory.
 mod region;
 /// Pages that a peer takes away.
@@ -40,7 +46,7 @@ mod control;
 
 use control::Interface;
 pub use handshake::Role;
-use handshake::Terms;
+use handshake::{Frames, Terms};
 use ring::{Received, Sent};
 use slot::Pair;
 
@@ -67,6 +73,8 @@ pub struct MemifSpec {
     pub queues: u16,
     /// Bytes of a buffer, as client: a multiple of 64, of `BUFFER_SIZES`.
     pub buffer_size: u32,
+    /// As client: the worker's frames, in memory that can be shared, are lent to the server instead.
+    pub zero_copy: bool,
     /// Whether a worker that is about to sleep asks the peer to wake it. If not it sees packets when it wakes by itself.
     pub interrupts: bool,
     /// Largest IP packet, in bytes.
@@ -88,6 +96,7 @@ impl MemifSpec {
             secret: String::new(),
             queues: 1,
             buffer_size: BUFFER_SIZE,
+            zero_copy: false,
             interrupts: true,
             mtu: 1500,
             mac: None,
@@ -127,7 +136,8 @@ impl Memif {
         check(spec, options)?;
         let interface = interface(spec, options)?;
         let queue = spec.queue as usize;
-        if !interface.claim(queue) {
+        let frames = options.zero_copy.then(|| frames(spec, memory)).transpose()?;
+        if !interface.claim(queue, frames) {
             return Err(spec.refusal(
                 format!("queue {queue} of {} is taken", options.queues),
                 "give every worker a queue of its own",
@@ -139,16 +149,18 @@ impl Memif {
         };
         let buffers = match options.role {
             Role::Server => String::new(),
+            Role::Client if options.zero_copy => format!("ring {}, ", spec.ring_size),
             Role::Client => format!(
                 "ring {}, buffers of {} bytes, ",
                 spec.ring_size, options.buffer_size
             ),
         };
+        let copy = if options.zero_copy { "zero-copy" } else { "copy" };
         let info = DriverInfo {
             driver: "memif",
             interface: spec.interface.clone(),
             mode: format!(
-                "{role} at {}, id {}, {} queues, {buffers}copy, {}",
+                "{role} at {}, id {}, {} queues, {buffers}{copy}, {}",
                 options.socket,
                 options.id,
                 options.queues,
@@ -178,18 +190,19 @@ impl Memif {
 
     /// The rings of the newest link, if there is one.
     #[inline(always)]
-    fn refresh(&mut self) {
+    fn refresh(&mut self, memory: &mut FrameMemory) {
         let slot = &self.interface.shared.slots[self.queue];
-        if slot.is_newer() && slot.take(&mut self.pair) {
+        if slot.is_newer() && slot.take(&mut self.pair, memory) {
             self.interface.shared.kick();
         }
     }
 
     /// Gives up on the link: its peer does not keep to the protocol.
     #[cold]
-    fn give_up(&mut self, link: u32) {
+    fn give_up(&mut self, link: u32, memory: &mut FrameMemory) {
         self.interface.shared.broken(self.queue, link);
         if let Some(pair) = &mut self.pair {
+            pair.end(memory);
             pair.rx = None;
             pair.tx = None;
         }
@@ -198,7 +211,7 @@ impl Memif {
 
 impl Driver for Memif {
     fn rx_burst(&mut self, memory: &mut FrameMemory, frames: &mut Burst) {
-        self.refresh();
+        self.refresh(memory);
         if self.armed.take() {
             self.interface.shared.slots[self.queue].quiet();
             if let Some(rx) = self.pair.as_ref().and_then(|pair| pair.rx.as_ref()) {
@@ -208,19 +221,20 @@ impl Driver for Memif {
         let Some(pair) = &mut self.pair else { return };
         let Some(rx) = &mut pair.rx else { return };
         let mut received = Received::default();
-        let result = rx.receive(memory, frames, &mut received);
+        let free = pair.tx.as_mut().map_or(Ok(()), |tx| tx.reclaim(memory));
+        let result = free.and_then(|()| rx.receive(memory, frames, &mut received));
         self.stats.rx_packets += received.packets;
         self.stats.rx_bytes += received.bytes;
         self.stats.rx_errors += received.bad_descriptors + received.bad_lengths;
         self.stats.rx_bad_descriptors += received.bad_descriptors;
         if result.is_err() {
             let link = pair.link;
-            self.give_up(link);
+            self.give_up(link, memory);
         }
     }
 
     fn tx_burst(&mut self, memory: &mut FrameMemory, frames: &mut Burst) {
-        self.refresh();
+        self.refresh(memory);
         if let Some(pair) = &mut self.pair
             && let Some(tx) = &mut pair.tx
         {
@@ -235,7 +249,7 @@ impl Driver for Memif {
                 return;
             }
             let link = pair.link;
-            self.give_up(link);
+            self.give_up(link, memory);
         }
         self.stats.tx_unlinked += frames.len() as u64;
     }
@@ -274,6 +288,13 @@ impl Driver for Memif {
             Link::Gone
         }
     }
+
+    /// What a server still writes into frames that were lent to it may garble a packet: it hears a moment later.
+    fn close(mut self: Box<Self>, memory: &mut FrameMemory) {
+        if let Some(pair) = &mut self.pair {
+            pair.end(memory);
+        }
+    }
 }
 
 impl Drop for Memif {
@@ -298,6 +319,12 @@ fn check(spec: &PortSpec, options: &MemifSpec) -> Result<(), OpenError> {
             format!("use at most {most}"),
         ));
     }
+    if options.zero_copy && options.role == Role::Server {
+        return Err(spec.refusal(
+            "zero-copy as server: the memory is the client's",
+            "be its client, or leave zeroCopy out",
+        ));
+    }
     if options.secret.len() >= message::SECRET {
         return Err(spec.refusal("its secret is too long", "use at most 23 bytes"));
     }
@@ -316,6 +343,31 @@ fn check(spec: &PortSpec, options: &MemifSpec) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// What is lent of a worker's frames: all of them.
+fn frames(spec: &PortSpec, memory: &FrameMemory) -> Result<Frames, OpenError> {
+    let Some(file) = memory.region().and_then(Region::memfd) else {
+        return Err(spec.refusal(
+            "zero-copy with frames in memory that cannot be shared",
+            "list this port before any netmap port",
+        ));
+    };
+    let bytes = (memory.capacity() * memory.chunk_size()) as u64;
+    if u32::try_from(bytes).is_err() {
+        return Err(spec.refusal(
+            format!("zero-copy with {bytes} bytes of frames, more than the protocol's 4 GiB"),
+            "lower frames.count",
+        ));
+    }
+    match file.try_clone_to_owned() {
+        Ok(file) => Ok(Frames { file, bytes }),
+        Err(error) => Err(spec.error(
+            "cannot hand over the frames",
+            "raise the limit of open files",
+            error,
+        )),
+    }
+}
+
 fn terms(spec: &PortSpec, options: &MemifSpec) -> Terms {
     Terms {
         name: spec.interface.clone(),
@@ -325,6 +377,7 @@ fn terms(spec: &PortSpec, options: &MemifSpec) -> Terms {
         queues: options.queues,
         log2_ring: spec.ring_size.ilog2() as u8,
         buffer_size: options.buffer_size,
+        lends: options.zero_copy,
     }
 }
 

@@ -39,6 +39,8 @@ const DATAGRAMS: [&str; 5] = [
     "--tx-udp=4000,53",
     "--txonly-multi-flow",
 ];
+/// The role of a client that lends its frames, as the config has it.
+const LENDER: &str = "client, zeroCopy: true";
 /// Enough for every ring to have gone round many times.
 const MANY: u64 = 100_000;
 
@@ -183,7 +185,7 @@ fn what_testpmd_sends_is_translated_and_arrives_at_testpmd_or_is_counted() {
         let host = prepared();
         let memories = Memories::new(name);
         for &memory in &memories.kinds {
-            for (clients, pods) in [("server", "client"), ("client", "server")] {
+            for (clients, pods) in [("server", "client"), ("client", "server"), (LENDER, LENDER)] {
                 everything_is_counted(host, clients, pods, memory, 1);
             }
         }
@@ -195,7 +197,7 @@ fn each_worker_has_a_queue_pair_of_testpmds() {
     let name = "memif::each_worker_has_a_queue_pair_of_testpmds";
     sandboxed(name, LIMIT, || {
         let host = prepared();
-        for (clients, pods) in [("server", "client"), ("client", "server")] {
+        for (clients, pods) in [("server", "client"), ("client", "server"), (LENDER, LENDER)] {
             let gateway = everything_is_counted(host, clients, pods, Memory::Small, 2);
             let said = gateway.said();
             let both = said.matches("2 rings to us and 2 from us").count();
@@ -289,6 +291,7 @@ fn every_packet_of_testpmds_is_translated_right() {
         for (clients, pods, role) in [
             ("server", "server", Role::Client),
             ("client", "client", Role::Server),
+            (LENDER, LENDER, Role::Server),
         ] {
             let gateway = gateway(host, clients, pods, 1);
             let mut pod = Station::new(PODS, role);
@@ -329,6 +332,7 @@ fn what_testpmd_answers_comes_back_from_the_service_with_right_checksums() {
         for (clients, role, pods) in [
             ("server", Role::Client, "client"),
             ("client", Role::Server, "server"),
+            (LENDER, Role::Server, LENDER),
         ] {
             let gateway = gateway(host, clients, pods, 1);
             let mut client = Station::new(CLIENTS, role);
@@ -375,7 +379,8 @@ fn testpmd_killed_under_load_is_missed_and_served_again_when_it_is_back() {
         let memories = Memories::new(name);
         let lent = memories.kinds.contains(&Memory::Lent);
         let lent = lent.then_some(("server", "server", Memory::Lent));
-        let small = [("server", "client"), ("client", "server")].map(|(a, b)| (a, b, Memory::Small));
+        let small = [("server", "client"), ("client", "server"), (LENDER, LENDER)];
+        let small = small.map(|(clients, pods)| (clients, pods, Memory::Small));
         for (clients, pods, memory) in small.into_iter().chain(lent) {
             let gateway = gateway(host, clients, pods, 1);
             let mut pod = sink(memory, pods, 1);

@@ -85,8 +85,9 @@ fn shake_hands(socket: OwnedFd) -> Linked {
         queues: 1,
         log2_ring: 6,
         buffer_size: BUFFER_SIZE,
+        lends: false,
     };
-    let mut handshake = Handshake::new(terms);
+    let mut handshake = Handshake::new(terms, Vec::new());
     let (mut region, mut rings) = (None, Vec::new());
     loop {
         let message = hear(&socket).expect("the server goes on");

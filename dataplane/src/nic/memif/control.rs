@@ -14,7 +14,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::{SocketAddrUnix, SocketFlags};
 
-use super::handshake::{Handshake, Link, Refusal, Role, Terms};
+use super::handshake::{Frames, Handshake, Link, Refusal, Role, Terms};
 use super::message::{Message, Text};
 use super::slot::{Pair, Slot};
 use super::socket::{Listener, address, hear, send, seqpacket};
@@ -107,14 +107,16 @@ impl Interface {
         Ok(Self { shared, terms, ended })
     }
 
-    /// Gives a queue to a port; `false` if it has one.
-    pub(super) fn claim(&self, queue: usize) -> bool {
+    /// Gives a queue to a port, whose frames are lent if they are given; `false` if it has one.
+    pub(super) fn claim(&self, queue: usize, frames: Option<Frames>) -> bool {
         let slot = self.shared.slots.get(queue);
-        slot.is_some_and(|slot| !slot.claimed.swap(true, Ordering::Relaxed))
+        let free = slot.filter(|slot| !slot.claimed.swap(true, Ordering::Relaxed));
+        free.inspect(|slot| slot.lend(frames)).is_some()
     }
 
     /// Takes it back.
     pub(super) fn give_up(&self, queue: usize) {
+        self.shared.slots[queue].lend(None);
         self.shared.slots[queue].claimed.store(false, Ordering::Relaxed);
     }
 }
@@ -240,14 +242,27 @@ impl Thread {
         }
     }
 
+    /// Client: what is lent with each queue. Errors: a port has not come yet; no descriptor left.
+    fn frames(&self) -> io::Result<Vec<Frames>> {
+        if !self.terms.lends {
+            return Ok(Vec::new());
+        }
+        let lent = |slot: &Slot| {
+            let missing = || io::Error::other("its workers are not all there");
+            slot.lent()?.ok_or_else(missing)
+        };
+        self.shared.slots.iter().map(lent).collect()
+    }
+
     /// Client: tries to reach the server.
     fn knock(&mut self) {
         let reached = seqpacket().and_then(|socket| {
+            let frames = self.frames()?;
             rustix::net::connect(&socket, &self.address)?;
-            Ok(socket)
+            Ok((socket, Handshake::new(self.terms.clone(), frames)))
         });
         match reached {
-            Ok(socket) => self.peer = Peer::Greeted(socket, Box::new(Handshake::new(self.terms.clone()))),
+            Ok((socket, handshake)) => self.peer = Peer::Greeted(socket, Box::new(handshake)),
             Err(error) => {
                 self.say(format!("no server there yet ({error}); trying on"));
                 self.peer = Peer::Resting;
@@ -262,7 +277,7 @@ impl Thread {
         let greeted = rustix::net::accept_with(listener, flags)
             .map_err(io::Error::from)
             .and_then(|socket| {
-                let handshake = Box::new(Handshake::new(self.terms.clone()));
+                let handshake = Box::new(Handshake::new(self.terms.clone(), Vec::new()));
                 if let Some(hello) = handshake.greeting() {
                     send(&socket, &hello, None)?;
                 }

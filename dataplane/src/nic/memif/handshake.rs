@@ -15,7 +15,9 @@ use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::lend::{LentRx, LentTx};
 use super::message::{ETHERNET, Message, RingPlace, Text, VERSION, Way};
+use super::queue::{Rx, Tx};
 use super::region::{MAX_LOG2_RING, Region, Ring, ring_bytes};
 use super::ring::{End, RxRing, STRIDE_EXTRA, TxRing};
 
@@ -50,6 +52,27 @@ pub struct Terms {
     pub log2_ring: u8,
     /// Bytes of a buffer, as client: a packet may have several.
     pub buffer_size: u32,
+    /// As client: no buffers, frames are lent.
+    pub lends: bool,
+}
+
+/// A worker's frame memory, to be lent to the server.
+#[derive(Debug)]
+pub struct Frames {
+    /// All of it.
+    pub file: OwnedFd,
+    /// Its bytes, at most 4 GiB.
+    pub bytes: u64,
+}
+
+impl Frames {
+    /// The same memory once more. Errors: no descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            file: self.file.try_clone()?,
+            bytes: self.bytes,
+        })
+    }
 }
 
 /// What was agreed on.
@@ -67,9 +90,9 @@ pub struct Link {
 #[derive(Debug, Default)]
 pub struct Queue {
     /// Packets to us.
-    pub rx: Option<RxRing>,
+    pub rx: Option<Rx>,
     /// Packets from us.
-    pub tx: Option<TxRing>,
+    pub tx: Option<Tx>,
     /// The peer writes to it when packets are there and we asked for it: an eventfd.
     pub rx_interrupt: Option<OwnedFd>,
     /// We write to it when the peer asked for it: an eventfd, which a hostile peer may make block.
@@ -100,10 +123,15 @@ impl From<&str> for Refusal {
 #[derive(Debug)]
 pub struct Handshake {
     terms: Terms,
+    /// Of each queue, if frames are lent.
+    frames: Vec<Frames>,
     state: State,
+    /// Mapped here: not those that are frame memory.
     regions: Vec<Region>,
     rings: Vec<(RingPlace, OwnedFd)>,
     peer: String,
+    /// Bytes of frames that were lent.
+    lent: u64,
 }
 
 #[derive(Debug)]
@@ -121,18 +149,20 @@ enum State {
 }
 
 impl Handshake {
-    /// At its beginning.
-    pub const fn new(terms: Terms) -> Self {
+    /// At its beginning. `frames`: of each queue if the terms say that they are lent, else none.
+    pub const fn new(terms: Terms, frames: Vec<Frames>) -> Self {
         let state = match terms.role {
             Role::Server => State::Greeted,
             Role::Client => State::Waiting,
         };
         Self {
             terms,
+            frames,
             state,
             regions: Vec::new(),
             rings: Vec::new(),
             peer: String::new(),
+            lent: 0,
         }
     }
 
@@ -191,10 +221,10 @@ impl Handshake {
                 Message::Hello {
                     name,
                     versions,
+                    max_region,
                     max_to_client,
                     max_to_server,
                     max_log2_size,
-                    ..
                 },
             ) => {
                 if versions.0 > VERSION || versions.1 < VERSION {
@@ -202,6 +232,13 @@ impl Handshake {
                 }
                 self.peer = name.to_string();
                 let most = |max: u16| self.terms.queues.min(max.saturating_add(1));
+                if self.frames.len() > usize::from(max_region) {
+                    return Err(Refusal(format!(
+                        "the server takes {} regions: too few for rings and the frames of {} queues",
+                        u32::from(max_region) + 1,
+                        self.frames.len()
+                    )));
+                }
                 self.offer(
                     [most(max_to_server), most(max_to_client)],
                     self.terms.log2_ring.min(max_log2_size),
@@ -299,6 +336,11 @@ impl Handshake {
         };
         let size = bytes as u64;
         let mut left = VecDeque::from([(init, None), (Message::AddRegion { index: 0, size }, file)]);
+        for (queue, frames) in (0..).zip(std::mem::take(&mut self.frames)) {
+            let (index, size) = (frame_region(queue), frames.bytes);
+            self.lent += size;
+            left.push_back((Message::AddRegion { index, size }, Some(frames.file)));
+        }
         let numbered = |way, count| (0..count).map(move |index| (way, index));
         for (way, index) in numbered(Way::ToServer, to_server).chain(numbered(Way::ToClient, to_client)) {
             let place = RingPlace {
@@ -339,9 +381,10 @@ impl Handshake {
             queues,
             log2_ring,
             buffer_size,
+            lends,
             ..
         } = self.terms;
-        let bytes = self.bytes();
+        let bytes = self.bytes() + self.lent;
         let regions: Arc<[Region]> = std::mem::take(&mut self.regions).into();
         let rings = std::mem::take(&mut self.rings);
         self.state = State::Done;
@@ -368,11 +411,20 @@ impl Handshake {
                 },
             };
             let regions = Arc::clone(&regions);
+            let frames = frame_region(place.index);
             if (place.way == Way::ToServer) == (role == Role::Server) {
-                queue.rx = Some(RxRing::new(ring, end, regions));
+                queue.rx = Some(if lends {
+                    Rx::Lending(LentRx::new(ring, frames))
+                } else {
+                    Rx::Copying(RxRing::new(ring, end, regions))
+                });
                 queue.rx_interrupt = Some(interrupt);
             } else {
-                queue.tx = Some(TxRing::new(ring, end, regions));
+                queue.tx = Some(if lends {
+                    Tx::Lending(LentTx::new(ring, frames))
+                } else {
+                    Tx::Copying(TxRing::new(ring, end, regions))
+                });
                 queue.tx_interrupt = Some(interrupt);
             }
         }
@@ -389,11 +441,20 @@ impl Handshake {
 }
 
 impl Terms {
-    /// Bytes of shared memory that a client brings for so many rings.
+    /// Bytes of shared memory that a client brings for so many rings, frames apart.
     pub fn bytes(&self, rings: u64) -> u64 {
-        let buffers = u64::from(self.buffer_size + STRIDE_EXTRA) << self.log2_ring;
+        let buffers = if self.lends {
+            0
+        } else {
+            u64::from(self.buffer_size + STRIDE_EXTRA) << self.log2_ring
+        };
         rings * (ring_bytes(1 << self.log2_ring) as u64 + buffers)
     }
+}
+
+/// The region that a queue's frames are: 0 has the rings.
+const fn frame_region(queue: u16) -> u16 {
+    1 + queue
 }
 
 /// What both ends call themselves.

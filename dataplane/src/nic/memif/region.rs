@@ -83,9 +83,9 @@ pub(super) enum RegionError {
 impl Region {
     /// A region of ours, to be handed to the peer. Errors: no memory or descriptor left.
     pub(super) fn create(len: usize) -> io::Result<Self> {
-        let memory = segment::Region::shared("memif", len)?;
+        let memory = segment::Region::shared_whole("memif", len)?;
         let guard = None;
-        Ok(Self { guard, memory, len }.present())
+        Ok(Self { guard, memory, len })
     }
 
     /// The peer's region of `len` bytes.

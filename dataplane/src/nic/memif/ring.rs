@@ -8,8 +8,8 @@
 //! descriptor is read once and its buffer must lie in a region. A received packet that is none is dropped and counted; a
 //! ring whose index is nonsense, or that offers no place to send into, is `Broken` for good, and the connection with it.
 //!
-//! Packets are copied both ways, as both other implementations do at the server: a packet that stayed in the peer's
-//! memory could change between being judged and being sent.
+//! Packets are copied both ways, as both other implementations do at the server: a packet that stayed in shared memory could
+//! change between being judged and being sent.
 
 use std::sync::Arc;
 

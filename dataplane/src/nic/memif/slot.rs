@@ -5,20 +5,35 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crossbeam::queue::ArrayQueue;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
-use super::ring::{RxRing, TxRing};
+use super::handshake::Frames;
+use super::queue::{Rx, Tx};
+use crate::nic::FrameMemory;
 
 /// A queue's rings, of one link.
 #[derive(Debug)]
 pub(super) struct Pair {
     /// Number of the link.
     pub(super) link: u32,
-    pub(super) rx: Option<RxRing>,
-    pub(super) tx: Option<TxRing>,
+    pub(super) rx: Option<Rx>,
+    pub(super) tx: Option<Tx>,
+}
+
+impl Pair {
+    /// Port: gives back the frames in it, and uses it no more.
+    pub(super) fn end(&mut self, memory: &mut FrameMemory) {
+        if let Some(rx) = &mut self.rx {
+            rx.end(memory);
+        }
+        if let Some(tx) = &mut self.tx {
+            tx.end(memory);
+        }
+    }
 }
 
 /// Where the thread and the port of a queue meet.
@@ -32,6 +47,8 @@ pub(super) struct Slot {
     up: AtomicBool,
     /// A port has this queue.
     pub(super) claimed: AtomicBool,
+    /// That port's frame memory, if it is to be lent.
+    frames: Mutex<Option<Frames>>,
     /// What a waiting port waits on: the peer's interrupt and `wake`, edge-triggered, so that neither is ever read.
     events: OwnedFd,
     wake: OwnedFd,
@@ -49,9 +66,21 @@ impl Slot {
             broken: AtomicU32::new(0),
             up: AtomicBool::new(false),
             claimed: AtomicBool::new(false),
+            frames: Mutex::new(None),
             events,
             wake,
         })
+    }
+
+    /// Port, before its first burst: what is lent, or nothing any more.
+    pub(super) fn lend(&self, frames: Option<Frames>) {
+        *self.frames.lock().unwrap_or_else(PoisonError::into_inner) = frames;
+    }
+
+    /// Thread: what is lent, once the port has come. Errors: no descriptor left.
+    pub(super) fn lent(&self) -> io::Result<Option<Frames>> {
+        let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        frames.as_ref().map(Frames::try_clone).transpose()
     }
 
     /// Thread: other rings, or none.
@@ -68,18 +97,19 @@ impl Slot {
     }
 
     /// Port: exchanges its rings for the newest; whether it laid any down.
-    pub(super) fn take(&self, current: &mut Option<Box<Pair>>) -> bool {
-        match self.newest.pop() {
-            None => false,
-            Some(newest) => match std::mem::replace(current, newest) {
-                None => false,
-                Some(old) => {
-                    // Never full (see `new`); if it were, unmapping here would be slow but not wrong.
-                    drop(self.retired.push(old));
-                    true
-                }
-            },
+    pub(super) fn take(&self, current: &mut Option<Box<Pair>>, memory: &mut FrameMemory) -> bool {
+        let Some(newest) = self.newest.pop() else {
+            return false;
+        };
+        let mut old = std::mem::replace(current, newest);
+        if let Some(old) = &mut old {
+            old.end(memory);
         }
+        if let Some(rx) = current.as_mut().and_then(|pair| pair.rx.as_mut()) {
+            rx.begin(memory);
+        }
+        // Never full (see `new`); if it were, unmapping here would be slow but not wrong.
+        old.is_some_and(|old| self.retired.push(old).is_ok())
     }
 
     /// Port: whether there is something to take.

@@ -10,18 +10,37 @@ use super::{MTU, Port, Rig};
 /// The role of the driver under test; the other side has the other.
 pub(super) struct Memif {
     near: Role,
+    /// The client lends its frames.
+    zero_copy: bool,
     mtu: usize,
 }
 
 impl Memif {
     pub(super) const fn new(near: Role) -> Self {
-        Self { near, mtu: MTU }
+        Self {
+            near,
+            zero_copy: false,
+            mtu: MTU,
+        }
+    }
+
+    pub(super) const fn lending() -> Self {
+        Self {
+            zero_copy: true,
+            ..Self::new(Role::Client)
+        }
     }
 
     fn open(&self, role: Role, memory: &mut FrameMemory, umem: &mut Option<Umem>) -> Port {
+        let zero_copy = self.zero_copy && role == Role::Client;
+        if zero_copy && memory.region().is_some_and(|region| region.memfd().is_none()) {
+            assert!(memory.is_whole());
+            *memory = FrameMemory::shared(memory.capacity(), memory.chunk_size()).unwrap();
+        }
         let options = MemifSpec {
             secret: "conformance".into(),
             mtu: self.mtu,
+            zero_copy,
             // Of this network namespace, so of this test alone.
             ..MemifSpec::new("@sluice-conformance", role)
         };

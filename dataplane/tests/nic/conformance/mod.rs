@@ -149,6 +149,7 @@ conforms!(af_xdp_native, User::Same, veth::Veth::AF_XDP_NATIVE);
 conforms!(af_xdp_generic, User::Same, veth::Veth::AF_XDP_GENERIC);
 conforms!(memif_server, User::Namespaced, memif::Memif::new(Role::Server));
 conforms!(memif_client, User::Namespaced, memif::Memif::new(Role::Client));
+conforms!(memif_zero_copy, User::Namespaced, memif::Memif::lending());
 conforms!(tap_device, User::Same, tap::Tap::default());
 conforms!(netmap_pipe, User::Same, netmap::Virtual::fake_pipe());
 conforms!(

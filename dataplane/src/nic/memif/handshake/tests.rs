@@ -15,12 +15,22 @@ pub(crate) fn terms(role: Role) -> Terms {
         queues: 2,
         log2_ring: 3,
         buffer_size: 256,
+        lends: false,
     }
 }
 
 /// Lets two ends talk until both have a link, or one refuses.
 pub(crate) fn shake(server: Terms, client: Terms) -> Result<(Link, Link), Refusal> {
-    let (mut server, mut client) = (Handshake::new(server), Handshake::new(client));
+    shake_lending(server, client, Vec::new())
+}
+
+/// The same, and the client has frames to lend.
+pub(crate) fn shake_lending(
+    server: Terms,
+    client: Terms,
+    frames: Vec<Frames>,
+) -> Result<(Link, Link), Refusal> {
+    let (mut server, mut client) = (Handshake::new(server, Vec::new()), Handshake::new(client, frames));
     let mut to_client = server.greeting().map(|hello| (hello, None));
     let mut served = None;
     while let Some((message, file)) = to_client.take() {
@@ -117,7 +127,7 @@ const PLACE: RingPlace = RingPlace {
 
 /// What a server says to a client whose first messages were right.
 fn answer(messages: impl IntoIterator<Item = (Message, Option<OwnedFd>)>) -> Result<(), String> {
-    let mut server = Handshake::new(terms(Role::Server));
+    let mut server = Handshake::new(terms(Role::Server), Vec::new());
     server.receive(init(), None).unwrap();
     for (message, file) in messages {
         server.receive(message, file).map_err(|refusal| refusal.0)?;
@@ -227,7 +237,7 @@ fn a_server_that_speaks_another_version_or_out_of_turn_is_left() {
         max_to_server: u16::MAX,
         max_log2_size,
     };
-    let client = || Handshake::new(terms(Role::Client));
+    let client = || Handshake::new(terms(Role::Client), Vec::new());
     assert!(
         client()
             .receive(hello((VERSION + 1, VERSION + 2), 10), None)

@@ -2,7 +2,22 @@
 
 use super::super::handshake::tests::{shake, terms};
 use super::super::handshake::{Queue, Role};
+use super::super::queue::{Rx, Tx};
 use super::*;
+
+fn rx(queue: &mut Queue) -> &mut RxRing {
+    match &mut queue.rx {
+        Some(Rx::Copying(rx)) => rx,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn tx(queue: &mut Queue) -> &mut TxRing {
+    match &mut queue.tx {
+        Some(Tx::Copying(tx)) => tx,
+        other => panic!("{other:?}"),
+    }
+}
 
 /// Descriptors of a test's ring; bytes of its buffers.
 const SLOTS: u16 = 8;
@@ -33,11 +48,7 @@ impl Pair {
             Role::Client => (&mut self.client, &mut self.server),
             Role::Server => (&mut self.server, &mut self.client),
         };
-        (
-            from.tx.as_mut().unwrap(),
-            to.rx.as_mut().unwrap(),
-            &mut self.memory,
-        )
+        (tx(from), rx(to), &mut self.memory)
     }
 }
 
@@ -224,7 +235,7 @@ fn a_chain_longer_than_any_packet_is_dropped_as_one() {
     };
     let (server, client) = shake(long(Role::Server), long(Role::Client)).unwrap();
     let (mut server, mut client) = (server.queues, client.queues);
-    let (rx, tx) = (server[0].rx.as_mut().unwrap(), client[0].tx.as_mut().unwrap());
+    let (rx, tx) = (rx(&mut server[0]), tx(&mut client[0]));
     let mut memory = FrameMemory::new(FRAMES, 4096).unwrap();
     let chain = 200;
     for slot in 0..=chain {
@@ -300,10 +311,7 @@ fn an_offer_of_no_buffer_breaks_the_link_and_loses_no_frame() {
         ..terms(role)
     };
     let (mut server, mut client) = shake(long(Role::Server), long(Role::Client)).unwrap();
-    let (tx, rx) = (
-        server.queues[0].tx.as_mut().unwrap(),
-        client.queues[0].rx.as_mut().unwrap(),
-    );
+    let (tx, rx) = (tx(&mut server.queues[0]), rx(&mut client.queues[0]));
     for slot in 0..256 {
         let good = rx.cursor.own(slot).unwrap();
         rx.cursor

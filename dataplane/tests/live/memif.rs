@@ -214,19 +214,23 @@ pub(crate) struct Station {
 
 impl Station {
     fn new(socket: &str, role: Role) -> Self {
-        let new = Self::open(socket, role);
+        let new = Self::open(socket, role, false);
         wait_until("linked", SOON, || (new.port.link() == Link::Up).then_some(()));
         new
     }
 
-    /// One whose client comes later.
-    pub(crate) fn listening(socket: &str) -> Self {
-        Self::open(socket, Role::Server)
-    }
-
-    fn open(socket: &str, role: Role) -> Self {
-        let mut memory = FrameMemory::new(4096, 2048).unwrap();
-        let options = MemifSpec::new(socket, role);
+    /// One whose peer comes later. A client may lend its frames.
+    pub(crate) fn open(socket: &str, role: Role, zero_copy: bool) -> Self {
+        let new = if zero_copy {
+            FrameMemory::shared
+        } else {
+            FrameMemory::new
+        };
+        let mut memory = new(4096, 2048).unwrap();
+        let options = MemifSpec {
+            zero_copy,
+            ..MemifSpec::new(socket, role)
+        };
         let spec = PortSpec::new("station", "station0", DriverSpec::Memif(options));
         let port = open(&spec, &mut memory, &mut None).unwrap();
         Self { port, memory }

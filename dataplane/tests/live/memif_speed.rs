@@ -1,5 +1,5 @@
 //! How many packets a worker translates between memif rings, with testpmd as generator and sink on another core: one port,
-//! flows of 60-byte frames (64 with FCS) to a Service, and out again to its endpoint.
+//! flows of 60-byte frames (64 with FCS) to a Service, or of full ones, and out again to its endpoint.
 //!
 //! It judges counts, not speed. For figures: `SLUICE_MEMIF_SECONDS=5 SLUICE_MEMIF_REPEATS=7` on an otherwise idle machine of two
 //! cores or more, `--release`.
@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use sluice_dataplane::nic::Burst;
+use sluice_dataplane::nic::memif::Role;
 
 use crate::gateway::Gateway;
 use crate::host::Host;
@@ -26,8 +27,40 @@ const THEIRS: &str = "00:01:02:03:04:00";
 /// Of either way of testpmd's: every packet made anew, or one packet a burst made and sent 32 times.
 const CLONES: [&str; 2] = ["--flowgen-clones=0", "--flowgen-clones=31"];
 const FLOWS: u8 = 64;
+/// Bytes of a packet without its FCS, a clone setting, and which end is ours.
+const ROWS: [(&str, &str, End); 6] = [
+    ("60", CLONES[0], End::Server),
+    ("60", CLONES[1], End::Server),
+    ("60", CLONES[1], End::Client),
+    ("60", CLONES[1], End::Lender),
+    ("1514", CLONES[1], End::Client),
+    ("1514", CLONES[1], End::Lender),
+];
 
-fn gateway(host: Host, cpu: usize) -> Gateway {
+/// Which end of the link is ours, and what becomes of frames there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The memory is testpmd's; packets are copied here.
+    Server,
+    /// It is ours; they are copied here and there.
+    Client,
+    /// Our frames are lent; they are copied there.
+    Lender,
+}
+
+impl End {
+    /// As the config has it.
+    const fn role(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Client => "client",
+            Self::Lender => "client, zeroCopy: true",
+        }
+    }
+}
+
+fn gateway(host: Host, cpu: usize, end: End) -> Gateway {
+    let role = end.role();
     let config = format!(
         "
 node: {{addresses: [10.254.0.1]}}
@@ -36,7 +69,7 @@ ports:
   driver: memif
   interface: wire
   addresses: [10.254.0.1/16, 10.244.1.1/24]
-  memif: {{socket: {SOCKET}, role: server, mac: \"{OURS}\", peerMac: \"{THEIRS}\"}}
+  memif: {{socket: {SOCKET}, role: {role}, mac: \"{OURS}\", peerMac: \"{THEIRS}\"}}
 "
     );
     let mut gateway = Gateway::start_awake(host, &config, cpu);
@@ -54,18 +87,22 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 /// Testpmd's flows to the port, as many rates as are asked for, and what it has counted in the end.
-fn measure(memory: Memory, clones: &str, forwarded: impl Fn() -> u64) -> (Vec<f64>, Counts) {
+fn measure(
+    memory: Memory,
+    (bytes, clones, end): (&str, &str, End),
+    forwarded: impl Fn() -> u64,
+) -> (Vec<f64>, Counts) {
     let (seconds, repeats) = (
         setting("SLUICE_MEMIF_SECONDS", 1),
         setting("SLUICE_MEMIF_REPEATS", 1),
     );
     let port = Port {
-        role: "client",
+        role: if end == End::Server { "client" } else { "server" },
         socket: SOCKET,
         mac: THEIRS,
     };
-    let flows = format!("--flowgen-flows={FLOWS}");
-    let options = ["--forward-mode=flowgen", clones, &flows];
+    let (flows, bytes) = (format!("--flowgen-flows={FLOWS}"), format!("--txpkts={bytes}"));
+    let options = ["--forward-mode=flowgen", clones, &flows, &bytes];
     let mut testpmd = Testpmd::start("flows", memory, &[port], &options);
     testpmd.forward();
     wait_until("packets come back", SOON, || {
@@ -99,13 +136,18 @@ fn tell(what: &str, memory: Memory, rates: &[f64], counts: Counts) {
 }
 
 /// The same packets through the driver alone, from its receive to its transmit: what no gateway can exceed.
-fn ceiling(memory: Memory, cpu: usize, clones: &str) {
+fn ceiling(memory: Memory, cpu: usize, row: (&str, &str, End)) {
     let stop = AtomicBool::new(false);
     let forwarded = AtomicU64::new(0);
     thread::scope(|scope| {
         let forward = || {
             core_affinity::set_for_current(core_affinity::CoreId { id: cpu });
-            let mut station = Station::listening(SOCKET);
+            let role = if row.2 == End::Server {
+                Role::Server
+            } else {
+                Role::Client
+            };
+            let mut station = Station::open(SOCKET, role, row.2 == End::Lender);
             let mut frames = Burst::new();
             while !stop.load(Relaxed) {
                 station.port.rx_burst(&mut station.memory, &mut frames);
@@ -121,9 +163,9 @@ fn ceiling(memory: Memory, cpu: usize, clones: &str) {
             .name("worker-0".into())
             .spawn_scoped(scope, forward)
             .unwrap();
-        let (rates, counts) = measure(memory, clones, || forwarded.load(Relaxed));
+        let (rates, counts) = measure(memory, row, || forwarded.load(Relaxed));
         stop.store(true, Relaxed);
-        tell(&format!("{clones}, driver alone"), memory, &rates, counts);
+        tell(&format!("{row:?}, driver alone"), memory, &rates, counts);
     });
 }
 
@@ -134,17 +176,18 @@ fn a_worker_that_never_sleeps_translates_all_it_receives() {
         present();
         let host = Host::silent("gateway");
         let memories = Memories::new(name);
-        let memory = *memories.kinds.last().unwrap();
+        let huge = memories.kinds.contains(&Memory::Huge);
+        let memory = if huge { Memory::Huge } else { Memory::Small };
         let cpus = rustix::thread::sched_getaffinity(None).unwrap();
         let cpu = (0..rustix::thread::CpuSet::MAX_CPU)
             .rev()
             .find(|&n| cpus.is_set(n))
             .unwrap();
-        for clones in CLONES {
-            ceiling(memory, cpu, clones);
-            let gateway = gateway(host, cpu);
-            let (rates, counts) = measure(memory, clones, || gateway.counter("forwarded"));
-            tell(&format!("{clones}, translated"), memory, &rates, counts);
+        for row in ROWS {
+            ceiling(memory, cpu, row);
+            let gateway = gateway(host, cpu, row.2);
+            let (rates, counts) = measure(memory, row, || gateway.counter("forwarded"));
+            tell(&format!("{row:?}, translated"), memory, &rates, counts);
             let (handled, dropped) = (gateway.counter("rx-packets"), gateway.dropped());
             eprintln!("memif: {handled} in; dropped: {}", gateway.drops());
             assert_eq!(handled, counts.sent, "all that was sent was received here");

@@ -248,12 +248,14 @@ impl Worker {
         handled
     }
 
-    /// Tells what the drivers have counted, and how their links are: system calls, so once a second, between two turns.
+    /// Has the drivers see to what is gone, and tells what they have counted and how their links are: system calls, so once a
+    /// second, between two turns.
     #[cold]
     fn report(&mut self, tick: Tick) {
         self.reported = tick;
-        for (place, nic) in self.ports.iter().enumerate() {
+        for (place, nic) in self.ports.iter_mut().enumerate() {
             if let Some(nic) = nic {
+                nic.driver.tend(&mut self.memory);
                 let (stats, link) = (nic.driver.stats(), nic.driver.link());
                 self.counters.set_port(NicPortIndex(place as u8), &stats, link);
             }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use sluice_dataplane::nic::netmap::Netmap;
-use sluice_dataplane::nic::netmap::abi::{Device, NR_REG_NULL, Register};
+use sluice_dataplane::nic::netmap::abi::{Device, Devices, NR_REG_NULL, Register};
 use sluice_dataplane::nic::open::{DriverSpec, PortSpec};
 use sluice_dataplane::nic::{Burst, Driver as _, FrameMemory};
 
@@ -103,6 +103,12 @@ impl fmt::Debug for Control {
     }
 }
 
+impl Devices for Control {
+    fn open(&self) -> io::Result<Box<dyn Device>> {
+        Ok(Box::new(Self(Arc::clone(&self.0))))
+    }
+}
+
 impl Device for Control {
     fn register(&self, _: &str, request: &mut Register) -> io::Result<()> {
         let interface = INTERFACES[usize::from(request.mode == NR_REG_NULL)];
@@ -134,7 +140,8 @@ pub(crate) fn run(data: &[u8]) {
     let module = Arc::new(Module::new(data));
     let mut memory = FrameMemory::new(FRAMES as usize, 2048).unwrap();
     let spec = PortSpec::new("fuzz", "vale0:fuzz@1", DriverSpec::Netmap);
-    let opened = Netmap::open_by(&spec, &mut memory, &|| Ok(Box::new(Control(Arc::clone(&module)))));
+    let devices: Arc<dyn Devices> = Arc::new(Control(module));
+    let opened = Netmap::open_by(&spec, &mut memory, &devices);
     assert_eq!(memory.available(), memory.capacity());
     let Ok(mut port) = opened.map(Box::new) else {
         return;

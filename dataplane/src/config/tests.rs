@@ -132,7 +132,7 @@ channel: {{socket: /run/sluice/dataplane.sock}}
     };
     for (interface, role) in [
         ("eth0", "link"),
-        ("netmap:a_rather_long_name0-3/x", "link"),
+        ("netmap:a_long_named_if-3/x", "link"),
         ("vale0:p@1", "link"),
         ("netmap:eth0^", "host"),
     ] {

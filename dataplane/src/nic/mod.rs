@@ -139,6 +139,10 @@ pub trait Driver: Send {
         false
     }
 
+    /// Called once a second between two turns, and may block as no burst may: whoever holds what is gone lets go of it, and
+    /// opens it again once it is back.
+    fn tend(&mut self, _memory: &mut FrameMemory) {}
+
     /// Whether somebody is at the other side, as far as is known without asking: why frames were not accepted.
     fn has_peer(&self) -> bool {
         true

@@ -11,9 +11,14 @@
 //!
 //! Packets that the kernel hands over unmerged and finished: GRO is switched off while the port is open, partial checksums are completed.
 //! Packets from the node's own stack must be finished by it: netmap drops what needs a checksum or segmentation from the NIC
-//! (`ethtool -K IF tx off tso off gso off`, which opening a host ring does). In emulated mode (NICs without a netmap driver,
-//! veth) tags are in the frames if the NIC keeps them there. What a VALE switch drops because our ring is full it tells
+//! (`ethtool -K IF tx off tso off gso off`, which opening a host ring does). They come to the host rings only while the NIC's
+//! own rings are open, by this program or another; before that they pass netmap by. In emulated mode (NICs without a netmap
+//! driver, veth) tags are in the frames if the NIC keeps them there. What a VALE switch drops because our ring is full it tells
 //! nobody.
+//!
+//! Rings are asked for alone (NR_EXCLUSIVE). The module keeps an interface that is deleted until its ports are closed, and
+//! `ip link` waits: `tend` closes them, and opens them again on the next interface of that name. While an interface is set
+//! down the module lets no sync return, not even to be killed: its worker stands still until it is up.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -26,7 +31,7 @@ use super::offloads::{self, Need, Prepared};
 use super::open::PortSpec;
 use super::tap::station_mac;
 use super::{Burst, Driver, DriverInfo, DriverStats, FrameMemory, Link, OpenError, checksum_fix};
-use abi::{Control, Device, Devices, NR_RX_RINGS_ONLY, NR_TX_RINGS_ONLY, Register};
+use abi::{Device, Devices, Module, NR_EXCLUSIVE, NR_RX_RINGS_ONLY, NR_TX_RINGS_ONLY, Register};
 use name::PortName;
 use region::{Direction, Region};
 use ring::Ring;
@@ -48,7 +53,10 @@ const VIRTUAL_MTU: usize = 1500;
 pub struct Netmap {
     rx: Option<Ring>,
     tx: Option<Ring>,
-    device: Box<dyn Device>,
+    /// `None` from when the port behind it was gone until it is back.
+    device: Option<Box<dyn Device>>,
+    devices: Arc<dyn Devices>,
+    spec: PortSpec,
     /// Present if frames are traded with the rings instead of copied.
     trader: Option<Arc<()>>,
     /// Has the NIC pass on group frames.
@@ -73,14 +81,14 @@ pub struct Netmap {
 impl Netmap {
     /// Opens the port by the kernel's module.
     pub(crate) fn open(spec: &PortSpec, memory: &mut FrameMemory) -> Result<Self, OpenError> {
-        Self::open_by(spec, memory, &Control::open)
+        Self::open_by(spec, memory, &(Arc::new(Module) as Arc<dyn Devices>))
     }
 
     /// Opens the port by whoever plays the kernel's module.
     pub fn open_by(
         spec: &PortSpec,
         memory: &mut FrameMemory,
-        devices: Devices<'_>,
+        devices: &Arc<dyn Devices>,
     ) -> Result<Self, OpenError> {
         let name = PortName::parse(&spec.interface).map_err(|what| {
             spec.refusal(
@@ -99,7 +107,7 @@ impl Netmap {
                 spec.find_interface()
             })
             .transpose()?;
-        let device = devices().map_err(|e| {
+        let device = devices.open().map_err(|e| {
             let advice = match e.kind() {
                 io::ErrorKind::NotFound => "load netmap's kernel module (modprobe netmap)",
                 _ => "run as root",
@@ -125,7 +133,7 @@ impl Netmap {
         let Some(buffers) = rx.as_ref().or(tx.as_ref()).map(Ring::buffers) else {
             return Err(spec.refusal("the name asks for neither direction", "leave out /R or /T"));
         };
-        let why_copy = lend(devices, request.mem_id, buffers, memory);
+        let why_copy = lend(&**devices, request.mem_id, buffers, memory);
         let trader = memory.trader(request.mem_id.into());
         let (mac, peer_mac, mtu) = stations(spec, &name, interface.as_ref())?;
         if mtu + FRAME_OVERHEAD > buffers.size {
@@ -168,7 +176,9 @@ impl Netmap {
         Ok(Self {
             rx,
             tx,
-            device,
+            device: Some(device),
+            devices: Arc::clone(devices),
+            spec: spec.clone(),
             trader,
             _groups: groups,
             interface,
@@ -192,11 +202,17 @@ impl Netmap {
     }
 
     fn sync_tx(&mut self) {
-        self.failed = self.device.sync_tx().is_err();
+        self.failed = self
+            .device
+            .as_ref()
+            .is_none_or(|device| device.sync_tx().is_err());
     }
 
     fn sync_rx(&mut self) {
-        self.failed = self.device.sync_rx().is_err();
+        self.failed = self
+            .device
+            .as_ref()
+            .is_none_or(|device| device.sync_rx().is_err());
         self.taken = 0;
     }
 
@@ -224,6 +240,48 @@ impl Netmap {
         false
     }
 
+    /// Gives up what is gone. Until then the module keeps the interface, and whoever removes it waits.
+    fn let_go(&mut self) {
+        log::warn!(
+            "NIC port {}: {} is gone; it is opened again when it is back",
+            self.spec.port,
+            self.spec.interface
+        );
+        // The buffers that are in the rings stay the module's.
+        (self.rx, self.tx, self.device, self.trader) = (None, None, None, None);
+        (self._groups, self._offloads) = (None, None);
+        self.in_pieces = false;
+    }
+
+    /// Opens what is back. The station stays the one that others know.
+    fn open_again(&mut self, memory: &mut FrameMemory) {
+        let Ok(port) = Self::open_by(&self.spec, memory, &self.devices) else {
+            return;
+        };
+        let DriverInfo { mode, mac, .. } = &port.info;
+        log::info!(
+            "NIC port {}: {} is back, {mode}",
+            self.spec.port,
+            self.spec.interface
+        );
+        if *mac != self.info.mac {
+            log::warn!(
+                "NIC port {}: {} was {} and is {mac} now: a NIC that passes on only what is sent to it needs the old address \
+                 (ip link set IF address {})",
+                self.spec.port,
+                self.spec.interface,
+                self.info.mac,
+                self.info.mac
+            );
+        }
+        let info = DriverInfo {
+            mode: mode.clone(),
+            ..self.info.clone()
+        };
+        let stats = self.stats;
+        *self = Self { info, stats, ..port };
+    }
+
     /// Slots of the tx ring that the kernel has.
     fn unsent(&self) -> u32 {
         self.tx.as_ref().map_or(0, |tx| tx.size() - 1 - tx.available())
@@ -239,7 +297,8 @@ fn wanted(spec: &PortSpec, name: &PortName) -> Register {
         } else {
             name.ring
         },
-        flags: name.flags,
+        // Two programs in one ring would use each other's buffers.
+        flags: name.flags | NR_EXCLUSIVE,
         mem_id: name.region,
         ..Register::default()
     };
@@ -254,27 +313,33 @@ fn explain(spec: &PortSpec, name: &PortName, ring: u16, error: io::Error) -> Ope
     let advice = match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => "run as root",
         Some(libc::EINVAL) => {
-            "check that the ring pair exists (ethtool -l) and that the module is of API 14 or 15"
+            "check that the ring pair (ethtool -l) and the memory region (@) exist, and that the module is of API 14 or 15"
         }
         Some(libc::ENXIO | libc::ENODEV) => {
             "check the name and the network namespace (`ip link` lists what there is)"
         }
-        Some(libc::EBUSY) => "another program has it to itself: stop it",
+        Some(libc::EBUSY) => "another program uses it: stop it",
         Some(libc::ENOMEM) => {
-            "the module's memory is used up: raise its buf_num, ring_num or if_num, or lower ringSize"
+            "the module's memory is used up: raise its buf_num, ring_num, ring_size or if_num (priv_buf_num and so on for a \
+             switch or pipe without @1), or lower ringSize"
         }
         Some(libc::EOPNOTSUPP) => "the module cannot drive this interface, not even in emulated mode",
         _ => "see the kernel's log (dmesg)",
     };
     spec.error(
-        format!("netmap refuses ring pair {ring} of {}", name.kernel),
+        format!("netmap refuses ring pair {ring} of {}: {error}", name.kernel),
         advice,
         error,
     )
 }
 
 /// Moves the worker's frame memory into region `id` unless it is there; says why not, if it cannot be.
-fn lend(devices: Devices<'_>, id: u16, buffers: region::Buffers, memory: &mut FrameMemory) -> Option<String> {
+fn lend(
+    devices: &dyn Devices,
+    id: u16,
+    buffers: region::Buffers,
+    memory: &mut FrameMemory,
+) -> Option<String> {
     if memory.trader(id.into()).is_some() {
         return None;
     }
@@ -291,7 +356,9 @@ fn lend(devices: Devices<'_>, id: u16, buffers: region::Buffers, memory: &mut Fr
             memory.chunk_size()
         ));
     }
-    let lent = devices().and_then(|device| Region::lend(device, id, buffers, memory));
+    let lent = devices
+        .open()
+        .and_then(|device| Region::lend(device, id, buffers, memory));
     lent.err()
         .map(|error| format!("no memory in it for frames: {error}"))
 }
@@ -409,10 +476,14 @@ impl Driver for Netmap {
         let room = (tx.available() as usize).min(frames.len());
         for mut frame in frames.drain(..room) {
             let len = frame.len();
+            if len > longest || len > usize::from(u16::MAX) {
+                // No slot for it: one of length 0 would go out, as a frame without a byte.
+                stats.tx_errors += 1;
+                memory.free(frame);
+                continue;
+            }
             let slot = tx.slot();
-            let filled = if len > longest || len > usize::from(u16::MAX) {
-                Err(frame)
-            } else if trader.is_some() {
+            let filled = if trader.is_some() {
                 // Slots know no offset.
                 if memory.move_packet(&mut frame, 0) {
                     memory.trade(frame, slot.buf_idx, 0)
@@ -442,7 +513,7 @@ impl Driver for Netmap {
                     memory.free(freed);
                 }
                 Err(frame) => {
-                    // Too long, or the slot names no buffer, which only the kernel could mend. Nothing is sent with it.
+                    // The slot names no buffer, which only the kernel could mend. Nothing is sent with it.
                     stats.tx_errors += 1;
                     tx.put(netmap_slot { len: 0, ..slot });
                     memory.free(frame);
@@ -456,7 +527,7 @@ impl Driver for Netmap {
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.device.readable())
+        self.device.as_ref().map(|device| device.readable())
     }
 
     /// The kernel has not said of every packet that it is sent, and looks again only when asked.
@@ -465,6 +536,14 @@ impl Driver for Netmap {
             self.sync_tx();
         }
         self.unsent() > 0 && !self.failed
+    }
+
+    fn tend(&mut self, memory: &mut FrameMemory) {
+        if self.device.is_none() {
+            self.open_again(memory);
+        } else if self.link() == Link::Gone {
+            self.let_go();
+        }
     }
 
     fn info(&self) -> &DriverInfo {
@@ -477,10 +556,10 @@ impl Driver for Netmap {
 
     /// Only a sync tells that a port without an interface is gone. One that has an interface may be stopped and go on.
     fn link(&self) -> Link {
-        match &self.interface {
-            Some(interface) => interface.link(),
-            None if self.device.sync_rx().is_err() => Link::Gone,
-            None => Link::Up,
+        match (&self.device, &self.interface) {
+            (Some(_), Some(interface)) => interface.link(),
+            (Some(device), None) if device.sync_rx().is_ok() => Link::Up,
+            _ => Link::Gone,
         }
     }
 

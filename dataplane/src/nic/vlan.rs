@@ -194,6 +194,14 @@ impl Driver for Port {
         !self.sending.is_empty() || self.trunk().driver.as_mut().is_some_and(|driver| driver.owes())
     }
 
+    fn tend(&mut self, memory: &mut FrameMemory) {
+        if self.place == 0
+            && let Some(driver) = &mut self.trunk().driver
+        {
+            driver.tend(memory);
+        }
+    }
+
     fn has_peer(&self) -> bool {
         self.trunk()
             .driver

@@ -11,11 +11,11 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use netmap_sys::netmap::{NS_BUF_CHANGED, netmap_if, netmap_ring, netmap_slot};
+use netmap_sys::netmap::{NR_EXCLUSIVE, NS_BUF_CHANGED, netmap_if, netmap_ring, netmap_slot};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::MemfdFlags;
 use rustix::mm::{MapFlags, ProtFlags};
-use sluice_dataplane::nic::netmap::abi::{Device, NR_REG_NULL, Register};
+use sluice_dataplane::nic::netmap::abi::{Device, Devices, NR_REG_NULL, Register};
 
 /// Number of the one memory region, as of netmap's global one.
 pub(crate) const REGION: u16 = 1;
@@ -29,6 +29,7 @@ const RINGS_AT: usize = IFS * IF_SIZE;
 const BUFFERS_AT: usize = RINGS_AT + RINGS * RING_SIZE;
 
 /// The module.
+#[derive(Clone)]
 pub(crate) struct Module(Arc<Mutex<Kernel>>);
 
 impl Module {
@@ -47,14 +48,9 @@ impl Module {
         })))
     }
 
-    /// Opens a control device.
-    pub(crate) fn open(&self) -> io::Result<Box<dyn Device>> {
-        Ok(Box::new(Fake {
-            kernel: Arc::clone(&self.0),
-            registered: Mutex::new(None),
-            memory: lock(&self.0).memory.file.try_clone()?,
-            wake: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
-        }))
+    /// What ports are opened by.
+    pub(crate) fn devices(&self) -> Arc<dyn Devices> {
+        Arc::new(self.clone())
     }
 
     /// From now on nothing is checked, and every sync leaves what `scribble` writes over any word of the memory but the
@@ -79,9 +75,31 @@ impl Module {
         lock(&self.0).free_buffers.len()
     }
 
-    /// Ports go away under their users, as when the module is unloaded by force; or come back.
+    /// Ports go away under their users, as with the interface behind them; or come back.
     pub(crate) fn remove(&self, removed: bool) {
         lock(&self.0).removed = removed;
+    }
+
+    /// Who still has ports. As long as it is anybody, whoever removes what is behind them waits.
+    pub(crate) fn holders(&self) -> usize {
+        lock(&self.0).ports.values().map(|port| port.users).sum()
+    }
+}
+
+impl std::fmt::Debug for Module {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Module")
+    }
+}
+
+impl Devices for Module {
+    fn open(&self) -> io::Result<Box<dyn Device>> {
+        Ok(Box::new(Fake {
+            kernel: Arc::clone(&self.0),
+            registered: Mutex::new(None),
+            memory: lock(&self.0).memory.file.try_clone()?,
+            wake: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
+        }))
     }
 }
 
@@ -307,6 +325,10 @@ impl Kernel {
         } else {
             self.port(name, request)?;
             let port = self.ports.get_mut(name).unwrap();
+            if port.users > 0 && !self.hostile && request.flags & u64::from(NR_EXCLUSIVE) != 0 {
+                self.free_ifs.push(interface);
+                return Err(refused(libc::EBUSY));
+            }
             port.users += 1;
             let wake = Arc::new(wake.try_clone()?);
             port.wakes.push(Arc::clone(&wake));
@@ -429,6 +451,10 @@ impl Kernel {
                 assert!(told, "slot {at} has another buffer and does not say so");
                 let users = std::mem::replace(&mut self.users[slot.buf_idx as usize], false);
                 assert!(users, "buffer {} is in two places", slot.buf_idx);
+                assert!(
+                    is_rx || slot.len > 0,
+                    "an interface would send slot {at} as it is"
+                );
             }
             ring.known[at as usize] = slot.buf_idx;
             if sound {

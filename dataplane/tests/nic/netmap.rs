@@ -9,18 +9,18 @@ use std::time::Duration;
 use sluice_dataplane::nic::netmap::Netmap;
 use sluice_dataplane::nic::netmap::abi::DEVICE;
 use sluice_dataplane::nic::open::DriverSpec;
-use sluice_dataplane::nic::{BURST, Burst, Driver as _, FrameMemory, OpenError};
+use sluice_dataplane::nic::{BURST, Burst, Driver as _, FrameMemory, Link, OpenError};
 
-use crate::conformance::FRAMES;
+use crate::conformance::{FRAMES, receive};
 use crate::fake_netmap::Module;
 use crate::namespace::{User, address_with_neighbour, delete, in_namespace, skipped, veth};
-use crate::{explains, spec, udp_checksum_completed};
+use crate::{AF_PACKET, explains, spec, udp_checksum_completed};
 
 /// Buffers of a module with memory for two workers' frames and some rings.
 const BUFFERS: usize = 2 * FRAMES + 1024;
 
 fn open(module: &Module, memory: &mut FrameMemory, name: &str) -> Result<Box<Netmap>, OpenError> {
-    Netmap::open_by(&spec(name, DriverSpec::Netmap), memory, &|| module.open()).map(Box::new)
+    Netmap::open_by(&spec(name, DriverSpec::Netmap), memory, &module.devices()).map(Box::new)
 }
 
 fn worker() -> FrameMemory {
@@ -109,6 +109,80 @@ fn where_frames_cannot_be_in_netmaps_memory_the_mode_says_why_and_packets_are_co
         peer.close(memory);
     }
     busy.free(held);
+    assert_eq!(module.free_buffers(), BUFFERS - 2);
+}
+
+#[test]
+fn what_is_longer_than_a_slots_buffer_is_counted_and_takes_no_slot() {
+    let module = Module::new(BUFFERS);
+    let (mut memory, mut others) = (FrameMemory::new(64, 4096).unwrap(), worker());
+    let mut port = open(&module, &mut memory, "vale0:a@1").unwrap();
+    let mut peer = open(&module, &mut others, "vale0:b@1").unwrap();
+    let packets = [packet(1), vec![2; 3000], packet(3)];
+    let mut frames: Burst = packets.iter().filter_map(|bytes| memory.copy_in(bytes)).collect();
+    port.tx_burst(&mut memory, &mut frames);
+    assert_eq!((port.stats().tx_packets, port.stats().tx_errors), (2, 1));
+    while frames.len() < 2 {
+        peer.rx_burst(&mut others, &mut frames);
+    }
+    let arrived: Vec<_> = frames.iter().map(|frame| others.bytes(frame)).collect();
+    assert_eq!(arrived, [packet(1), packet(3)]);
+    frames.drain(..).for_each(|frame| others.free(frame));
+    port.close(&mut memory);
+    peer.close(&mut others);
+}
+
+/// The module keeps what is removed until nobody has it open, and who removes it waits.
+#[test]
+fn what_is_gone_is_let_go_and_served_again_when_it_is_back() {
+    let module = Module::new(BUFFERS);
+    let (mut memory, mut others) = (worker(), worker());
+    let mut near = open(&module, &mut memory, "netmap:p{1").unwrap();
+    let mut far = open(&module, &mut others, "netmap:p}1").unwrap();
+    let mut sent = 0;
+    for _ in 0..3 {
+        for number in 0..100 {
+            let mut frames: Burst = others.copy_in(&packet(number)).into_iter().collect();
+            far.tx_burst(&mut others, &mut frames);
+            while frames.is_empty() {
+                near.rx_burst(&mut memory, &mut frames);
+            }
+            assert_eq!(memory.bytes(&frames[0]), packet(number));
+            near.tx_burst(&mut memory, &mut frames);
+            while frames.is_empty() {
+                far.rx_burst(&mut others, &mut frames);
+            }
+            frames.drain(..).for_each(|frame| others.free(frame));
+            sent += 1;
+        }
+        module.remove(true);
+        // Under load: what is offered meanwhile is counted.
+        let mut frames: Burst = memory.copy_in(&packet(0)).into_iter().collect();
+        near.rx_burst(&mut memory, &mut frames);
+        for _ in 0..2 {
+            near.tend(&mut memory);
+            far.tend(&mut others);
+            assert_eq!((near.link(), far.link()), (Link::Gone, Link::Gone));
+            assert_eq!(module.holders(), 0, "who removes it waits for ever");
+        }
+        near.tx_burst(&mut memory, &mut frames);
+        assert!(frames.is_empty() && near.wait_fd().is_none());
+        near.rx_burst(&mut memory, &mut frames);
+        assert!(!near.owes() && frames.is_empty());
+        module.remove(false);
+        near.tend(&mut memory);
+        far.tend(&mut others);
+        assert_eq!((near.link(), far.link()), (Link::Up, Link::Up));
+        assert!(near.info().mode.starts_with("zero-copy"), "{}", near.info().mode);
+    }
+    let stats = near.stats();
+    assert_eq!(
+        (stats.rx_packets, stats.tx_packets, stats.tx_errors),
+        (sent, sent, 3)
+    );
+    near.close(&mut memory);
+    far.close(&mut others);
+    assert_eq!((memory.available(), others.available()), (FRAMES, FRAMES));
     assert_eq!(module.free_buffers(), BUFFERS - 2);
 }
 
@@ -242,6 +316,17 @@ fn every_failure_to_open_a_netmap_port_says_what_to_do() {
     explains(&failure("vale0:a", &mut memory), "refuses", "buf_num");
     explains(&failure("vale0:a@7", &mut memory), "refuses", "API 14");
     explains(&failure("vale0:a/RT", &mut memory), "refuses", "buf_num");
+    let module = Module::new(BUFFERS);
+    let mut others = worker();
+    let first = open(&module, &mut others, "vale0:a@1").unwrap();
+    let second = open(&module, &mut memory, "vale0:a@1").expect_err("a ring is one program's");
+    explains(
+        &second,
+        "refuses ring pair 0 of vale0:a",
+        "another program uses it",
+    );
+    first.close(&mut others);
+    assert_eq!(module.free_buffers(), BUFFERS - 2);
     if !Path::new(DEVICE).exists() {
         let spec = spec("vale0:a", DriverSpec::Netmap);
         let error = sluice_dataplane::nic::open::open(&spec, &mut memory, &mut None);
@@ -265,8 +350,8 @@ fn without_the_kernels_own_module_its_cases_are_counted() {
     ];
     assert!(cases.iter().all(|&cases| cases > 5), "{cases:?}");
     if !Path::new(DEVICE).exists() {
-        // And the host rings.
-        let count = cases.iter().sum::<usize>() + 1;
+        // And the host rings, and the interface that is deleted.
+        let count = cases.iter().sum::<usize>() + 2;
         let _ = writeln!(
             std::io::stderr(),
             "SKIPPED {count} cases of netmap on the kernel's own module: {DEVICE} is not there"
@@ -284,9 +369,12 @@ fn the_node_speaks_through_netmaps_host_rings() {
         }
         veth("va", "vb");
         address_with_neighbour("va");
+        // While nobody has the NIC's own rings, the node speaks past the host rings.
+        let mut memory = worker();
+        let wire = spec("netmap:va", DriverSpec::Netmap);
+        let wire = sluice_dataplane::nic::open::open(&wire, &mut memory, &mut None).unwrap();
         assert!(!udp_checksum_completed("netmap:va^", DriverSpec::Netmap));
         // A punted packet: to the kernel's station and address.
-        let mut memory = worker();
         let host = spec("netmap:va^", DriverSpec::Netmap);
         let mut port = sluice_dataplane::nic::open::open(&host, &mut memory, &mut None).unwrap();
         let socket = UdpSocket::bind("10.9.0.1:53").unwrap();
@@ -307,6 +395,48 @@ fn the_node_speaks_through_netmaps_host_rings() {
             (&b"punted"[..], "10.9.0.2:1000")
         );
         port.close(&mut memory);
+        wire.close(&mut memory);
+        delete("va");
+    });
+}
+
+/// The kernel's own module: an interface is deleted under a port, which `ip link` waits for, and made again.
+#[test]
+fn a_deleted_interface_is_let_go_and_served_again_when_it_is_back() {
+    let name = "netmap::a_deleted_interface_is_let_go_and_served_again_when_it_is_back";
+    in_namespace(name, User::Same, || {
+        if !Path::new(DEVICE).exists() {
+            return skipped(name, &format!("{DEVICE} is not there"));
+        }
+        let (mut memory, mut others) = (worker(), worker());
+        let open = |name, driver, memory: &mut FrameMemory| {
+            sluice_dataplane::nic::open::open(&spec(name, driver), memory, &mut None).unwrap()
+        };
+        veth("va", "vb");
+        let mut ports = ["netmap:va", "netmap:va^"].map(|name| open(name, DriverSpec::Netmap, &mut memory));
+        for round in 0..3 {
+            let mut peer = open("vb", AF_PACKET, &mut others);
+            let mut arrived = Vec::new();
+            while arrived.is_empty() {
+                let mut frames: Burst = memory.copy_in(&packet(round)).into_iter().collect();
+                ports[0].tx_burst(&mut memory, &mut frames);
+                frames.drain(..).for_each(|frame| memory.free(frame));
+                arrived = receive(&mut others, &mut peer, Duration::from_millis(20));
+            }
+            assert_eq!(arrived[0], packet(round));
+            peer.close(&mut others);
+            let removal = std::thread::spawn(|| delete("va"));
+            while ports.iter().any(|port| port.link() != Link::Gone) {
+                std::thread::yield_now();
+            }
+            ports.iter_mut().for_each(|port| port.tend(&mut memory));
+            removal.join().unwrap();
+            veth("va", "vb");
+            ports.iter_mut().for_each(|port| port.tend(&mut memory));
+            assert!(ports.iter().all(|port| port.link() == Link::Up));
+        }
+        ports.into_iter().for_each(|port| port.close(&mut memory));
+        assert_eq!(memory.available(), FRAMES);
         delete("va");
     });
 }

@@ -1,5 +1,5 @@
 //! What is said to netmap's kernel module: requests of API 14 (sys/net/netmap.h), and who carries them, the module itself
-//! (`Control`) or a test that plays it.
+//! (`Module`) or a test that plays it.
 //!
 //! The structures that both sides share in memory are `netmap_sys`'s; it binds API 11, whose requests today's module
 //! refuses, so those of NIOCCTRL are here.
@@ -106,19 +106,26 @@ pub trait Device: Debug + Send + Sync {
     fn readable(&self) -> BorrowedFd<'_>;
 }
 
-/// Opens control devices.
-pub type Devices<'a> = &'a dyn Fn() -> io::Result<Box<dyn Device>>;
+/// Who opens control devices.
+pub trait Devices: Debug + Send + Sync {
+    /// Opens one, not registered yet.
+    fn open(&self) -> io::Result<Box<dyn Device>>;
+}
 
-/// The module's.
+/// The module.
 #[derive(Debug)]
-pub(crate) struct Control(OwnedFd);
+pub(crate) struct Module;
 
-impl Control {
-    pub(crate) fn open() -> io::Result<Box<dyn Device>> {
+impl Devices for Module {
+    fn open(&self) -> io::Result<Box<dyn Device>> {
         let fd = rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Box::new(Self(fd)))
+        Ok(Box::new(Control(fd)))
     }
 }
+
+/// Its device.
+#[derive(Debug)]
+struct Control(OwnedFd);
 
 impl Device for Control {
     fn register(&self, name: &str, request: &mut Register) -> io::Result<()> {

@@ -11,6 +11,9 @@ use super::abi::{
 };
 use netmap_sys::netmap::{NETMAP_RING_MASK, NR_REG_ALL_NIC, NR_REG_ONE_NIC, NR_REG_SW};
 
+/// A port may become an interface (IFNAMSIZ); the module calls a longer name a want of memory.
+const LONGEST_PORT: usize = 15;
+
 /// What a name says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortName {
@@ -50,6 +53,9 @@ impl PortName {
         };
         if base.is_empty() {
             return Err("names no port".to_owned());
+        }
+        if base.len() > LONGEST_PORT {
+            return Err(format!("has a port's name of more than {LONGEST_PORT} bytes"));
         }
         if pipe.is_some_and(|pipe| pipe.is_empty() || !is_identifier(pipe)) {
             return Err("has a pipe without a name of letters, digits and _".to_owned());
@@ -235,7 +241,9 @@ mod tests {
             ("netmap:eth0@", "memory region"),
             ("netmap:eth0@0", "memory region"),
             ("netmap:eth0-1^", "means nothing"),
-            (&format!("netmap:{}", "e".repeat(64)), "longer than 63"),
+            (&format!("netmap:{}", "e".repeat(16)), "more than 15 bytes"),
+            (&format!("vale0:{}{{1", "p".repeat(16)), "more than 15 bytes"),
+            (&format!("vale{}:p", "0".repeat(64)), "longer than 63"),
         ] {
             let error = PortName::parse(text).unwrap_err();
             assert!(error.contains(reason), "{text}: {error}");

@@ -90,13 +90,21 @@ impl End {
         self.port.as_ref().expect("the end is open").link()
     }
 
-    /// Waits until the link is so; the kernel tells carriers a moment later.
-    pub(super) fn expect_link(&self, wanted: Link) {
+    /// Waits until the link is so, as a worker does; the kernel tells carriers a moment later.
+    pub(super) fn expect_link(&mut self, wanted: Link) {
         let limit = Limit::new();
         while self.link() != wanted {
             limit.check(|| format!("link {:?} and not {wanted:?}", self.link()));
+            self.tend();
             std::thread::yield_now();
         }
+        self.tend();
+    }
+
+    /// What a worker has a port do once a second.
+    fn tend(&mut self) {
+        let Self { memory, port, .. } = self;
+        port.as_mut().expect("the end is open").tend(memory);
     }
 
     /// Offers one burst; gives how many were accepted.

@@ -165,6 +165,6 @@ conforms!(
     User::Same,
     netmap::Virtual::switch_zero_copy()
 );
-conforms!(netmap_kernel_veth, User::Same, netmap::Emulated);
+conforms!(netmap_kernel_veth, User::Same, netmap::Emulated::default());
 conforms!(pcap_file, User::Same, pcap::Pcap::new("pcap"));
 conforms!(pcapng_file, User::Same, pcap::Pcap::new("pcapng"));

@@ -1,6 +1,7 @@
 //! `netmap`: on a module that a test plays (`fake_netmap`), and on the kernel's own wherever it is loaded.
 
 use std::path::Path;
+use std::thread::{self, JoinHandle};
 
 use sluice_dataplane::nic::netmap::Netmap;
 use sluice_dataplane::nic::netmap::abi::DEVICE;
@@ -149,7 +150,7 @@ impl Virtual {
         let spec = spec(name, DriverSpec::Netmap);
         match &self.fake {
             Some(module) => {
-                let port = Netmap::open_by(&spec, memory, &|| module.open()).unwrap();
+                let port = Netmap::open_by(&spec, memory, &module.devices()).unwrap();
                 let mode = &port.info().mode;
                 assert!(mode.starts_with(self.mode), "{mode}");
                 Box::new(port)
@@ -207,10 +208,17 @@ const NEAR: &str = "va";
 const FAR: &str = "vb";
 
 /// One end of a veth pair in emulated mode, the other a packet socket's.
-pub(super) struct Emulated;
+#[derive(Default)]
+pub(super) struct Emulated {
+    /// The kernel's answer to `remove` comes when the port has let go of the interface.
+    removal: Option<JoinHandle<()>>,
+}
 
 impl Rig for Emulated {
     fn make(&mut self) {
+        if let Some(removal) = self.removal.take() {
+            removal.join().unwrap();
+        }
         veth(NEAR, FAR);
     }
 
@@ -239,7 +247,7 @@ impl Rig for Emulated {
     }
 
     fn remove(&mut self) {
-        delete(NEAR);
+        self.removal = Some(thread::spawn(|| delete(NEAR)));
     }
 
     fn set_mtu(&mut self, mtu: usize) {

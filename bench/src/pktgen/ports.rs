@@ -40,6 +40,8 @@ pub enum Driver {
     Tap,
     /// Shared memory with another process, whose socket is the interface: the generator is its client.
     Memif,
+    /// A netmap port, by its name in netmap.
+    Netmap,
     /// Rings in this process.
     Memory,
 }
@@ -52,6 +54,7 @@ impl Driver {
             Self::AfPacket => "af_packet",
             Self::Tap => "tap",
             Self::Memif => "memif",
+            Self::Netmap => "netmap",
             Self::Memory => "memory",
         }
     }
@@ -84,6 +87,7 @@ impl Port {
                 queues: false,
             },
             Driver::Memif => DriverSpec::Memif(MemifSpec::new(&self.interface, Role::Client)),
+            Driver::Netmap => DriverSpec::Netmap,
             Driver::Memory => return None,
         };
         Some(PortSpec {

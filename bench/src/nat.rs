@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 use sluice_dataplane::addr::Protocol;
+use sluice_dataplane::segment::{self, Pages};
 use sluice_dataplane::tick::Tick;
 
 use crate::gateway::{CLIENT_SIDE, Gateway, Setup};
@@ -67,6 +68,8 @@ pub struct Workload {
     pub v6: bool,
     /// Flows in files that outlive the process, `flows.folder`.
     pub files: bool,
+    /// What everything else is in.
+    pub pages: Pages,
     /// Bytes of a frame without the FCS; shorter ones are as long as their headers.
     pub size: usize,
     /// Repeats, each of `packets`.
@@ -132,6 +135,8 @@ pub struct Row {
     pub bytes_per_flow: f64,
     /// Whether flows were in files, `Workload::files`.
     pub files: bool,
+    /// Which pages were asked for, `Workload::pages`.
+    pub pages: Pages,
     /// Of this process, in huge pages when the row ended.
     pub huge_bytes: u64,
     /// Where.
@@ -157,6 +162,7 @@ pub fn run(workload: &Workload) -> Result<Row, Error> {
         )
         .into());
     }
+    segment::choose(workload.pages);
     let mut bench = Bench::new(workload, Feed::here())?;
     let figures = bench.run(workload)?;
     let ns = Spread::of(figures.ns);
@@ -185,6 +191,7 @@ pub fn run(workload: &Workload) -> Result<Row, Error> {
         ratio_to_floor: floor.map(|floor| round(ns.p50 / floor.p50)),
         bytes_per_flow: round(bytes as f64 / table as f64 / 0.75),
         files: workload.files,
+        pages: workload.pages,
         huge_bytes,
         machine: Machine::this(),
     })
@@ -454,7 +461,7 @@ fn huge_bytes() -> u64 {
         line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
             .unwrap_or(0)
     };
-    (kib("AnonHugePages:") + kib("ShmemPmdMapped:")) * 1024
+    (kib("AnonHugePages:") + kib("ShmemPmdMapped:") + kib("Private_Hugetlb:")) * 1024
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use crate::mailbox::Mailbox;
 use crate::neighbours::Pace;
 use crate::network::{Interface, Network, Route};
 use crate::nic::{DriverInfo, FrameMemory, OpenError};
-use crate::segment;
+use crate::segment::{self, Pages};
 use crate::shared::SharedPorts;
 use crate::steering::Steering;
 use crate::steward::Steward;
@@ -112,6 +112,7 @@ fn resources(what: &str) -> impl FnOnce(io::Error) -> StartError {
 impl Dataplane {
     /// Opens what `config` describes. What was opened before an error is closed again.
     pub fn open(config: &Config) -> Result<Self, StartError> {
+        segment::choose(config.memory.pages);
         // The channel first: another dataplane on the same socket must be noticed before a NIC port is touched.
         let options = ServerOptions {
             // The steward counts, too: its page is the last.
@@ -174,6 +175,7 @@ impl Dataplane {
                 &network,
             ));
         }
+        say_pages(config);
         let mailbox = || Mailbox::new(MAILBOX).map_err(resources("a mailbox"));
         let shared = Shared {
             network,
@@ -303,7 +305,22 @@ fn account(config: &Config, worker: WorkerIndex, memory: &FrameMemory, sides: &S
         worker.0,
         memory.capacity()
     );
-    if worker.0 == 0 && !segment::has_huge_pages() {
+}
+
+/// A line if memory is not in the pages that it was to be in.
+fn say_pages(config: &Config) {
+    const MIB: u64 = 1 << 20;
+    let lacking = segment::lacking().div_ceil(MIB);
+    if lacking > 0 {
+        log::info!(
+            "{lacking} MiB are not in reserved huge pages, of which too few are left, but in transparent ones; to reserve \
+             more, raise vm.nr_hugepages by {}",
+            lacking.div_ceil(2)
+        );
+    }
+    if config.memory.pages == Pages::Small {
+        log::info!("memory is in small pages, as memory.pages says, so packets of many flows cost more");
+    } else if !segment::has_huge_pages() && (config.memory.pages == Pages::Transparent || lacking > 0) {
         log::info!(
             "memory is in small pages, so packets of many flows cost more: this machine gives no transparent huge pages; \
              to allow them, write \"madvise\" into {}",

@@ -14,6 +14,7 @@ use crate::affinity;
 use crate::conntrack::ports::Rest;
 use crate::conntrack::{Admission, Timeouts};
 use crate::fragments::FragmentConfig;
+use crate::segment::Pages;
 use crate::tick::Period;
 
 mod check;
@@ -59,8 +60,20 @@ pub struct Config {
     /// Next hops.
     #[serde(default)]
     pub neighbours: Neighbours,
+    /// What all of it is in.
+    #[serde(default)]
+    pub memory: Memory,
     /// The channel to control.
     pub channel: Channel,
+}
+
+/// Memory for flows, frames and tables.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Memory {
+    /// What pages it is in.
+    #[serde(default)]
+    pub pages: Pages,
 }
 
 /// This node.

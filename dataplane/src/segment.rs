@@ -10,10 +10,12 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use bytemuck::AnyBitPattern;
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
+use serde::{Deserialize, Serialize};
 
 /// Files that outlive the process.
 pub mod named;
@@ -27,6 +29,44 @@ pub const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 /// Whether it does: then anonymous regions are in them as far as memory is not in pieces.
 pub fn has_huge_pages() -> bool {
     std::fs::read_to_string(HUGE_PAGES).is_ok_and(|modes| !modes.contains("[never]"))
+}
+
+/// What pages this process's memory is in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum Pages {
+    /// Huge ones that the kernel makes as it has memory in one piece: nothing is to be prepared, and none are guaranteed.
+    #[default]
+    Transparent,
+    /// Huge ones that were set apart for such as us (hugetlbfs, `vm.nr_hugepages`), or where none are left transparent ones.
+    /// Not what is shared with other processes or left to the next.
+    Reserved,
+    /// Small ones only: to see what the others are worth.
+    Small,
+}
+
+/// Of this process: a `Pages`, set once before there is memory.
+static PAGES: AtomicU8 = AtomicU8::new(Pages::Transparent as u8);
+/// Bytes that were to be in reserved pages, of which none were left.
+static LACKING: AtomicU64 = AtomicU64::new(0);
+
+/// Says what pages the memory is to be in that is mapped from now on.
+pub fn choose(pages: Pages) {
+    PAGES.store(pages as u8, Ordering::Relaxed);
+}
+
+fn chosen() -> Pages {
+    match PAGES.load(Ordering::Relaxed) {
+        1 => Pages::Reserved,
+        2 => Pages::Small,
+        _ => Pages::Transparent,
+    }
+}
+
+/// How many bytes so far were to be in reserved pages, and are not.
+pub fn lacking() -> u64 {
+    LACKING.load(Ordering::Relaxed)
 }
 
 /// A mapping of this process, unmapped on drop.
@@ -46,16 +86,42 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
-    /// `len` zeroed bytes (rounded up to whole pages), private to this process, on huge pages where the machine has
-    /// transparent ones to give. Errors: what mmap(2) says, in practice ENOMEM.
+    /// `len` zeroed bytes (rounded up to whole pages), private to this process, on huge pages where the machine has them to
+    /// give (`Pages`). Errors: what mmap(2) says, in practice ENOMEM.
     pub fn anonymous(len: usize) -> io::Result<Self> {
+        Self::anonymous_in(len, chosen())
+    }
+
+    fn anonymous_in(len: usize, pages: Pages) -> io::Result<Self> {
+        // Less than one is not worth one.
+        if pages == Pages::Reserved && len >= HUGE_PAGE {
+            match Self::reserved(len) {
+                Ok(region) => return Ok(region),
+                Err(_) => LACKING.fetch_add(len as u64, Ordering::Relaxed),
+            };
+        }
         let len = page_align(len)?;
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a fresh anonymous mapping at an address the kernel chooses overlaps nothing.
         let base = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, prot, MapFlags::PRIVATE)? };
+        let advice = match pages {
+            Pages::Small => Advice::LinuxNoHugepage,
+            Pages::Transparent | Pages::Reserved => Advice::LinuxHugepage,
+        };
         // SAFETY: the range was just mapped and is ours; the advice changes no contents. It may fail where the kernel
         // has no transparent huge pages: the memory is as good, only slower.
-        let _ = unsafe { rustix::mm::madvise(base, len, Advice::LinuxHugepage) };
+        let _ = unsafe { rustix::mm::madvise(base, len, advice) };
+        Self::owning(base, len, None)
+    }
+
+    /// The same in pages of the kernel's pool, all of which are ours from now on. Errors: ENOMEM if it has too few.
+    fn reserved(len: usize) -> io::Result<Self> {
+        let whole = len.checked_next_multiple_of(HUGE_PAGE);
+        let len = whole.ok_or(io::ErrorKind::OutOfMemory)?;
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::HUGETLB | MapFlags::HUGE_2MB;
+        // SAFETY: as in `anonymous_in`.
+        let base = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, prot, flags)? };
         Self::owning(base, len, None)
     }
 
@@ -132,8 +198,9 @@ impl Region {
         // SAFETY: a new mapping, and no MAP_FIXED: where the address is not free any more the kernel chooses another. The
         // file cannot shrink, see above.
         let base = unsafe { rustix::mm::mmap(hint, len, prot, MapFlags::SHARED, &file, 0)? };
-        // SAFETY: the range was just mapped and is ours; the advice changes no contents.
-        let moved = unsafe { libc::madvise(base, len, libc::MADV_COLLAPSE) } == 0;
+        let moved = chosen() != Pages::Small
+            // SAFETY: the range was just mapped and is ours; the advice changes no contents.
+            && unsafe { libc::madvise(base, len, libc::MADV_COLLAPSE) } == 0;
         let mut region = Self::owning(base, len, None)?;
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len as u64)?;
         region.memfd = Some(file);
@@ -282,6 +349,35 @@ mod tests {
         assert_eq!(huge, 0, "and none is asked for");
         assert!(slab.iter().all(|&word| word == 7));
         rustix::thread::disable_transparent_huge_pages(false).unwrap();
+    }
+
+    #[test]
+    fn reserved_pages_are_taken_while_there_are_some() {
+        const POOL: &str = "/proc/sys/vm/nr_hugepages";
+        let number = || -> usize { std::fs::read_to_string(POOL).unwrap().trim().parse().unwrap() };
+        let before = number();
+        if std::fs::write(POOL, (before + 2).to_string()).is_err() || number() < before + 2 {
+            eprintln!("skipped: 1 ({POOL} cannot be raised: not root, or no memory in pieces of 2 MiB)");
+            return;
+        }
+        let huge = |region: &Region| {
+            // SAFETY: the mapping is alive, zeroed, and nobody else's.
+            unsafe { region.base().as_ptr().add(HUGE_PAGE).write(1) };
+            let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let start = format!("{:x}-", region.base().addr());
+            let mut lines = maps.lines().skip_while(|line| !line.starts_with(&start));
+            let line = lines.find(|line| line.starts_with("Private_Hugetlb:")).unwrap();
+            line.split_whitespace().nth(1) == Some("2048")
+        };
+        let region = Region::anonymous_in(HUGE_PAGE + 1, Pages::Reserved).unwrap();
+        assert!(region.len() == 2 * HUGE_PAGE && huge(&region));
+        // More than any machine has: as if it had not been asked for.
+        let lacking = lacking();
+        let much = Region::anonymous_in(1 << 44, Pages::Reserved);
+        assert_eq!(super::lacking() - lacking, 1 << 44);
+        assert!(much.is_err() || !huge(&much.unwrap()));
+        drop(region);
+        std::fs::write(POOL, before.to_string()).unwrap();
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The table: each row's workload, and what it is to cost at most.
 
+use sluice_dataplane::segment::Pages;
+
 use super::{Kind, Workload};
 
 /// A row's name, the nanoseconds a packet it is to cost at most, and those that would be excellent.
@@ -48,6 +50,7 @@ pub fn workload(name: &str) -> Workload {
         full_nat: false,
         v6: false,
         files: false,
+        pages: Pages::Transparent,
         size: 60,
         repeats: 10,
         packets: 500_000,

@@ -4,6 +4,7 @@ use std::error::Error;
 
 use clap::{Args, ValueEnum};
 use sluice_bench::nat::{self, Kind, Row, Spread, Workload, rows, scaling};
+use sluice_dataplane::segment::Pages;
 
 /// What one packet costs the whole pipeline, in memory, on one worker: the table's rows, one of them, or by hand.
 #[derive(Debug, Args)]
@@ -50,6 +51,9 @@ pub(crate) struct Arguments {
     /// Flows in files on a tmpfs, as where they are to outlive the process.
     #[arg(long)]
     files: bool,
+    /// What pages everything else is in.
+    #[arg(long, value_enum, default_value_t = OfPages::Transparent)]
+    pages: OfPages,
     /// Repeats.
     #[arg(long)]
     repeats: Option<usize>,
@@ -78,6 +82,16 @@ enum Family {
     Ipv4,
     /// IPv6.
     Ipv6,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OfPages {
+    /// Huge ones as the kernel makes them.
+    Transparent,
+    /// Huge ones from the kernel's pool (vm.nr_hugepages).
+    Reserved,
+    /// Small ones.
+    Small,
 }
 
 /// Measures and prints, row by row as they come.
@@ -167,6 +181,11 @@ impl Arguments {
             full_nat: self.mode.map_or(row.full_nat, |mode| mode == Mode::Full),
             v6: self.family.map_or(row.v6, |family| family == Family::Ipv6),
             files: self.files,
+            pages: match self.pages {
+                OfPages::Transparent => Pages::Transparent,
+                OfPages::Reserved => Pages::Reserved,
+                OfPages::Small => Pages::Small,
+            },
             size: self.size.unwrap_or(row.size),
             repeats: self.repeats.unwrap_or(row.repeats),
             packets: self.packets.unwrap_or(row.packets),

@@ -54,6 +54,14 @@ impl Interface {
         Ok(Mac(mac))
     }
 
+    /// Gives it another hardware address. Errors: EBUSY if it must be down for that, EOPNOTSUPP, EPERM.
+    pub(crate) fn set_mac(&self, mac: Mac) -> io::Result<()> {
+        // Its answer has the kind of hardware that is wanted back.
+        let mut request = self.ask(Request::HardwareAddress)?;
+        request.data[2..8].copy_from_slice(&mac.0);
+        sys::interface_ioctl(self.control.as_fd(), Request::SetHardwareAddress, &mut request)
+    }
+
     /// Largest IP packet it sends, in bytes.
     pub(crate) fn mtu(&self) -> io::Result<usize> {
         Ok(usize::try_from(self.ask(Request::Mtu)?.int()).unwrap_or(0))

@@ -253,33 +253,48 @@ impl Netmap {
         self.in_pieces = false;
     }
 
-    /// Opens what is back. The station stays the one that others know.
+    /// Opens what is back.
     fn open_again(&mut self, memory: &mut FrameMemory) {
+        self.restore_station();
         let Ok(port) = Self::open_by(&self.spec, memory, &self.devices) else {
             return;
         };
-        let DriverInfo { mode, mac, .. } = &port.info;
+        let mode = port.info.mode.clone();
         log::info!(
             "NIC port {}: {} is back, {mode}",
             self.spec.port,
             self.spec.interface
         );
-        if *mac != self.info.mac {
-            log::warn!(
-                "NIC port {}: {} was {} and is {mac} now: a NIC that passes on only what is sent to it needs the old address \
-                 (ip link set IF address {})",
-                self.spec.port,
-                self.spec.interface,
-                self.info.mac,
-                self.info.mac
-            );
-        }
         let info = DriverInfo {
-            mode: mode.clone(),
+            mode,
             ..self.info.clone()
         };
         let stats = self.stats;
         *self = Self { info, stats, ..port };
+    }
+
+    /// An interface that is made anew (veth) may have another address; neighbours, and the host port, know the old one.
+    fn restore_station(&self) {
+        let Some(interface) = self
+            .interface
+            .as_ref()
+            .and_then(|old| Interface::find(old.name()).ok())
+        else {
+            return;
+        };
+        let station = self.info.peer_mac.unwrap_or(self.info.mac);
+        let restored = match interface.mac() {
+            Ok(mac) if mac != station => interface.set_mac(station),
+            _ => return,
+        };
+        if let Err(error) = restored {
+            log::warn!(
+                "NIC port {}: {} is back with another hardware address ({error}): ip link set {} address {station}",
+                self.spec.port,
+                self.spec.interface,
+                interface.name()
+            );
+        }
     }
 
     /// Slots of the tx ring that the kernel has.

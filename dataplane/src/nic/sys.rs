@@ -240,6 +240,8 @@ pub(crate) enum Request {
     SetMtu,
     /// SIOCGIFHWADDR.
     HardwareAddress,
+    /// SIOCSIFHWADDR.
+    SetHardwareAddress,
     /// TUNSETIFF: on /dev/net/tun.
     TunSetInterface,
 }
@@ -257,6 +259,7 @@ pub(crate) fn interface_ioctl(
         Request::Mtu => libc::SIOCGIFMTU,
         Request::SetMtu => libc::SIOCSIFMTU,
         Request::HardwareAddress => libc::SIOCGIFHWADDR,
+        Request::SetHardwareAddress => libc::SIOCSIFHWADDR,
         Request::TunSetInterface => libc::TUNSETIFF,
     };
     // SAFETY: each of these requests reads and writes one `struct ifreq`, which `request` is in size and layout, and

@@ -435,8 +435,12 @@ fn a_deleted_interface_is_let_go_and_served_again_when_it_is_back() {
             ports.iter_mut().for_each(|port| port.tend(&mut memory));
             assert!(ports.iter().all(|port| port.link() == Link::Up));
         }
+        let station = ports[0].info().mac;
         ports.into_iter().for_each(|port| port.close(&mut memory));
         assert_eq!(memory.available(), FRAMES);
+        let port = open("netmap:va", DriverSpec::Netmap, &mut memory);
+        assert_eq!(port.info().mac, station, "the new interface is the old station");
+        port.close(&mut memory);
         delete("va");
     });
 }

@@ -257,11 +257,15 @@ impl Bench {
 
     fn established(&mut self, workload: &Workload) -> Result<Figures, Error> {
         let replies = workload.kind == Kind::Reply;
-        let opened = self.open(0..workload.flows, replies)?;
+        let answers = self.open(0..workload.flows, true)?;
+        // A flow is established when it has been answered: the first answer changes its state.
+        for round in answers.chunks(ROUND) {
+            self.judge(round, true)?;
+        }
         let setup = self.setup;
-        let tuple = |flow: usize| match opened.get(flow) {
-            Some(&reply) => reply,
-            None => packets::tuple(&setup, flow),
+        let tuple = |flow: usize| match replies {
+            true => answers[flow],
+            false => packets::tuple(&setup, flow),
         };
         let mut random = Random(1);
         let mut picks = if workload.zipf {

@@ -116,12 +116,17 @@ impl Steward {
         self.transmit_drops.0 = transmit_drops;
     }
 
+    /// What is asked of interfaces once a second.
     #[cfg(feature = "nic")]
-    fn refresh_drops(&mut self) {
+    fn refresh_interfaces(&mut self) {
         let (drops, refreshed) = &mut self.transmit_drops;
-        if Tick::now().since(*refreshed) >= TICKS_PER_SECOND {
-            *refreshed = Tick::now();
-            drops.iter().for_each(TransmitDrops::refresh);
+        if Tick::now().since(*refreshed) < TICKS_PER_SECOND {
+            return;
+        }
+        *refreshed = Tick::now();
+        drops.iter().for_each(TransmitDrops::refresh);
+        if let Some((_, heard)) = &mut self.shared_ports {
+            heard.iter_mut().for_each(|(_, socket)| socket.follow());
         }
     }
 
@@ -235,7 +240,7 @@ impl Steward {
             #[cfg(feature = "nic")]
             {
                 self.count_shared();
-                self.refresh_drops();
+                self.refresh_interfaces();
             }
             self.alarm();
             self.want_afresh(shared);

@@ -316,14 +316,15 @@ impl Driver for AfXdp {
             socket,
             ledger,
             zero_copy,
+            interface,
             ..
         } = *self;
         drop(rings);
         drop(socket);
         // In copy mode a closed socket writes no frame any more (what it still sends may go out garbled: the port is
         // closing). In zero-copy mode the interface may, for a moment that cannot be observed: those frames stay out
-        // of use.
-        if !zero_copy {
+        // of use, unless it is gone, which it is not before it has been stopped.
+        if !zero_copy || interface.link() == Link::Gone {
             ledger.free_all(memory);
         }
     }

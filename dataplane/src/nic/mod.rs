@@ -13,8 +13,8 @@
 //! * Nothing a peer or the kernel writes into a ring may cause a panic or an access outside the frame memory: what
 //!   does not fit is counted as an error and forgotten.
 //! * When the other side vanishes (interface deleted, peer closed) `rx_burst` gives nothing, `tx_burst` takes nothing
-//!   or counts, and `link()` says `Gone`; nothing panics. Where the other side can come back to an open port, traffic
-//!   flows again by itself, as it does after the link was down or the MTU another.
+//!   or counts, and `link()` says `Gone`; nothing panics. When it is back, traffic flows again by itself (after `tend`), as
+//!   it does after the link was down or the MTU another.
 //! * `close` gives all frames back, whatever happened before; a port closed and opened anew works, and a thousand times
 //!   that leaks neither descriptors nor memory.
 //! * The transport checksums of what `rx_burst` gives are complete: a driver that can receive packets whose checksum
@@ -38,6 +38,9 @@ pub mod open;
 /// What interfaces do to packets by themselves.
 #[cfg(feature = "nic")]
 pub mod offloads;
+/// Ports whose interface goes and comes back.
+#[cfg(feature = "nic")]
+mod reopen;
 /// Which interfaces there are.
 #[cfg(feature = "nic")]
 pub mod census;
@@ -214,6 +217,25 @@ pub struct DriverStats {
     pub tx_errors: u64,
     /// Frames that the driver did not accept since nobody was at the other side.
     pub tx_unlinked: u64,
+}
+
+impl std::ops::Add for DriverStats {
+    type Output = Self;
+
+    fn add(self, more: Self) -> Self {
+        Self {
+            rx_packets: self.rx_packets + more.rx_packets,
+            rx_bytes: self.rx_bytes + more.rx_bytes,
+            rx_missed: self.rx_missed + more.rx_missed,
+            rx_errors: self.rx_errors + more.rx_errors,
+            rx_bad_descriptors: self.rx_bad_descriptors + more.rx_bad_descriptors,
+            rx_checksums_completed: self.rx_checksums_completed + more.rx_checksums_completed,
+            tx_packets: self.tx_packets + more.tx_packets,
+            tx_bytes: self.tx_bytes + more.tx_bytes,
+            tx_errors: self.tx_errors + more.tx_errors,
+            tx_unlinked: self.tx_unlinked + more.tx_unlinked,
+        }
+    }
 }
 
 /// State of the other side.

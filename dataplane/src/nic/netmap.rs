@@ -29,6 +29,7 @@ use netmap_sys::netmap::{NS_BUF_CHANGED, NS_MOREFRAG, netmap_slot};
 use super::interface::{FRAME_OVERHEAD, Interface};
 use super::offloads::{self, Need, Prepared};
 use super::open::PortSpec;
+use super::reopen::restore_station;
 use super::tap::station_mac;
 use super::{Burst, Driver, DriverInfo, DriverStats, FrameMemory, Link, OpenError, checksum_fix};
 use abi::{Device, Devices, Module, NR_EXCLUSIVE, NR_RX_RINGS_ONLY, NR_TX_RINGS_ONLY, Register};
@@ -255,7 +256,11 @@ impl Netmap {
 
     /// Opens what is back.
     fn open_again(&mut self, memory: &mut FrameMemory) {
-        self.restore_station();
+        let old = self.interface.as_ref();
+        if let Some(interface) = old.and_then(|old| Interface::find(old.name()).ok()) {
+            let station = self.info.peer_mac.unwrap_or(self.info.mac);
+            restore_station(&self.spec, &interface, station);
+        }
         let Ok(port) = Self::open_by(&self.spec, memory, &self.devices) else {
             return;
         };
@@ -271,30 +276,6 @@ impl Netmap {
         };
         let stats = self.stats;
         *self = Self { info, stats, ..port };
-    }
-
-    /// An interface that is made anew (veth) may have another address; neighbours, and the host port, know the old one.
-    fn restore_station(&self) {
-        let Some(interface) = self
-            .interface
-            .as_ref()
-            .and_then(|old| Interface::find(old.name()).ok())
-        else {
-            return;
-        };
-        let station = self.info.peer_mac.unwrap_or(self.info.mac);
-        let restored = match interface.mac() {
-            Ok(mac) if mac != station => interface.set_mac(station),
-            _ => return,
-        };
-        if let Err(error) = restored {
-            log::warn!(
-                "NIC port {}: {} is back with another hardware address ({error}): ip link set {} address {station}",
-                self.spec.port,
-                self.spec.interface,
-                interface.name()
-            );
-        }
     }
 
     /// Slots of the tx ring that the kernel has.

@@ -13,6 +13,7 @@ use super::interface::{FRAME_OVERHEAD, Interface};
 use super::memif::{Memif, MemifSpec};
 use super::netmap::Netmap;
 use super::pcap::{Pcap, PcapSpec};
+use super::reopen::Reopening;
 use super::tap::Tap;
 use super::xdp_shared::Sharing;
 use super::xdp_socket::Umem;
@@ -160,14 +161,23 @@ pub fn open(
             zero_copy,
             busy_poll,
             shared,
-        } => Box::new(AfXdp::open(
-            spec,
-            (*attach, shared.as_ref()),
-            (*zero_copy, *busy_poll),
-            memory,
-            umem,
-        )?),
-        DriverSpec::AfPacket { fanout } => Box::new(AfPacket::open(spec, fanout.as_ref(), memory)?),
+        } => {
+            let (attach, copying, shared) = (*attach, (*zero_copy, *busy_poll), shared.clone());
+            let port = AfXdp::open(spec, (attach, shared.as_ref()), copying, memory, umem)?;
+            // The registration that other ports share may have ended with this one's socket: it makes its own then.
+            let again = move |spec: &PortSpec, memory: &mut FrameMemory| {
+                AfXdp::open(spec, (attach, shared.as_ref()), copying, memory, &mut None)
+            };
+            Box::new(Reopening::new(spec, port, Box::new(again)))
+        }
+        DriverSpec::AfPacket { fanout } => {
+            let fanout = fanout.clone();
+            let port = AfPacket::open(spec, fanout.as_ref(), memory)?;
+            let again = move |spec: &PortSpec, memory: &mut FrameMemory| {
+                AfPacket::open(spec, fanout.as_ref(), memory)
+            };
+            Box::new(Reopening::new(spec, port, Box::new(again)))
+        }
         DriverSpec::Memif(options) => Box::new(Memif::open(spec, options, memory)?),
         DriverSpec::Netmap => Box::new(Netmap::open(spec, memory)?),
         DriverSpec::Pcap(options) => Box::new(Pcap::open(spec, options)?),

@@ -47,19 +47,36 @@ const LONGEST: usize = 1_514;
 #[derive(Debug)]
 pub struct Overhear {
     socket: OwnedFd,
+    name: String,
+    /// Number of the interface of that name that it listens on.
+    index: u32,
 }
 
 impl Overhear {
     /// On an interface by its name, of one of its VLANs. Errors: EPERM without CAP_NET_RAW; NotFound.
     pub fn new(interface: &str, vlan: u16) -> io::Result<Self> {
-        let interface = Interface::find(interface)?;
+        let (name, interface) = (interface.to_owned(), Interface::find(interface)?);
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         // Protocol 0: nothing comes before the filter is there.
         let socket = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?;
         sys::attach_filter(socket.as_fd(), &neighbours(vlan))?;
         sys::set_option(socket.as_fd(), libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1i32)?;
         sys::bind_packet(socket.as_fd(), interface.index(), libc::ETH_P_ALL as u16)?;
-        Ok(Self { socket })
+        Ok(Self {
+            socket,
+            name,
+            index: interface.index(),
+        })
+    }
+
+    /// Listens on the interface that has the name now, if it was made anew.
+    pub fn follow(&mut self) {
+        if let Ok(interface) = Interface::find(&self.name)
+            && interface.index() != self.index
+            && sys::bind_packet(self.socket.as_fd(), interface.index(), libc::ETH_P_ALL as u16).is_ok()
+        {
+            self.index = interface.index();
+        }
     }
 
     /// The next frame, if there is one.

@@ -194,12 +194,18 @@ impl Driver for Port {
         !self.sending.is_empty() || self.trunk().driver.as_mut().is_some_and(|driver| driver.owes())
     }
 
+    /// The first port has the driver see to itself; what each waits on may be another then.
     fn tend(&mut self, memory: &mut FrameMemory) {
-        if self.place == 0
-            && let Some(driver) = &mut self.trunk().driver
-        {
+        let place = self.place;
+        let mut trunk = self.trunk();
+        let Some(driver) = &mut trunk.driver else { return };
+        if place == 0 {
             driver.tend(memory);
         }
+        // Without a descriptor left it is woken ten times a second.
+        let wait = driver.wait_fd().and_then(|fd| fd.try_clone_to_owned().ok());
+        drop(trunk);
+        self.wait = wait;
     }
 
     fn has_peer(&self) -> bool {

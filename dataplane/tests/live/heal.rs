@@ -1,5 +1,5 @@
-//! Neighbours change their MAC address under open flows, or are not there at all: traffic heals by itself, and nobody
-//! waits for somebody else's neighbour.
+//! Neighbours change their MAC address under open flows, or are not there at all, and interfaces are deleted and made again:
+//! traffic heals by itself, and nobody waits for somebody else's neighbour.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -14,6 +14,8 @@ use crate::sandbox::{now, sandboxed};
 
 /// The longest that a changed neighbour may go unnoticed.
 const HEALED: Duration = Duration::from_secs(1);
+/// The longest that an interface which is back may not be served, and its neighbours not be known: twice what is looked once a second.
+const REOPENED: Duration = Duration::from_secs(2);
 /// Between two datagrams of the flow that is watched.
 const PACE: Duration = Duration::from_millis(10);
 const LIMIT: Duration = Duration::from_secs(60);
@@ -45,11 +47,18 @@ struct World {
     far: Host,
     near: Host,
     pods: Host,
+    host: Host,
+    wires: Wires,
     gateway: Gateway,
 }
 
+const POD_ADDRESSES: &str = "addr add 10.244.0.11/24 dev eth0
+     addr add fd00:244::11/64 dev eth0
+     route add default via 10.244.0.1
+     route add default via fd00:244::1";
+
 /// `near` is a client on the gateway's link and the router of `far`, a client behind it.
-fn world() -> World {
+fn world(config: &str) -> World {
     let (far, near, pods) = (Host::new("far"), Host::new("near"), Host::new("pods"));
     let host = Host::silent("gateway");
     let wires = Wires::new();
@@ -68,14 +77,11 @@ fn world() -> World {
          addr add 2001:db8:c::10/64 dev eth0
          route add default via 198.51.100.1
          route add default via 2001:db8:c::1");
-    pods.ip("addr add 10.244.0.11/24 dev eth0
-         addr add fd00:244::11/64 dev eth0
-         route add default via 10.244.0.1
-         route add default via fd00:244::1");
+    pods.ip(POD_ADDRESSES);
     for pod in PODS {
         serve(pods, 0, pod.parse::<SocketAddr>().unwrap().ip());
     }
-    let mut gateway = Gateway::start(host, CONFIG);
+    let mut gateway = Gateway::start(host, config);
     let mut tables = String::new();
     for (service, protocol) in [("echo", "tcp"), ("dns", "udp")] {
         tables += &format!(
@@ -94,6 +100,8 @@ fn world() -> World {
         far,
         near,
         pods,
+        host,
+        wires,
         gateway,
     }
 }
@@ -158,7 +166,10 @@ fn tcp(host: Host, frontend: &str) -> Watched {
 
 /// Both kinds of flows from both hosts, through a frontend with and one without SNAT, while `change` happens.
 fn heals(what: &str, change: impl FnOnce(&World)) {
-    let world = world();
+    healed(&world(CONFIG), what, HEALED, change);
+}
+
+fn healed(world: &World, what: &str, limit: Duration, change: impl FnOnce(&World)) {
     let mut flows = Vec::new();
     for (host, name) in [(world.near, "near"), (world.far, "far")] {
         for frontend in FRONTENDS {
@@ -170,7 +181,7 @@ fn heals(what: &str, change: impl FnOnce(&World)) {
         flow.answers.recv().unwrap();
     }
     let changed = now();
-    change(&world);
+    change(world);
     let gaps: Vec<(String, Duration)> = flows
         .iter()
         .map(|(name, flow)| (name.clone(), flow.first_answer_after(changed)))
@@ -184,7 +195,7 @@ fn heals(what: &str, change: impl FnOnce(&World)) {
     );
     // A TCP client waits for its own retransmission, which may be twice as late as the road is open again.
     for (flow, gap) in gaps {
-        let limit = if flow.contains("tcp") { 2 * HEALED } else { HEALED };
+        let limit = if flow.contains("tcp") { 2 * limit } else { limit };
         assert!(gap <= limit, "{flow}: {gap:?} after {what}");
     }
 }
@@ -231,11 +242,38 @@ fn a_pod_that_announces_its_new_mac_address_is_found_at_once() {
     );
 }
 
+/// The pods' interface is deleted and made again, twice.
+fn serves_again(driver: &str) {
+    let world = world(&CONFIG.replace("driver: af_packet", &format!("driver: {driver}")));
+    for _ in 0..2 {
+        let what = format!("{driver}: an interface was deleted and made again");
+        healed(&world, &what, REOPENED, |world| {
+            world.pods.ip("link del eth0");
+            world.wires.cable((world.pods, "eth0"), (world.host, "pods0"));
+            world.pods.ip(POD_ADDRESSES);
+        });
+    }
+    let said = world.gateway.said();
+    assert_eq!(said.matches("NIC port pods0: pods0 is back").count(), 2, "{said}");
+}
+
+#[test]
+fn an_interface_of_af_packet_that_is_deleted_under_load_is_served_again() {
+    let name = "heal::an_interface_of_af_packet_that_is_deleted_under_load_is_served_again";
+    sandboxed(name, LIMIT, || serves_again("af_packet"));
+}
+
+#[test]
+fn an_interface_of_af_xdp_that_is_deleted_under_load_is_served_again() {
+    let name = "heal::an_interface_of_af_xdp_that_is_deleted_under_load_is_served_again";
+    sandboxed(name, LIMIT, || serves_again("af_xdp"));
+}
+
 #[test]
 fn a_neighbour_that_never_answers_holds_up_nobody_else() {
     let name = "heal::a_neighbour_that_never_answers_holds_up_nobody_else";
     sandboxed(name, LIMIT, || {
-        let world = world();
+        let world = world(CONFIG);
         let flood = world.far.spawn(|| {
             for at in [DEAD; 1_000]
                 .as_flattened()

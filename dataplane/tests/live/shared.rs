@@ -1,5 +1,6 @@
 //! Interfaces that the kernel uses, too: its own connections live on beside Services', through updates, a crash and another
-//! process; what is no frontend any more is the kernel's again, and so is everything at the end.
+//! process; what is no frontend any more is the kernel's again, and so is everything at the end. Interfaces that are deleted and
+//! made again are shared again.
 //!
 //! ```text
 //! client 192.0.2.10 ── uplink0 ── gateway, a worker for each queue ── pods0 ── pod 10.244.0.9
@@ -198,6 +199,56 @@ fn beside_the_kernel(queues: u8, attach: &str) {
     shell.end();
 }
 
+/// `kept`: the programs' names outlive the process, and an interface.
+fn made_again(kept: bool) {
+    const QUEUES: u8 = 2;
+    let [client, host, pod] = ["client", "gateway", "pod"].map(Host::new);
+    let uplink = || {
+        cable(QUEUES, (host, "uplink0"), (client, "eth0"), "192.0.2.10/24");
+        host.ip("addr add 192.0.2.2/24 dev uplink0");
+        client.ip("route add 10.96.0.0/16 via 192.0.2.2");
+    };
+    let pods = || {
+        cable(QUEUES, (host, "pods0"), (pod, "eth0"), "10.244.0.9/24");
+        host.ip("addr add 10.244.0.1/24 dev pods0");
+    };
+    uplink();
+    pods();
+    host.set("ipv4/ip_local_port_range", "30100 32767");
+    serve(pod, "10.244.0.9:7", b'p');
+    serve(host, "192.0.2.2:22", b's');
+    let mut config = CONFIG.replace("ATTACH", "auto");
+    if kept {
+        std::fs::create_dir("/run/bpf").unwrap();
+        run("mount", &["-t", "bpf", "bpf", "/run/bpf"]);
+        config += "shared: {folder: /run/bpf/sluice, hold: 10s}\n";
+    }
+    let mut gateway = Gateway::start_with(host, &config, QUEUES, None);
+    gateway.publish(TABLES);
+    let shell = Talk::new(client, "192.0.2.2:22", b's');
+    exchange(client, "10.96.0.10:7", b'p');
+    for (interface, again) in [("pods0", &pods as &dyn Fn()), ("uplink0", &uplink)].repeat(2) {
+        let back = |said: &str| {
+            said.matches(&format!("NIC port {interface}: {interface} is back"))
+                .count()
+        };
+        let before = back(&gateway.said());
+        host.ip(&format!("link del {interface}"));
+        again();
+        wait_until("every worker has it again", SOON, || {
+            (back(&gateway.said()) == before + usize::from(QUEUES)).then_some(())
+        });
+        assert!(has_program(host, interface));
+        exchange(client, "10.96.0.10:7", b'p');
+        exchange(client, "192.0.2.2:30080", b'p');
+        shell.goes_on("on interfaces that were made again");
+    }
+    // What is served after it is steered there, too.
+    gateway.publish("put cluster-ip echo 10.96.0.11:7");
+    exchange(client, "10.96.0.11:7", b'p');
+    shell.end();
+}
+
 /// As another user than root there is no bpf(2).
 pub(crate) fn as_root(name: &str, body: impl FnOnce()) {
     if rustix::process::geteuid().is_root() {
@@ -229,4 +280,16 @@ fn the_kernel_and_services_share_interfaces_of_two_queues() {
 fn the_kernel_and_services_share_interfaces_of_four_queues() {
     let name = "shared::the_kernel_and_services_share_interfaces_of_four_queues";
     as_root(name, || beside_the_kernel(4, "native"));
+}
+
+#[test]
+fn shared_interfaces_that_are_deleted_and_made_again_are_shared_again() {
+    let name = "shared::shared_interfaces_that_are_deleted_and_made_again_are_shared_again";
+    as_root(name, || made_again(false));
+}
+
+#[test]
+fn interfaces_with_kept_programs_that_are_deleted_and_made_again_are_shared_again() {
+    let name = "shared::interfaces_with_kept_programs_that_are_deleted_and_made_again_are_shared_again";
+    as_root(name, || made_again(true));
 }

@@ -321,8 +321,35 @@ pub(super) fn a_removed_interface_is_gone_and_works_when_back(rig: &mut dyn Rig)
     settle(&mut near, &mut far);
     settle(&mut far, &mut near);
     order_after(&mut near, &mut far);
+    if rig.serves_again() {
+        served_again(rig, &mut near, &mut far);
+    }
     near.close();
     far.close();
+}
+
+/// The port is left open.
+fn served_again(rig: &mut dyn Rig, near: &mut End, far: &mut End) {
+    let mac = near.mac();
+    for _ in 0..3 {
+        let before = near.stats();
+        rig.remove();
+        near.expect_link(Link::Gone);
+        into_the_void(near);
+        far.close();
+        rig.make();
+        far.open(|memory, umem| rig.far(memory, umem));
+        near.expect_link(Link::Up);
+        settle(near, far);
+        settle(far, near);
+        order_after(near, far);
+        let after = near.stats();
+        assert!(
+            after.rx_packets > before.rx_packets && after.tx_packets > before.tx_packets,
+            "{before:?}, {after:?}"
+        );
+        assert_eq!(near.mac(), mac);
+    }
 }
 
 pub(super) fn the_mtu_is_lowered_and_restored(rig: &mut dyn Rig) {

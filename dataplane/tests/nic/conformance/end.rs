@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sluice_dataplane::addr::Mac;
 use sluice_dataplane::nic::transmit_drops::TransmitDrops;
 use sluice_dataplane::nic::xdp_socket::Umem;
 use sluice_dataplane::nic::{BURST, Burst, DriverStats, FrameMemory, Link};
@@ -84,6 +85,10 @@ impl End {
             drops.refresh();
         }
         self.port.as_ref().expect("the end is open").stats()
+    }
+
+    pub(super) fn mac(&self) -> Mac {
+        self.port.as_ref().expect("the end is open").info().mac
     }
 
     pub(super) fn link(&self) -> Link {

@@ -83,6 +83,11 @@ pub(crate) trait Rig {
         unreachable!("the rig says that this case is absent")
     }
 
+    /// Whether `near`, left open, serves what is there again by itself.
+    fn serves_again(&self) -> bool {
+        true
+    }
+
     /// Sets the MTU of what the ends stand on, whether or not they are open.
     fn set_mtu(&mut self, _mtu: usize) {
         unreachable!("the rig says that this case is absent")

@@ -66,6 +66,11 @@ impl Rig for Tap {
         delete(NAME);
     }
 
+    /// The tap is the port's own: nobody else makes it again.
+    fn serves_again(&self) -> bool {
+        false
+    }
+
     fn set_mtu(&mut self, mtu: usize) {
         self.mtu = mtu;
         if self.open {

@@ -169,7 +169,8 @@ impl Region {
 
     fn map(memfd: OwnedFd, len: usize) -> io::Result<Self> {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping at an address the kernel chooses; the file is sealed and cannot shrink below `len`.
+        // SAFETY: a new mapping at an address the kernel chooses. The file is sealed and cannot shrink below `len`, or the
+        // caller provides for that (`foreign`).
         let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, &memfd, 0)? };
         Self::owning(base, len, Some(memfd))
     }
@@ -198,14 +199,14 @@ impl Region {
         // SAFETY: a new mapping, and no MAP_FIXED: where the address is not free any more the kernel chooses another. The
         // file cannot shrink, see above.
         let base = unsafe { rustix::mm::mmap(hint, len, prot, MapFlags::SHARED, &file, 0)? };
-        let moved = chosen() != Pages::Small
-            // SAFETY: the range was just mapped and is ours; the advice changes no contents.
-            && unsafe { libc::madvise(base, len, libc::MADV_COLLAPSE) } == 0;
+        let asked = chosen() != Pages::Small;
+        // SAFETY: the range was just mapped and is ours; the advice changes no contents.
+        let moved = asked && unsafe { libc::madvise(base, len, libc::MADV_COLLAPSE) } == 0;
         let mut region = Self::owning(base, len, None)?;
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len as u64)?;
         region.memfd = Some(file);
         // Of a shorter one nobody misses it.
-        region.small_pages = !moved && len >= 2 * HUGE_PAGE;
+        region.small_pages = asked && !moved && len >= 2 * HUGE_PAGE;
         Ok(region)
     }
 
@@ -351,11 +352,23 @@ mod tests {
         rustix::thread::disable_transparent_huge_pages(false).unwrap();
     }
 
+    /// The kernel's pool of huge pages.
+    const POOL: &str = "/proc/sys/vm/nr_hugepages";
+
+    /// Gives the pool the size that it had.
+    struct Restore(usize);
+
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            let _ = std::fs::write(POOL, self.0.to_string());
+        }
+    }
+
     #[test]
     fn reserved_pages_are_taken_while_there_are_some() {
-        const POOL: &str = "/proc/sys/vm/nr_hugepages";
         let number = || -> usize { std::fs::read_to_string(POOL).unwrap().trim().parse().unwrap() };
         let before = number();
+        let _restore = Restore(before);
         if std::fs::write(POOL, (before + 2).to_string()).is_err() || number() < before + 2 {
             eprintln!("skipped: 1 ({POOL} cannot be raised: not root, or no memory in pieces of 2 MiB)");
             return;
@@ -376,8 +389,6 @@ mod tests {
         let much = Region::anonymous_in(1 << 44, Pages::Reserved);
         assert_eq!(super::lacking() - lacking, 1 << 44);
         assert!(much.is_err() || !huge(&much.unwrap()));
-        drop(region);
-        std::fs::write(POOL, before.to_string()).unwrap();
     }
 
     #[test]

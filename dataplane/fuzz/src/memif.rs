@@ -1,5 +1,6 @@
-//! A hostile memif peer, in either role, or a server that our frames are lent to: it sends messages of any kind, writes anything anywhere into the memory that it
-//! shares with us while packets are received and sent, and takes pages of it away. No frame is lost, and none is longer than a frame.
+//! A hostile memif peer, in either role, or a server that our frames are lent to: it sends messages of any kind, writes
+//! anything anywhere into the memory that it shares with us while packets are received and sent, and takes pages of it away.
+//! No frame is lost, and none is longer than a frame.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;

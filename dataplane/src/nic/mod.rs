@@ -13,8 +13,8 @@
 //! * Nothing a peer or the kernel writes into a ring may cause a panic or an access outside the frame memory: what
 //!   does not fit is counted as an error and forgotten.
 //! * When the other side vanishes (interface deleted, peer closed) `rx_burst` gives nothing, `tx_burst` takes nothing
-//!   or counts, and `link()` says `Gone`; nothing panics. When it is back, traffic flows again by itself (after `tend`), as
-//!   it does after the link was down or the MTU another.
+//!   or counts, and `link()` says `Gone`; nothing panics. Where it can come back to an open port, traffic flows again by
+//!   itself (after `tend`), as it does after the link was down or the MTU another.
 //! * `close` gives all frames back, whatever happened before; a port closed and opened anew works, and a thousand times
 //!   that leaks neither descriptors nor memory.
 //! * The transport checksums of what `rx_burst` gives are complete: a driver that can receive packets whose checksum

@@ -14,7 +14,8 @@ use crate::sandbox::{now, sandboxed};
 
 /// The longest that a changed neighbour may go unnoticed.
 const HEALED: Duration = Duration::from_secs(1);
-/// The longest that an interface which is back may not be served, and its neighbours not be known: twice what is looked once a second.
+/// The longest that an interface which is back may not be served, and its neighbours not be known: it is looked for once a
+/// second, and twice that for a busy machine.
 const REOPENED: Duration = Duration::from_secs(2);
 /// Between two datagrams of the flow that is watched.
 const PACE: Duration = Duration::from_millis(10);

@@ -11,7 +11,7 @@ use sluice_dataplane::channel::record::{
     ServicePortRecord,
 };
 use sluice_dataplane::conntrack::persist::BootId;
-use sluice_dataplane::conntrack::ports::{PortPoolConfig, Rest};
+use sluice_dataplane::conntrack::ports::{PortPoolConfig, Rest, SourcePorts};
 use sluice_dataplane::conntrack::{Admission, FlowConfig, HashKey, Timeouts};
 use sluice_dataplane::counters::{CounterPages, WorkerCounters};
 use sluice_dataplane::fragments::FragmentConfig;
@@ -247,7 +247,7 @@ const LETTERS: usize = 1_024;
 
 /// What a worker remembers. Its files have no name any more as soon as they are mapped.
 fn remembered(setup: &Setup, shared: &Shared, worker: WorkerIndex) -> std::io::Result<Sides> {
-    let config = sides(setup, shared.steering.slice(worker))?;
+    let config = sides(setup, shared.steering.source_ports(worker))?;
     if !setup.files {
         return Sides::new(&config);
     }
@@ -261,7 +261,7 @@ fn remembered(setup: &Setup, shared: &Shared, worker: WorkerIndex) -> std::io::R
     Sides::adopt(&config, &files, &shared.network, Tick(0)).map(|(sides, _)| sides)
 }
 
-fn sides(setup: &Setup, ranges: Vec<std::ops::RangeInclusive<u16>>) -> std::io::Result<SideConfig> {
+fn sides(setup: &Setup, ports: SourcePorts) -> std::io::Result<SideConfig> {
     let hash_key = HashKey::random()?;
     let endpoints = setup.services as usize * usize::from(setup.backends);
     Ok(SideConfig {
@@ -272,7 +272,7 @@ fn sides(setup: &Setup, ranges: Vec<std::ops::RangeInclusive<u16>>) -> std::io::
             hash_key,
         },
         snat_ports: PortPoolConfig {
-            ranges,
+            ports,
             destinations: endpoints + 1,
             blocks: setup.flows / 256 + 2 * endpoints + 16,
             rest: Rest::default(),
@@ -284,7 +284,7 @@ fn sides(setup: &Setup, ranges: Vec<std::ops::RangeInclusive<u16>>) -> std::io::
 
 /// Bytes of what grows with flows, of the Services' family.
 fn bytes(setup: &Setup) -> std::io::Result<usize> {
-    let Sides { v4, v6 } = Sides::new(&sides(setup, RANGES.to_vec())?)?;
+    let Sides { v4, v6 } = Sides::new(&sides(setup, SourcePorts::all(RANGES.to_vec()))?)?;
     let (flows, ports) = if setup.v6 {
         (v6.tracked.flows.bytes(), v6.tracked.snat_ports.bytes())
     } else {

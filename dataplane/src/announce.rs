@@ -9,6 +9,8 @@ use std::path::Path;
 use crate::assemble::Queues;
 use crate::config::{Config, DriverKind, NicPort};
 use crate::nic::netmap::name::PortName;
+use crate::nic::open::Faces;
+use crate::nic::rss::Traffic;
 use crate::nic::survey::Survey;
 use crate::nic::{DriverInfo, numa, oversize};
 use crate::steering::Steering;
@@ -99,27 +101,39 @@ fn line(
         line += &format!(", NUMA node {node}");
     }
     if has_hardware_queues(port) && infos.len() > 1 {
-        line += &spread(survey, steering);
+        line += &spread(port, survey, steering);
     }
     line
 }
 
 /// Whether the NIC puts packets where their flows are.
-fn spread(survey: &Survey, steering: &Steering) -> String {
+fn spread(port: &NicPort, survey: &Survey, steering: &Steering) -> String {
     let Some(rss) = &survey.rss else {
         return ", RSS not told by its driver".to_owned();
     };
-    match rss.misses(steering) {
-        None => ", RSS by a function that is not known here".to_owned(),
-        Some((clients, answers)) => format!(
-            ", RSS by Toeplitz with a key of {} bytes and {} entries: of clients' packets about {} % come to another worker \
-             than their flow's and are handed over, of answers to translated clients {} %",
-            rss.key.len(),
-            rss.table.len(),
-            clients.percent(),
-            answers.percent()
-        ),
-    }
+    let share = |traffic| {
+        let percent = |ipv6| Some(rss.misses(traffic, ipv6, steering)?.percent());
+        Some(format!("{} % (IPv6: {} %)", percent(false)?, percent(true)?))
+    };
+    let (Some(clients), Some(answers)) = (share(Traffic::Clients), share(Traffic::Answers)) else {
+        return ", RSS by a function that is not known here".to_owned();
+    };
+    let shares = match port.faces {
+        Faces::Clients => format!("of clients' packets about {clients}"),
+        Faces::Endpoints => format!("of answers about {answers}"),
+        Faces::Both => format!("of clients' packets about {clients}, of answers about {answers}"),
+    };
+    let udp = if rss.hashes_udp_ports == rss.hashes_ports {
+        ""
+    } else {
+        "; UDP's are spread by addresses alone"
+    };
+    format!(
+        ", RSS by Toeplitz with a key of {} bytes and {} entries: {shares} come to another worker than their flow's and are \
+         handed over{udp}",
+        rss.key.len(),
+        rss.table.len(),
+    )
 }
 
 /// Queues that packets come by and no worker has.
@@ -181,6 +195,7 @@ channel: {{socket: /run/sluice/dataplane.sock}}
             rss: Some(Rss {
                 is_toeplitz: true,
                 hashes_ports: [true; 2],
+                hashes_udp_ports: [true; 2],
                 key: vec![0x6d; 52],
                 table: (0..128).map(|n| n % 2).collect(),
             }),

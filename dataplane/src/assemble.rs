@@ -238,7 +238,7 @@ fn open_sides(
             hash_key: random()?,
         },
         snat_ports: PortPoolConfig {
-            ranges: steering.slice(worker),
+            ports: steering.source_ports(worker),
             destinations: config.snat.destinations,
             blocks: config.snat.destinations.saturating_mul(BLOCKS_PER_DESTINATION),
             rest: Rest {

@@ -44,6 +44,8 @@ pub mod network;
 pub mod next_hop;
 /// Which worker owns what.
 pub mod steering;
+/// Clients in classes, as NICs see them, too.
+pub mod class;
 /// Letters between threads.
 pub mod mailbox;
 

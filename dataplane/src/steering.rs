@@ -1,13 +1,18 @@
 //! Which worker owns a packet's flow: a pure function of the packet and the tables, never of who happened to receive
 //! it, or a fragment, a re-hash or a second queue would open a second flow.
 //!
-//! The owner of a Service flow is named by a hash of the client's address and port, which both directions carry; the
-//! owner of a full-NAT flow's replies by the SNAT port, since every worker has its own slice of the ports. Fragments
-//! are gathered by the worker that a hash of what they have in common names, and go on from there with their ports.
+//! Clients are in classes (`class`), and each class has a worker. The owner of a Service flow is that of the client's
+//! address and port, which both directions carry. Of a full-NAT flow's replies it is that of our own address and the SNAT
+//! port: every worker translates to ports of its own classes only. So a NIC that puts packets in queues by class, of the
+//! source where clients are and of the destination where endpoints are, hands every packet to its owner.
+//! Fragments are gathered by the worker that a hash of what they have in common names, and go on from there with their
+//! ports.
 
 use std::ops::RangeInclusive;
 
-use crate::addr::{FlowKey, Port};
+use crate::addr::{Address, FlowKey, Port};
+use crate::class::{self, CLASSES};
+use crate::conntrack::ports::SourcePorts;
 use crate::index::WorkerIndex;
 use crate::lookup::Family;
 use crate::network::Network;
@@ -17,30 +22,37 @@ use crate::tables::{AddressKind, Keyed, Tables, client_hash};
 #[derive(Clone, Debug)]
 pub struct Steering {
     workers: u8,
+    /// By class.
+    owners: [WorkerIndex; CLASSES],
     snat_ports: Vec<RangeInclusive<u16>>,
 }
 
 impl Steering {
     /// For `workers` workers (at least 1) that share these SNAT port ranges.
     pub fn new(workers: u8, snat_ports: Vec<RangeInclusive<u16>>) -> Self {
+        let workers = workers.max(1);
+        let owner = |class| class::turn(class) % usize::from(workers);
         Self {
-            workers: workers.max(1),
+            workers,
+            owners: std::array::from_fn(|class| WorkerIndex(owner(class) as u8)),
             snat_ports,
         }
     }
 
-    /// The ports worker `worker` may use: of each range an equal share, the last worker the remainder, too.
-    pub fn slice(&self, worker: WorkerIndex) -> Vec<RangeInclusive<u16>> {
-        let mut slice = Vec::new();
-        for range in &self.snat_ports {
-            let mut mine = range
-                .clone()
-                .filter(|&port| self.port_owner(port) == Some(worker));
-            if let (Some(first), Some(last)) = (mine.clone().next(), mine.next_back()) {
-                slice.push(first..=last);
-            }
+    /// The worker of each class.
+    pub const fn owners(&self) -> &[WorkerIndex; CLASSES] {
+        &self.owners
+    }
+
+    /// The ports worker `worker` may translate to.
+    pub fn source_ports(&self, worker: WorkerIndex) -> SourcePorts {
+        let classes = self.owners.iter().enumerate();
+        SourcePorts {
+            ranges: self.snat_ports.clone(),
+            classes: classes
+                .filter(|(_, owner)| **owner == worker)
+                .fold(0, |classes, (class, _)| classes | 1 << class),
         }
-        slice
     }
 
     /// The worker that owns the flow of a packet with this key, should it have or open one.
@@ -48,17 +60,18 @@ impl Steering {
         if self.workers == 1 {
             return WorkerIndex(0);
         }
-        if network.is_own(key.dst) {
+        let from_client = if network.is_own(key.dst) {
             // A SNAT port stands for a translated client whatever else has it, and who is known before who is new (TP-7):
             // a frontend on such a port is served where the port is.
-            let translated = self.port_owner(key.dst_port.number());
-            return translated.unwrap_or_else(|| self.client_owner(key.src, key.src_port, network));
-        }
-        // Toward a Service, also one whose frontend is gone: its flows are not (CT-2).
-        if tables.address(key.dst) != AddressKind::Other {
-            self.client_owner(key.src, key.src_port, network)
+            !self.is_snat_port(key.dst_port.number())
         } else {
-            self.client_owner(key.dst, key.dst_port, network)
+            // Toward a Service, also one whose frontend is gone: its flows are not (CT-2).
+            tables.address(key.dst) != AddressKind::Other
+        };
+        if from_client {
+            self.client_owner(key.src, key.src_port)
+        } else {
+            self.client_owner(key.dst, key.dst_port)
         }
     }
 
@@ -67,15 +80,15 @@ impl Steering {
         usize::from(self.workers)
     }
 
-    /// The worker that owns the flows of this client. Our own address with a SNAT port stands for a translated client,
-    /// whose flow is where the port is; the node's own sockets follow the same rule, so that both directions do.
-    pub fn client_owner<A: Keyed>(&self, address: A, port: Port, network: &Network) -> WorkerIndex {
-        if network.is_own(address)
-            && let Some(owner) = self.port_owner(port.number())
-        {
-            return owner;
-        }
-        self.hash_owner(address, port)
+    /// The worker that owns the flows of this client. Our own address with a SNAT port stands for a translated client.
+    #[inline(always)]
+    pub fn client_owner<A: Address>(&self, address: A, port: Port) -> WorkerIndex {
+        self.owners[class::of(address, port)]
+    }
+
+    /// Whether clients are translated to this port.
+    pub fn is_snat_port(&self, port: u16) -> bool {
+        self.snat_ports.iter().any(|range| range.contains(&port))
     }
 
     /// The worker that gathers the fragments between these two.
@@ -84,24 +97,8 @@ impl Steering {
             return WorkerIndex(0);
         }
         let sum = client_hash(key.src, Port::default()) ^ client_hash(key.dst, Port::new(1));
-        self.share(sum)
-    }
-
-    /// The worker that owns the flows of a client that is not ourselves.
-    pub(crate) fn hash_owner<A: Keyed>(&self, address: A, port: Port) -> WorkerIndex {
-        self.share(client_hash(address, port))
-    }
-
-    fn share(&self, hash: u64) -> WorkerIndex {
-        let scaled = u128::from(hash) * u128::from(self.workers);
+        let scaled = u128::from(sum) * u128::from(self.workers);
         WorkerIndex((scaled >> 64) as u8)
-    }
-
-    /// The worker that translates clients to this port, if any does.
-    pub fn port_owner(&self, port: u16) -> Option<WorkerIndex> {
-        let range = self.snat_ports.iter().find(|r| r.contains(&port))?;
-        let (at, len) = (usize::from(port - range.start()), range.len());
-        Some(WorkerIndex((at * usize::from(self.workers) / len) as u8))
     }
 }
 
@@ -110,27 +107,54 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_snat_port_has_exactly_one_owner() {
+    fn every_snat_port_of_every_address_has_exactly_one_owner() {
         for workers in [1, 2, 3, 7] {
             let ranges = vec![1024..=29_999, 32_768..=65_535];
             let steering = Steering::new(workers, ranges.clone());
-            let mut owned: Vec<u16> = (0..workers)
-                .flat_map(|w| steering.slice(WorkerIndex(w)))
-                .flatten()
+            let shares: Vec<SourcePorts> = (0..workers)
+                .map(|worker| steering.source_ports(WorkerIndex(worker)))
                 .collect();
-            owned.sort_unstable();
-            assert_eq!(owned, ranges.into_iter().flatten().collect::<Vec<_>>());
+            for port in (1..=u16::MAX).map(Port::new) {
+                let own = [192, 0, 2, port.number() as u8];
+                let having = shares
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, share)| share.has(own, port));
+                let having: Vec<usize> = having.map(|(worker, _)| worker).collect();
+                let owner = steering
+                    .is_snat_port(port.number())
+                    .then(|| steering.client_owner(own, port).get());
+                assert_eq!(having, owner.into_iter().collect::<Vec<_>>(), "{port:?}");
+            }
         }
     }
 
     #[test]
     fn clients_spread_evenly_over_the_workers() {
-        let steering = Steering::new(4, vec![]);
-        let mut counts = [0u32; 4];
-        for port in 1024..=u16::MAX {
-            counts[steering.hash_owner([198, 51, 100, 10], Port::new(port)).get()] += 1;
+        for workers in [2, 3, 4, 6] {
+            let steering = Steering::new(workers, vec![]);
+            let mut counts = vec![0u32; workers.into()];
+            for port in 1024..=u16::MAX {
+                counts[steering.client_owner([198, 51, 100, 10], Port::new(port)).get()] += 1;
+            }
+            // 128 classes of 504 ports: no worker has more than one class more than its share.
+            let share = 64_512 / u32::from(workers);
+            assert!(
+                counts.iter().all(|count| count.abs_diff(share) <= 504),
+                "{counts:?}"
+            );
         }
-        // 64,512 ports over 4 workers: 16,128 each, standard deviation 110; 5 of them.
-        assert!(counts.iter().all(|c| c.abs_diff(16_128) < 550), "{counts:?}");
+    }
+
+    #[test]
+    fn the_connections_of_one_client_go_round_the_workers() {
+        let steering = Steering::new(4, vec![]);
+        let owner = |port| steering.client_owner([198, 51, 100, 10], Port::new(port)).get();
+        // Every second port: what Linux takes for connections to one server.
+        for first in [40_000, 40_001] {
+            let mut owners: Vec<usize> = (0..4).map(|n| owner(first + 2 * n)).collect();
+            owners.sort_unstable();
+            assert_eq!(owners, [0, 1, 2, 3]);
+        }
     }
 }

@@ -409,13 +409,12 @@ fn warn_of_shared_ports(shared: &Shared, puts: &[Record]) {
     for record in puts {
         if let Record::Frontend(frontend) = record
             && (frontend.kind == FrontendKind::NodePort || is_own(frontend.address))
-            && let Some(owner) = shared.steering.port_owner(frontend.port)
+            && shared.steering.is_snat_port(frontend.port)
         {
             log::warn!(
-                "port {} of a frontend on this node's own address is one of snat.ports: worker {} alone serves it; leave \
-                 it out of snat.ports to share it among all",
-                frontend.port,
-                owner.0
+                "port {} of a frontend on this node's own address is one of snat.ports: one worker alone serves it; leave it \
+                 out of snat.ports to share it among all",
+                frontend.port
             );
         }
     }

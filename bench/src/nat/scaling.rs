@@ -80,16 +80,8 @@ impl Lanes {
             let tuple = packets::tuple(&setup, flow);
             flow += 1;
             let owner = match tuple.src.0 {
-                std::net::IpAddr::V4(v4) => {
-                    shared
-                        .steering
-                        .client_owner(v4.octets(), Port::new(tuple.src.1), &shared.network)
-                }
-                std::net::IpAddr::V6(v6) => {
-                    shared
-                        .steering
-                        .client_owner(v6.octets(), Port::new(tuple.src.1), &shared.network)
-                }
+                std::net::IpAddr::V4(v4) => shared.steering.client_owner(v4.octets(), Port::new(tuple.src.1)),
+                std::net::IpAddr::V6(v6) => shared.steering.client_owner(v6.octets(), Port::new(tuple.src.1)),
             };
             let lane = &mut lanes[owner.get()];
             if lane.flows.len() < workload.flows {

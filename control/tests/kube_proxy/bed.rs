@@ -113,7 +113,7 @@ impl Bed {
             ])
         };
         let pool = PortPoolConfig {
-            ranges: steering.slice(WorkerIndex(0)),
+            ports: steering.source_ports(WorkerIndex(0)),
             destinations: 256,
             blocks: 4096,
             rest: Rest::default(),

@@ -56,6 +56,8 @@ impl Dataplane {
     /// A connection, and the segment that it is greeted with.
     pub(crate) fn greet(&mut self) -> (UnixStream, File) {
         let socket = UnixStream::connect(self.path()).unwrap();
+        // Nobody reads while this thread writes: a bell that finds no room has been rung before.
+        socket.set_nonblocking(true).unwrap();
         while self.server.poll().is_some() {}
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);

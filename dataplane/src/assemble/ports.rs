@@ -13,12 +13,13 @@ use crate::index::{NicPortIndex, WorkerIndex};
 use crate::nic::fanout::Fanout;
 use crate::nic::memif::{self, MemifSpec};
 use crate::nic::netmap::name::PortName;
-use crate::nic::open::{self, DriverSpec, PortSpec};
+use crate::nic::open::{self, DriverSpec, Faces, PortSpec, Spread};
 use crate::nic::overhear::Overhear;
 use crate::nic::pcap::PcapSpec;
 use crate::nic::xdp_shared::{Keep, SharedMaps, Sharing};
 use crate::nic::xdp_socket::Umem;
 use crate::nic::{Driver, FrameMemory, vlan};
+use crate::steering::Steering;
 
 /// A tap's MTU where there is no other port whose packets it must take: Ethernet's.
 const TAP_MTU: usize = 1_500;
@@ -111,6 +112,7 @@ fn spec(
         ring_size: port.ring_size,
         complete_checksums: port.complete_checksums,
         offloads: port.offloads,
+        spread: (port.faces != Faces::Both && !has_one_queue(port)).then(|| spread(config, port)),
         ..PortSpec::new(&port.name, &port.interface, driver)
     }
 }
@@ -173,9 +175,21 @@ fn fanout(config: &Config, port: &config::NicPort) -> Fanout {
     own.dedup();
     Fanout {
         group: first.wrapping_add(nth as u16),
-        workers: config.workers.count,
         own,
         ports: snat_ports(config),
+        faces: port.faces,
+    }
+}
+
+/// How a port's NIC is to share its packets.
+fn spread(config: &Config, port: &config::NicPort) -> Spread {
+    // What is routed to it is not known here: IPv4 unless it has addresses of IPv6 alone.
+    let addresses = config.ports.iter().filter(|p| p.interface == port.interface);
+    let mut addresses = addresses.flat_map(|port| &port.addresses).peekable();
+    Spread {
+        faces: port.faces,
+        owners: *Steering::new(config.workers.count, snat_ports(config)).owners(),
+        ipv4: addresses.peek().is_none() || addresses.any(|address| address.addr().is_ipv4()),
     }
 }
 

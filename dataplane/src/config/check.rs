@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 
 use super::{Config, DriverKind, Memif, MemifRole, Mode, NicPort, Role, StaticRoute};
+use crate::index::WorkerIndex;
 use crate::nic::memif::{BUFFER_SIZES, SOCKET_MAX, message};
 use crate::nic::netmap::name::PortName;
-use crate::nic::open::ZeroCopy;
+use crate::nic::open::{Faces, ZeroCopy};
+use crate::steering::Steering;
 
 /// Of either, per worker and family: what a link of 10 Gbit/s brings in 80 ms, longer than packets overtake each other. Held
 /// fragments are 128 MiB then, in frames of 2,048 bytes.
@@ -80,6 +82,14 @@ impl Config {
                 let problem = "only a link of driver af_xdp can be shared with the kernel";
                 return Some((field("mode"), problem.into()));
             }
+            let spreads = matches!(
+                port.driver,
+                DriverKind::AfXdp | DriverKind::AfPacket | DriverKind::Netmap
+            );
+            if port.faces != Faces::Both && (!spreads || port.role == Role::Host) {
+                let problem = "is for links of drivers af_xdp, af_packet and netmap only";
+                return Some((field("faces"), problem.into()));
+            }
             if let Some((name, problem)) = port.bad_af_xdp() {
                 return Some((field(name), problem.to_owned()));
             }
@@ -112,6 +122,12 @@ impl Config {
         }
         if !(1..=100).contains(&self.flows.embryonic_percent) {
             return found("flows.embryonicPercent", "must be 1 to 100");
+        }
+        let ports: Vec<_> = self.snat.ports.iter().map(|range| range.0.clone()).collect();
+        let steering = Steering::new(self.workers.count, ports);
+        let mut shares = (0..self.workers.count).map(|worker| steering.source_ports(WorkerIndex(worker)));
+        if let Some(error) = shares.find_map(|share| share.check().err()) {
+            return Some(("snat.ports".into(), error.to_string()));
         }
         if self.snat.resting_ports > 1 << 30 {
             return found("snat.restingPorts", "must be 0 to 1073741824");
@@ -252,7 +268,7 @@ impl NicPort {
             (self.attach, self.zero_copy, self.busy_poll),
             self.ring_size,
             self.complete_checksums,
-            self.offloads,
+            (self.offloads, self.faces),
         ) == (
             shared.driver,
             &shared.memif,
@@ -260,10 +276,10 @@ impl NicPort {
             (shared.attach, shared.zero_copy, shared.busy_poll),
             shared.ring_size,
             shared.complete_checksums,
-            shared.offloads,
+            (shared.offloads, shared.faces),
         );
         let problem = format!(
-            "shares {} with {}: driver, its options, mode, attach, zeroCopy, busyPoll, ringSize, completeChecksums and offloads must be alike",
+            "shares {} with {}: driver, its options, mode, attach, zeroCopy, busyPoll, ringSize, completeChecksums, offloads and faces must be alike",
             self.interface, shared.name
         );
         (!alike).then_some(("interface", problem))

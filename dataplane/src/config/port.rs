@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::addr::Mac;
 use crate::nic::memif;
-use crate::nic::open::{Attach, BusyPoll, Offloads, ZeroCopy};
+use crate::nic::open::{Attach, BusyPoll, Faces, Offloads, ZeroCopy};
 
 /// A NIC port.
 #[derive(Clone, Debug, Deserialize)]
@@ -58,6 +58,10 @@ pub struct NicPort {
     /// taking out VLAN tags, leaving the host's own packets unfinished.
     #[serde(default)]
     pub offloads: Offloads,
+    /// af_xdp, af_packet, netmap: who is beyond it. With several workers its packets are shared out to the owners of their
+    /// flows, who else are given them by one another: by the NIC, whose RSS is set for that, or the packet sockets.
+    #[serde(default)]
+    pub faces: Faces,
 }
 
 /// Drivers this binary has.

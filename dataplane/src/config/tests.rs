@@ -1,7 +1,7 @@
 //! What a config may say, and how it is refused.
 
 use super::*;
-use crate::nic::open::{BusyPoll, ZeroCopy};
+use crate::nic::open::{BusyPoll, Faces, ZeroCopy};
 
 const SMALL: &str = "
 node: {addresses: [172.18.0.2]}
@@ -187,6 +187,48 @@ fn options_of_af_xdp_are_read_and_are_no_other_drivers() {
 }
 
 #[test]
+fn every_worker_needs_a_source_port_on_every_address() {
+    let with = |workers: u8, ports: &str| {
+        let text = SMALL.replace("count: 1", &format!("count: {workers}"))
+            + &format!("snat: {{ports: [{ports}]}}\n");
+        Config::parse(&text, Path::new("gateway.yaml")).map_err(|error| error.to_string())
+    };
+    assert!(with(1, "40000-40003").is_ok());
+    assert!(with(8, "40000-40255").is_ok());
+    for (workers, ports, problem) in [
+        (8, "40000-40003", "too few source ports to give every worker one"),
+        (1, "40000-40003, 40003-40009", "overlap"),
+    ] {
+        let told = with(workers, ports).unwrap_err();
+        assert!(
+            told.starts_with("gateway.yaml: snat.ports: ") && told.contains(problem),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn only_links_whose_packets_are_shared_out_here_face_somebody() {
+    let with = |port: &str| SMALL.replacen("ports:\n", &format!("ports:\n- {port}\n"), 1);
+    let pods = "name: pods9, interface: pods9, faces: endpoints";
+    for driver in ["af_xdp", "af_packet", "netmap"] {
+        let text = with(&format!("{{{pods}, driver: {driver}}}"));
+        let config = Config::parse(&text, Path::new("gateway.yaml")).unwrap();
+        assert_eq!(config.ports[0].faces, Faces::Endpoints);
+    }
+    for other in [
+        "driver: tap",
+        "driver: tap, role: host",
+        "driver: af_packet, role: host",
+    ] {
+        let told = error(&with(&format!("{{{pods}, {other}}}")));
+        let expected =
+            "gateway.yaml: ports[0].faces: is for links of drivers af_xdp, af_packet and netmap only";
+        assert_eq!(told, expected);
+    }
+}
+
+#[test]
 fn ports_of_one_interface_each_have_a_vlan_of_their_own() {
     let trunk = |more: &str| {
         SMALL.replace(
@@ -204,7 +246,7 @@ fn ports_of_one_interface_each_have_a_vlan_of_their_own() {
         ("vlan: 4095", "vlan: must be 1 to 4094"),
         (
             "vlan: 100, ringSize: 64",
-            "interface: shares client0 with client0: driver, its options, mode, attach, zeroCopy, busyPoll, ringSize, completeChecksums and offloads must be alike",
+            "interface: shares client0 with client0: driver, its options, mode, attach, zeroCopy, busyPoll, ringSize, completeChecksums, offloads and faces must be alike",
         ),
     ] {
         assert_eq!(error(&trunk(more)), format!("gateway.yaml: ports[1].{problem}"));

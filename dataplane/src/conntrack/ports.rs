@@ -27,7 +27,7 @@ mod entry;
 mod quarantine;
 mod slice;
 
-pub use config::{PortError, PortPoolConfig, Rest};
+pub use config::{PortError, PortPoolConfig, Rest, SourcePorts};
 
 use entry::{
     BLOCK_PORTS, BLOCK_WORDS, Block, Entry, SUMMARY_WORDS, block_key, block_word, destination_word, key_of,
@@ -71,13 +71,13 @@ impl<A: Address> PortPool<A> {
     /// A pool with every port free. Errors: InvalidInput for ranges or numbers out of range; ENOMEM.
     pub fn new(config: PortPoolConfig) -> io::Result<Self> {
         let PortPoolConfig {
-            ranges,
+            ports,
             destinations,
             blocks,
             rest,
             hash_key,
         } = config;
-        let slice = Slice::new(ranges)?;
+        let slice = Slice::new(ports)?;
         let invalid = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         if ![destinations, blocks]
             .iter()
@@ -115,7 +115,10 @@ impl<A: Address> PortPool<A> {
 
     /// Takes this very `port`, of a flow that exists already. Errors: `NotFree`, and as `take`.
     pub fn reserve(&mut self, destination: Destination<A>, port: Port) -> Result<(), PortError> {
-        let (number, bit) = self.slice.place_of(port).ok_or(PortError::NotFree)?;
+        let (number, bit) = self
+            .slice
+            .place_of(destination.0.dst, port)
+            .ok_or(PortError::NotFree)?;
         let at = match self.find(&destination.0) {
             Some(at) => at,
             None => self.add_destination(destination)?,
@@ -211,12 +214,12 @@ impl<A: Address> PortPool<A> {
     /// Most ports ever in use or at rest toward one destination, in whole blocks: what is near `ports_per_destination` was
     /// near its end.
     pub fn fullest(&self) -> usize {
-        self.fullest.min(self.slice.len())
+        self.fullest.min(self.slice.least())
     }
 
-    /// Ports there are for each destination.
+    /// Ports there are for each destination, on some of our addresses a few more.
     pub const fn ports_per_destination(&self) -> usize {
-        self.slice.len()
+        self.slice.least()
     }
 
     /// Destinations with ports in use or at rest.
@@ -245,7 +248,7 @@ impl<A: Address> PortPool<A> {
 
     fn take_at(&mut self, at: u32, random: u32) -> Result<Port, PortError> {
         let Entry { key, present, open } = self.destinations[at as usize];
-        let possible = self.slice.len().div_ceil(BLOCK_PORTS);
+        let possible = self.slice.len(key.dst).div_ceil(BLOCK_PORTS);
         let start = scaled(random, possible);
         let known = first_from(&open, start).and_then(|number| self.find(&block_key(&key, number)));
         let block_at = match known {
@@ -273,7 +276,8 @@ impl<A: Address> PortPool<A> {
             clear(&mut self.destinations[at as usize].open, number);
         }
         self.taken += 1;
-        self.slice.port_at(number, bit)
+        self.slice
+            .port_at(self.destinations[at as usize].key.dst, number, bit)
     }
 
     fn free_bit(&mut self, block_at: u32, bit: usize) {
@@ -293,7 +297,7 @@ impl<A: Address> PortPool<A> {
 
     /// Numbers of the destination and the block of `port`, and its bit, if it is in use and not at rest.
     fn in_use(&self, destination: Destination<A>, port: Port) -> Option<(u32, u32, usize)> {
-        let (number, bit) = self.slice.place_of(port)?;
+        let (number, bit) = self.slice.place_of(destination.0.dst, port)?;
         let at = self.find(&destination.0)?;
         let block = self.find(&block_key(&destination.0, number))?;
         let free = has(&self.blocks[block as usize].free, bit) || has(&self.resting[block as usize], bit);
@@ -362,7 +366,8 @@ impl<A: Address> PortPool<A> {
 
     fn add_block(&mut self, destination: u32, number: usize) -> Result<u32, PortError> {
         // The last block ends where the slice does.
-        let free = ones(self.slice.len() - number * BLOCK_PORTS);
+        let free =
+            ones(self.slice.len(self.destinations[destination as usize].key.dst) - number * BLOCK_PORTS);
         let block = Block {
             free,
             destination,

@@ -20,6 +20,7 @@ use super::ledger::{Held, Ledger};
 use super::offloads::{self, Need, Prepared};
 use super::open::{Attach, BusyPoll, PortSpec, ZeroCopy};
 use super::ring::Descriptor;
+use super::spread::{self, Spreading};
 use super::xdp_program::{Attachment, MAX_QUEUES};
 use super::xdp_shared::Sharing;
 use super::xdp_socket::{Rings, Umem};
@@ -52,6 +53,8 @@ pub struct AfXdp {
     complete_checksums: bool,
     /// Switched on again when the last port of the interface is closed.
     _offloads: Arc<Prepared>,
+    /// Put back as well.
+    _spreading: Option<Arc<Spreading>>,
 }
 
 impl AfXdp {
@@ -87,8 +90,10 @@ impl AfXdp {
                 spec.error("cannot have its calls poll the NIC", advice, e)
             })?;
         }
+        // After the program, for which drivers set up their queues anew.
+        let spreading = spread::set(spec, &interface);
         let mode = format!(
-            "{}{}, {}, {}queue {}, ring {}, {}, {offloads}",
+            "{}{}, {}, {}queue {}, ring {}, {}, {offloads}{}",
             if shared.is_some() { "shared, " } else { "" },
             attachment.mode().name(),
             if zero_copy { "zero-copy" } else { "copy" },
@@ -96,6 +101,7 @@ impl AfXdp {
             spec.queue,
             spec.ring_size,
             if shared_umem { "shared umem" } else { "own umem" },
+            spread::told(spreading.as_deref()),
         );
         let info = DriverInfo {
             driver: "af_xdp",
@@ -118,6 +124,7 @@ impl AfXdp {
             polls_busily: busy_poll.is_some(),
             complete_checksums: spec.complete_checksums,
             _offloads: offloads,
+            _spreading: spreading,
         };
         // Filled before the first frame is steered here, so that none finds an empty fill ring.
         driver.top_up(memory);

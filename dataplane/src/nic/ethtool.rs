@@ -1,5 +1,5 @@
 //! What ethtool tells of an interface (linux/ethtool.h, by ioctl): its driver, queues, features, receive-side scaling; and
-//! the one thing set here, features. Never interprets what it reads.
+//! sets the last two. Never interprets what it reads.
 
 use std::io;
 
@@ -13,9 +13,12 @@ const NAME: usize = 32;
 const RSS_HEADER: usize = 6;
 /// TCP_V4_FLOW and TCP_V6_FLOW.
 const TCP_FLOWS: [u32; 2] = [1, 5];
+/// UDP_V4_FLOW and UDP_V6_FLOW.
+const UDP_FLOWS: [u32; 2] = [2, 6];
 /// RXH_IP_SRC, RXH_IP_DST, RXH_L4_B_0_1, RXH_L4_B_2_3.
 const ADDRESSES: u32 = 1 << 4 | 1 << 5;
 const PORTS: u32 = 1 << 6 | 1 << 7;
+const ALL: u32 = ADDRESSES | PORTS;
 /// ETH_RSS_HASH_TOP.
 const TOEPLITZ: u32 = 1;
 
@@ -109,19 +112,54 @@ pub(crate) fn rss(interface: &Interface) -> io::Result<Rss> {
     let [function, transformation, ..] = words[4].to_ne_bytes();
     let table = words.get(RSS_HEADER..RSS_HEADER + entries as usize);
     let bytes: &[u8] = bytemuck::cast_slice(words.get(RSS_HEADER + entries as usize..).unwrap_or_default());
-    // struct ethtool_rxnfc: command, flow type, fields.
-    let wanted = ADDRESSES | PORTS;
-    let hashes_ports = |flow| {
-        let fields = answer(interface, Ethtool::HashFields, &[flow]).map(|words| words[2]);
-        fields.map_or(true, |fields| fields & wanted == wanted)
-    };
+    // Where the driver does not say, it is what all do.
+    let hashes_ports = |flow| hash_fields(interface, flow).map_or(true, |fields| fields & ALL == ALL);
     Ok(Rss {
         is_toeplitz: u32::from(function) == TOEPLITZ && transformation == 0,
-        // Where the driver does not say, it is what all do.
         hashes_ports: TCP_FLOWS.map(hashes_ports),
+        hashes_udp_ports: UDP_FLOWS.map(hashes_ports),
         key: bytes.get(..key as usize).unwrap_or_default().to_vec(),
         table: table.unwrap_or_default().to_vec(),
     })
+}
+
+/// Sets function, key and table. Errors: EOPNOTSUPP, EINVAL, EPERM.
+pub(crate) fn set_rss(interface: &Interface, rss: &Rss) -> io::Result<()> {
+    // struct ethtool_rxfh, as above. A function of 0 is the one that is there.
+    let function = if rss.is_toeplitz { TOEPLITZ } else { 0 };
+    let sizes = [rss.table.len() as u32, rss.key.len() as u32];
+    let mut request = vec![
+        0,
+        sizes[0],
+        sizes[1],
+        u32::from_ne_bytes([function as u8, 0, 0, 0]),
+        0,
+    ];
+    request.extend(&rss.table);
+    let mut key = rss.key.clone();
+    key.resize(key.len().next_multiple_of(4), 0);
+    request.extend(key.as_chunks::<4>().0.iter().copied().map(u32::from_ne_bytes));
+    answer(interface, Ethtool::SetRss, &request).map(drop)
+}
+
+/// What of TCP's and UDP's packets is hashed, which the driver tells of: flow type and fields.
+pub(crate) fn all_hash_fields(interface: &Interface) -> Vec<(u32, u32)> {
+    let flows = TCP_FLOWS.into_iter().chain(UDP_FLOWS);
+    flows
+        .filter_map(|flow| Some((flow, hash_fields(interface, flow).ok()?)))
+        .collect()
+}
+
+/// Sets what is hashed of a type of flow; `None`: addresses and ports. Errors: EOPNOTSUPP, EINVAL, EPERM.
+pub(crate) fn set_hash_fields(interface: &Interface, flow: u32, fields: Option<u32>) -> io::Result<()> {
+    let request = [flow, fields.unwrap_or(ALL), 0];
+    answer(interface, Ethtool::SetHashFields, &request).map(drop)
+}
+
+fn hash_fields(interface: &Interface, flow: u32) -> io::Result<u32> {
+    // struct ethtool_rxnfc: command, flow type, fields (64 bits, of which those that matter here are in the first word of a
+    // little-endian machine).
+    answer(interface, Ethtool::HashFields, &[flow]).map(|words| words[2])
 }
 
 /// `rest` are the words behind the command.

@@ -53,6 +53,9 @@ pub mod survey;
 /// Where hardware puts packets.
 #[cfg(feature = "nic")]
 pub mod rss;
+/// RSS set so that packets come to their flow's owner.
+#[cfg(feature = "nic")]
+mod spread;
 /// Packets longer than the MTU.
 #[cfg(feature = "nic")]
 pub mod oversize;

@@ -30,6 +30,7 @@ use super::interface::{FRAME_OVERHEAD, Interface};
 use super::offloads::{self, Need, Prepared};
 use super::open::PortSpec;
 use super::reopen::restore_station;
+use super::spread::{self, Spreading};
 use super::tap::station_mac;
 use super::{Burst, Driver, DriverInfo, DriverStats, FrameMemory, Link, OpenError, checksum_fix};
 use abi::{Device, Devices, Module, NR_EXCLUSIVE, NR_RX_RINGS_ONLY, NR_TX_RINGS_ONLY, Register};
@@ -68,6 +69,8 @@ pub struct Netmap {
     complete_checksums: bool,
     /// Switched on again when the last port of the interface is closed.
     _offloads: Option<Arc<Prepared>>,
+    /// Put back as well.
+    _spreading: Option<Arc<Spreading>>,
     /// The device refused the last sync: the port behind it is gone, or stopped.
     failed: bool,
     /// Rx slots taken since the last sync.
@@ -162,17 +165,22 @@ impl Netmap {
             ),
             None => (None, None),
         };
+        // After the registration, for which drivers set up their queues anew.
+        let spreading = interface
+            .as_ref()
+            .and_then(|interface| spread::set(spec, interface));
         let slots = |ring: &Option<Ring>| ring.as_ref().map_or(0, Ring::size);
         let copying = why_copy.map_or_else(|| "zero-copy".to_owned(), |why| format!("copy ({why})"));
         let mode = format!(
-            "{copying}, region {}, ring pair {}, {} rx and {} tx slots{}",
+            "{copying}, region {}, ring pair {}, {} rx and {} tx slots{}{}",
             request.mem_id,
             request.ring,
             slots(&rx),
             slots(&tx),
             offloads
                 .as_ref()
-                .map_or_else(String::new, |offloads| format!(", {offloads}"))
+                .map_or_else(String::new, |offloads| format!(", {offloads}")),
+            spread::told(spreading.as_deref()),
         );
         Ok(Self {
             rx,
@@ -194,6 +202,7 @@ impl Netmap {
             stats: DriverStats::default(),
             complete_checksums: spec.complete_checksums,
             _offloads: offloads,
+            _spreading: spreading,
             failed: false,
             taken: 0,
             rest: 0,

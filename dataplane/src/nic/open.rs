@@ -18,6 +18,8 @@ use super::tap::Tap;
 use super::xdp_shared::Sharing;
 use super::xdp_socket::Umem;
 use super::{Driver, FrameMemory, OpenError};
+use crate::class::CLASSES;
+use crate::index::WorkerIndex;
 
 /// Ring slots if nothing else is said: a millisecond of 64-byte frames at 1 Mpps, the most a copying driver carries.
 pub const DEFAULT_RING_SIZE: u32 = 1024;
@@ -39,6 +41,8 @@ pub struct PortSpec {
     pub complete_checksums: bool,
     /// What becomes of offloads that would lose or mutilate packets.
     pub offloads: Offloads,
+    /// `af_xdp`, `netmap`: how the NIC is to share packets out; `None`: as it does.
+    pub spread: Option<Spread>,
     /// Which driver, and its own options.
     pub driver: DriverSpec,
 }
@@ -54,6 +58,30 @@ pub enum Offloads {
     Refuse,
     /// They stay as they are, which is said at start.
     Ignore,
+}
+
+/// Who is beyond an interface (`faces`), which tells the end of its packets that names their owner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Faces {
+    /// Clients and endpoints, or that is not known.
+    #[default]
+    Both,
+    /// Clients: packets that come by it are owned by their source.
+    Clients,
+    /// Endpoints that are no clients: packets that come by it are answers, owned by their destination.
+    Endpoints,
+}
+
+/// How a NIC is to share packets out to the queues of their owners.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spread {
+    /// Who is beyond it.
+    pub faces: Faces,
+    /// The worker, and so the queue, of each class.
+    pub owners: [WorkerIndex; CLASSES],
+    /// Whether there is IPv4 on it.
+    pub ipv4: bool,
 }
 
 /// A driver and its options.
@@ -195,6 +223,7 @@ impl PortSpec {
             ring_size: DEFAULT_RING_SIZE,
             complete_checksums: true,
             offloads: Offloads::Fix,
+            spread: None,
             driver,
         }
     }

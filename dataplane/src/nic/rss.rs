@@ -1,11 +1,24 @@
 //! Receive-side scaling: which queue a NIC puts a packet in, computed as the NIC does it.
 //!
 //! Takes  what the driver tells of its hash function, key and indirection table; addresses and ports.
-//! Gives  the queue; of many packets, how many would come to a worker that does not own their flow.
-//! Never  touches a packet: what is computed here is said at start.
+//! Gives  the queue; of many packets, how many would come to a worker that does not own their flow; the key and table with
+//!        which none does.
+//! Never  touches a packet or a NIC.
+//!
+//! **The key.** The function takes the sum (exclusive or) of 32 bits of the key for each bit that is set in what it hashes:
+//! for the n-th, those from the n-th on. Of that the last 7 choose from a table of 128. So a key bit at p counts for the
+//! hashed bits from p - 31 to p - 25, each in another bit of the hash, and a key with few bits hashes few fields: where it
+//! has them is which. With those of `CLIENTS` the addresses' and the port's bits of the source fall into the hash as
+//! `class` folds them, and none of the destination's does; moved by as much as the destination is behind the source, it is
+//! the other way round. Both families have a place in the same 40 bytes, with one exception: where IPv4's destination
+//! address is hashed, there are bits 32 to 63 and 89 to 95 of IPv6's source address. So with answers of both families on one
+//! interface, IPv6's come to their owner only as far as endpoints are alike in these.
 
 use std::net::IpAddr;
 
+use super::open::{Faces, Spread};
+use crate::addr::Port;
+use crate::class::{CLASSES, SHIFTS, V6_MIDDLE};
 use crate::index::WorkerIndex;
 use crate::steering::Steering;
 
@@ -16,6 +29,8 @@ pub struct Rss {
     pub is_toeplitz: bool,
     /// Whether TCP's ports are hashed beside the addresses, of IPv4 and of IPv6; else addresses alone.
     pub hashes_ports: [bool; 2],
+    /// The same of UDP's.
+    pub hashes_udp_ports: [bool; 2],
     /// The secret.
     pub key: Vec<u8>,
     /// The queue for each value of the hash's low bits.
@@ -97,39 +112,112 @@ impl Rss {
         self.table.iter().max().map_or(0, |most| most + 1)
     }
 
-    /// How clients' packets to a frontend, and endpoints' answers to a translated client, are spread. `None` if the queue
-    /// cannot be known.
-    pub fn misses(&self, steering: &Steering) -> Option<(Misses, Misses)> {
-        // Documentation's and benchmarks' addresses stand for everybody's (RFC 5737, RFC 2544).
-        let (frontend, own, endpoint) = ([203, 0, 113, 10], [192, 0, 2, 2], [198, 51, 100, 11]);
-        let (mut clients, mut answers) = (Misses::default(), Misses::default());
-        let ports: Vec<u16> = (0..steering.workers())
-            .flat_map(|worker| steering.slice(WorkerIndex(worker as u8)))
-            .flatten()
-            .collect();
+    /// How packets are spread that clients send to frontends, or endpoints to clients. `None` if the queue cannot be known.
+    pub fn misses(&self, traffic: Traffic, ipv6: bool, steering: &Steering) -> Option<Misses> {
+        let mut misses = Misses::default();
         for nth in 0..SAMPLE {
             // Every address and port once, in no order (a multiplier of 2^32 that is prime to it).
             let mixed = nth.wrapping_mul(0x9e37_79b9);
-            let [_, a, b, c] = mixed.rotate_left(9).to_be_bytes();
-            let client = ([198, 18 + (a & 1), b, c], 1_024 + (mixed >> 7) as u16 % 60_000);
-            let ends = |from: ([u8; 4], u16), to: ([u8; 4], u16)| Ends {
-                from: (from.0.into(), from.1),
-                to: (to.0.into(), to.1),
+            let [a, b, c, d] = mixed.rotate_left(9).to_be_bytes();
+            // Documentation's and benchmarks' addresses stand for everybody's (RFC 5737, RFC 2544, RFC 3849); endpoints are on
+            // 16 nodes, each with a network of its own, as clusters have them.
+            let address =
+                |four: [u8; 4], six: [u16; 8]| -> IpAddr { if ipv6 { six.into() } else { four.into() } };
+            let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+            let client = address(
+                [198, 18 + (b & 1), c, d],
+                [0x2001, 0xdb8, high, low, 0x200, high, low, high],
+            );
+            let frontend = address([203, 0, 113, a], [0x2001, 0xdb8, 0, 1, 0, 0, 0, u16::from(a)]);
+            let own = address([192, 0, 2, 2], [0x2001, 0xdb8, 0, 2, 0, 0, 0, 2]);
+            let node = b % 16;
+            let endpoint = address(
+                [10, 244, node, c],
+                [0xfd00, 0x10, 0x244, node.into(), 0, 0, 0, c.into()],
+            );
+            let client = (client, 1_024 + (mixed >> 7) as u16 % 60_000);
+            let (ends, owned) = match traffic {
+                Traffic::Clients => ((client, (frontend, 443)), client),
+                // Every second client is translated.
+                Traffic::Answers => {
+                    let to = if nth % 2 == 0 { client } else { (own, client.1) };
+                    (((endpoint, 8_080), to), to)
+                }
             };
-            let owner = steering.hash_owner(client.0, crate::addr::Port::new(client.1));
-            clients.count(self.queue(&ends(client, (frontend, 80)))?, owner, steering);
-            if let Some(&port) = ports.get(mixed as usize % ports.len().max(1))
-                && let Some(owner) = steering.port_owner(port)
-            {
-                answers.count(
-                    self.queue(&ends((endpoint, 8_080), (own, port)))?,
-                    owner,
-                    steering,
-                );
-            }
+            let (from, to) = ends;
+            let owner = match owned.0 {
+                IpAddr::V4(address) => steering.client_owner(address.octets(), Port::new(owned.1)),
+                IpAddr::V6(address) => steering.client_owner(address.octets(), Port::new(owned.1)),
+            };
+            misses.count(self.queue(&Ends { from, to })?, owner, steering);
         }
-        Some((clients, answers))
+        Some(misses)
     }
+
+    /// The same interface with the key and table that `spread` asks for. `None`: its table has too few entries for that.
+    pub fn set_for(&self, spread: &Spread) -> Option<Self> {
+        let entries = self.table.len();
+        let queue = |hash: usize| u32::from(spread.owners[class(hash)].0);
+        // A NIC with fewer entries than classes sees fewer of the hash's bits.
+        let fits = entries.is_power_of_two() && (0..CLASSES).all(|hash| queue(hash) == queue(hash % entries));
+        fits.then(|| Self {
+            is_toeplitz: true,
+            key: key(spread, self.key.len()),
+            table: (0..entries).map(queue).collect(),
+            ..self.clone()
+        })
+    }
+}
+
+/// Packets that come by an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    /// Of clients, to frontends.
+    Clients,
+    /// Of endpoints, to clients and to those that we translated clients to.
+    Answers,
+}
+
+/// Bits before a packet's ports, of IPv4 and of IPv6: both addresses.
+const BEFORE_PORTS: [usize; 2] = [64, 256];
+
+/// The class of packets with this hash: the hash has the first bit last.
+const fn class(hash: usize) -> usize {
+    ((hash as u8).reverse_bits() >> 1) as usize
+}
+
+/// The key, of `len` bytes.
+fn key(spread: &Spread, len: usize) -> Vec<u8> {
+    let mut key = vec![0; len];
+    let mut set = |bit: usize| {
+        if let Some(byte) = key.get_mut(bit / 8) {
+            *byte |= 0x80 >> (bit % 8);
+        }
+    };
+    let [shift_a, shift_b, shift_c] = SHIFTS.map(|shift| shift as usize);
+    // All sums of the shifts: what `class` folds by.
+    let folds = (0..8).map(|n| (n & 1) * shift_a + (n >> 1 & 1) * shift_b + (n >> 2) * shift_c);
+    // By this bit of the key the last 7 bits before `end` fall into the hash, in reverse order; by those before it, others.
+    let to_end = |end: usize| end - 1 + 25;
+    let (v4, v6) = match spread.faces {
+        Faces::Endpoints => (32, 128),
+        Faces::Clients | Faces::Both => (0, 0),
+    };
+    let port = if spread.faces == Faces::Endpoints { 16 } else { 0 };
+    for fold in folds {
+        if spread.ipv4 {
+            set(to_end(v4 + 32) - fold);
+        }
+        set(to_end(v6 + 32) - fold);
+        set(to_end(v6 + 128) - fold);
+    }
+    set(to_end(v6 + 128) - V6_MIDDLE as usize);
+    let [before_v4, before_v6] = BEFORE_PORTS;
+    if spread.ipv4 {
+        set(to_end(before_v4 + port + 16));
+    }
+    set(to_end(before_v6 + port + 16));
+    key
 }
 
 impl Misses {
@@ -166,6 +254,7 @@ mod tests {
         Rss {
             is_toeplitz: true,
             hashes_ports: [hashes_ports; 2],
+            hashes_udp_ports: [hashes_ports; 2],
             key: KEY.to_vec(),
             table,
         }
@@ -256,18 +345,85 @@ mod tests {
     #[test]
     fn a_hash_that_knows_nothing_of_owners_misses_them_as_chance_has_it() {
         let steering = Steering::new(4, vec![1_024..=29_999, 32_768..=65_535]);
-        let table: Vec<u32> = (0..128).map(|n| n % 4).collect();
-        let (clients, answers) = rss(true, table).misses(&steering).unwrap();
-        for misses in [clients, answers] {
-            assert_eq!((misses.packets, misses.unserved), (SAMPLE, 0));
-            assert!((70..80).contains(&misses.percent()), "{misses:?}");
+        let misses = |table, traffic, ipv6| rss(true, table).misses(traffic, ipv6, &steering).unwrap();
+        for traffic in [Traffic::Clients, Traffic::Answers] {
+            for ipv6 in [false, true] {
+                let misses = misses((0..128).map(|n| n % 4).collect(), traffic, ipv6);
+                assert_eq!((misses.packets, misses.unserved), (SAMPLE, 0));
+                assert!((70..80).contains(&misses.percent()), "{misses:?}");
+            }
         }
         // All packets in one queue: those of its worker's flows are where they belong.
-        let (one, _) = rss(true, vec![2; 128]).misses(&steering).unwrap();
+        let one = misses(vec![2; 128], Traffic::Clients, false);
         assert!((70..80).contains(&one.percent()), "{one:?}");
         // Two queues more than there are workers.
-        let table: Vec<u32> = (0..126).map(|n| n % 6).collect();
-        let (more, _) = rss(true, table).misses(&steering).unwrap();
+        let more = misses((0..126).map(|n| n % 6).collect(), Traffic::Clients, false);
         assert!(more.unserved.abs_diff(SAMPLE / 3) < SAMPLE / 20, "{more:?}");
+    }
+
+    /// An interface with another key and table, and one set for this.
+    fn set(faces: Faces, workers: u8, ipv4: bool, entries: usize) -> (Steering, Option<Rss>) {
+        let steering = Steering::new(workers, vec![1_024..=29_999, 32_768..=65_535]);
+        let spread = Spread {
+            faces,
+            owners: *steering.owners(),
+            ipv4,
+        };
+        let before = rss(true, vec![0; entries]);
+        (steering, before.set_for(&spread))
+    }
+
+    #[test]
+    fn with_the_key_that_is_made_for_it_every_packet_comes_to_its_owner() {
+        for (faces, traffic) in [
+            (Faces::Clients, Traffic::Clients),
+            (Faces::Endpoints, Traffic::Answers),
+        ] {
+            for workers in [1, 2, 3, 4, 12, 64] {
+                for entries in [128, 512, 2_048] {
+                    let (steering, rss) = set(faces, workers, true, entries);
+                    let misses = rss.unwrap().misses(traffic, false, &steering).unwrap();
+                    assert_eq!(
+                        misses,
+                        Misses {
+                            packets: SAMPLE,
+                            ..Misses::default()
+                        },
+                        "{faces:?} {workers} {entries}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_key_is_made_for_ipv6_unless_there_are_answers_of_both_families() {
+        let misses = |faces, traffic, ipv4| {
+            let (steering, rss) = set(faces, 4, ipv4, 128);
+            rss.unwrap().misses(traffic, true, &steering).unwrap().handed_over
+        };
+        assert_eq!(misses(Faces::Clients, Traffic::Clients, true), 0);
+        assert_eq!(misses(Faces::Clients, Traffic::Clients, false), 0);
+        assert_eq!(misses(Faces::Endpoints, Traffic::Answers, false), 0);
+        assert!(
+            misses(Faces::Endpoints, Traffic::Answers, true) > 0,
+            "as the module says"
+        );
+    }
+
+    #[test]
+    fn a_short_table_does_for_as_many_workers_as_divide_it() {
+        for (workers, fits) in [(2, true), (64, true), (3, false)] {
+            let (steering, rss) = set(Faces::Clients, workers, true, 64);
+            assert_eq!(rss.is_some(), fits, "{workers}");
+            let misses = rss.map(|rss| rss.misses(Traffic::Clients, false, &steering).unwrap());
+            assert_eq!(misses.map_or(0, |misses| misses.handed_over), 0);
+        }
+        assert_eq!(
+            set(Faces::Clients, 2, true, 100).1,
+            None,
+            "no bits choose from it"
+        );
+        assert_eq!(set(Faces::Clients, 2, true, 0).1, None);
     }
 }

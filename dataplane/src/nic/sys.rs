@@ -307,6 +307,10 @@ pub(crate) enum Ethtool {
     Channels,
     /// ETHTOOL_GRSSH.
     Rss,
+    /// ETHTOOL_SRSSH.
+    SetRss,
+    /// ETHTOOL_SRXFH.
+    SetHashFields,
 }
 
 /// SIOCETHTOOL: `words` are the request without its command, which is put first, and the answer.
@@ -329,6 +333,8 @@ pub(crate) fn ethtool(
         Ethtool::SetFeatures => (0x3b, words[1].saturating_mul(2)),
         Ethtool::Channels => (0x3c, 0),
         Ethtool::Rss => (0x46, words[2].saturating_add(words[3])),
+        Ethtool::SetRss => (0x47, words[2].saturating_add(words[3])),
+        Ethtool::SetHashFields => (0x2a, 0),
     };
     words[0] = command;
     if stated as usize > ETHTOOL_WORDS / 2 {

@@ -98,6 +98,8 @@ fn ports(text: &mut String, machine: &Machine, chosen: &[(&Interface, &str)]) {
             );
         }
     }
+    *text += "# With several workers say of each port who is beyond it, so that packets come to the worker that owns their flow: faces: clients, or\n\
+              # endpoints.\n";
     let taken = machine
         .interfaces
         .iter()

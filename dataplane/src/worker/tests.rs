@@ -2,7 +2,7 @@ use std::os::fd::BorrowedFd;
 
 use super::*;
 use crate::addr::Mac;
-use crate::conntrack::ports::{PortPoolConfig, Rest};
+use crate::conntrack::ports::{PortPoolConfig, Rest, SourcePorts};
 use crate::conntrack::{Admission, FlowConfig, HashKey, Timeouts};
 use crate::counters::PortCounter;
 use crate::fragments::FragmentConfig;
@@ -59,7 +59,7 @@ fn worker(owes: [bool; 2]) -> Worker {
             hash_key,
         },
         snat_ports: PortPoolConfig {
-            ranges: vec![1024..=2047],
+            ports: SourcePorts::all(vec![1024..=2047]),
             destinations: 1,
             blocks: 1,
             rest: Rest::default(),

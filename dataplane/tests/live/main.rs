@@ -30,6 +30,7 @@ mod variants;
 mod kernel;
 mod mtu;
 mod node;
+mod owners;
 mod tap;
 mod exclusive;
 mod shared;

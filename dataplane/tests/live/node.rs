@@ -5,10 +5,13 @@
 //! ```
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
+use sluice_dataplane::addr::Port;
 use sluice_dataplane::counters::PortCounter;
+use sluice_dataplane::steering::Steering;
 
 use crate::gateway::Gateway;
 use crate::host::{Host, Wires};
@@ -27,9 +30,8 @@ put service echo tcp
 put cluster-ip echo 10.96.0.10:7
 put backend echo 192.0.2.9:7
 ";
-/// Ports that the node's kernel speaks from: of each worker's share of the default `snat.ports`.
-const SHARES: [&str; 3] = ["33000 33999", "45000 45999", "56000 56999"];
-const CONNECTIONS: u64 = 10;
+const WORKERS: u8 = 3;
+const CONNECTIONS: usize = 10;
 /// Many packets each way.
 const BYTES: usize = 1 << 20;
 
@@ -40,7 +42,7 @@ fn packets_of_the_node_come_to_the_workers_that_own_their_flows() {
         let (near, host) = (Host::new("near"), Host::silent("gateway"));
         Wires::new().cable((near, "eth0"), (host, "uplink0"));
         near.ip("addr add 192.0.2.9/24 dev eth0");
-        let mut gateway = Gateway::start_with(host, CONFIG, 3, None);
+        let mut gateway = Gateway::start_with(host, CONFIG, WORKERS, None);
         gateway.publish(TABLES);
         host.ip("addr add 192.0.2.2/32 dev host0\nroute add default dev host0 src 192.0.2.2");
         let listener = near.enter(|| TcpListener::bind("192.0.2.9:7").unwrap());
@@ -52,17 +54,20 @@ fn packets_of_the_node_come_to_the_workers_that_own_their_flows() {
             }
         });
         let mut before = gateway.queues("host0", PortCounter::RxPackets);
-        for (owner, ports) in SHARES.into_iter().enumerate() {
-            host.set("ipv4/ip_local_port_range", ports);
-            host.enter(|| (0..CONNECTIONS).for_each(|_| echo()));
+        let steering = Steering::new(WORKERS, vec![32_768..=65_535]);
+        for owner in 0..usize::from(WORKERS) {
+            // Ports of the worker's, of the default `snat.ports`.
+            let is_its = |port: &u16| steering.client_owner([192, 0, 2, 2], Port::new(*port)).get() == owner;
+            let ports: Vec<u16> = (33_000..60_000).filter(is_its).take(CONNECTIONS).collect();
+            host.enter(|| ports.into_iter().for_each(echo));
             // As many packets as one way of all connections has at least; the kernel's segments are of the MTU.
-            let least = CONNECTIONS * (BYTES / 1_500) as u64;
+            let least = (CONNECTIONS * BYTES / 1_500) as u64;
             let after = wait_until("the drivers' counts are told", SOON, || {
                 let now = gateway.queues("host0", PortCounter::RxPackets);
                 let came: u64 = now.iter().sum::<u64>() - before.iter().sum::<u64>();
                 (came > least).then_some(now)
             });
-            assert_eq!(after.len(), 3, "a queue for each worker");
+            assert_eq!(after.len(), usize::from(WORKERS), "a queue for each worker");
             let came: Vec<u64> = after
                 .iter()
                 .zip(&before)
@@ -84,7 +89,7 @@ fn packets_of_the_node_come_to_the_workers_that_own_their_flows() {
         let came = gateway.port_counter("uplink0", PortCounter::RxPackets);
         eprintln!("node: {handed_over} packets were handed over, {came} came by the uplink");
         // Both the uplink's sockets and the tap's queues lead to owners, but for a connection's first packets from the node.
-        assert!(handed_over <= 4 * CONNECTIONS * SHARES.len() as u64);
+        assert!(handed_over <= 4 * (CONNECTIONS as u64) * u64::from(WORKERS));
         assert_eq!(gateway.port_counter("host0", PortCounter::RxMissed), 0);
         gateway.while_it_stands_still(|| host.enter(shout));
         wait_until("what the host port missed is told", SOON, || {
@@ -102,10 +107,15 @@ fn shout() {
     }
 }
 
-/// Sends, and has it sent back.
-fn echo() {
+/// Sends from a port, and has it sent back.
+fn echo(port: u16) {
     let sent: Vec<u8> = (0..BYTES).map(|n| (n * 31 / 7) as u8).collect();
-    let mut stream = TcpStream::connect("10.96.0.10:7").unwrap();
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+    let address = |text: &str| text.parse::<SocketAddrV4>().unwrap();
+    bind(&socket, &address(&format!("192.0.2.2:{port}"))).unwrap();
+    connect(&socket, &address("10.96.0.10:7")).unwrap();
+    let mut stream = TcpStream::from(socket);
     stream.write_all(&sent).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let mut echoed = Vec::new();

@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use sluice_dataplane::addr::Port;
 use sluice_dataplane::nic::fanout::Fanout;
-use sluice_dataplane::nic::open::DriverSpec;
+use sluice_dataplane::nic::open::{DriverSpec, Faces};
 use sluice_dataplane::nic::{Burst, FrameMemory};
 use sluice_dataplane::steering::Steering;
 
-use crate::conformance::{FRAMES, Port, receive};
+use crate::conformance::{self, FRAMES, receive};
 use crate::namespace::{User, in_namespace, veth};
 use crate::{AF_PACKET, port};
 
@@ -16,13 +17,33 @@ const WORKERS: u8 = 3;
 const OURS: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
 const OTHERS: [&str; 2] = ["198.51.100.9", "2001:db8:1::9"];
 
-fn fanout(own: Vec<IpAddr>) -> Fanout {
+fn fanout(own: Vec<IpAddr>, faces: Faces) -> Fanout {
     Fanout {
         group: 7,
-        workers: WORKERS,
         own,
         ports: vec![1_024..=29_999, 32_768..=65_535],
+        faces,
     }
+}
+
+/// The worker that owns flows of this client.
+fn owner(steering: &Steering, (address, port): (IpAddr, u16)) -> usize {
+    let owner = match address {
+        IpAddr::V4(address) => steering.client_owner(address.octets(), Port::new(port)),
+        IpAddr::V6(address) => steering.client_owner(address.octets(), Port::new(port)),
+    };
+    owner.get()
+}
+
+/// Clients that differ in all that counts, of both families.
+fn clients() -> impl Iterator<Item = (IpAddr, u16)> {
+    (0..40u16).flat_map(|n| {
+        let mixed = n.wrapping_mul(40_503);
+        let [high, low] = mixed.to_be_bytes();
+        let four = IpAddr::from([198, 18 + high % 2, low, high]);
+        let six = IpAddr::from([0x2001, 0xdb8, mixed, n, mixed, n, n, mixed]);
+        [(four, 1_024 + n), (six, mixed)]
+    })
 }
 
 /// A frame of UDP.
@@ -43,8 +64,8 @@ fn datagram(from: (IpAddr, u16), to: (IpAddr, u16)) -> Vec<u8> {
 /// The interfaces' ends: one to send by, and the sockets of the group at the other.
 struct Group {
     memory: FrameMemory,
-    sender: Port,
-    members: Vec<Port>,
+    sender: conformance::Port,
+    members: Vec<conformance::Port>,
 }
 
 impl Group {
@@ -92,7 +113,8 @@ fn addresses(of: [&str; 2]) -> [IpAddr; 2] {
 fn what_is_sent_to_a_snat_port_comes_to_the_worker_that_has_it() {
     let name = "fanout::what_is_sent_to_a_snat_port_comes_to_the_worker_that_has_it";
     in_namespace(name, User::Namespaced, || {
-        let fanout = fanout([addresses(OURS), addresses(["192.0.2.3", "2001:db8::3"])].concat());
+        let own = [addresses(OURS), addresses(["192.0.2.3", "2001:db8::3"])].concat();
+        let fanout = fanout(own, Faces::Both);
         let steering = Steering::new(WORKERS, fanout.ports.clone());
         let mut group = Group::new(&fanout);
         assert!(
@@ -100,17 +122,52 @@ fn what_is_sent_to_a_snat_port_comes_to_the_worker_that_has_it() {
             "{}",
             group.members[0].info().mode
         );
-        // Both ends of every slice, and what is around the ranges.
-        let slices =
-            (0..WORKERS).flat_map(|worker| steering.slice(sluice_dataplane::index::WorkerIndex(worker)));
-        let ends: Vec<u16> = slices.flat_map(|slice| [*slice.start(), *slice.end()]).collect();
-        assert_eq!(ends.len(), 12);
+        // Those of all classes, and both ends of the ranges.
+        let classes = (0..128).map(|n| 40_000 + 131 * n);
+        let ports: Vec<u16> = classes.chain([1_024, 29_999, 32_768, 65_535]).collect();
         for (ours, other) in fanout.own.iter().zip(addresses(OTHERS).iter().cycle()) {
-            for &port in &ends {
-                let owner = steering.port_owner(port).unwrap().get();
+            for &port in &ports {
                 let by = group.cross(&datagram((*other, 53), (*ours, port)));
-                assert_eq!(by, owner, "{ours} port {port}");
+                assert_eq!(by, owner(&steering, (*ours, port)), "{ours} port {port}");
             }
+        }
+    });
+}
+
+#[test]
+fn where_it_is_known_who_is_beyond_an_interface_every_packet_comes_to_its_owner() {
+    let name = "fanout::where_it_is_known_who_is_beyond_an_interface_every_packet_comes_to_its_owner";
+    in_namespace(name, User::Namespaced, || {
+        let frontends = addresses(["10.96.0.10", "fd00:10:96::a"]);
+        for faces in [Faces::Clients, Faces::Endpoints] {
+            let fanout = fanout(addresses(OURS).to_vec(), faces);
+            let steering = Steering::new(WORKERS, fanout.ports.clone());
+            let mut group = Group::new(&fanout);
+            for client in clients() {
+                let family = usize::from(client.0.is_ipv6());
+                let (other, ours) = ((frontends[family], 80), addresses(OURS)[family]);
+                let frame = match faces {
+                    Faces::Clients => datagram(client, other),
+                    _ => datagram(other, client),
+                };
+                assert_eq!(
+                    group.cross(&frame),
+                    owner(&steering, client),
+                    "{faces:?} {client:?}"
+                );
+                // To our own addresses, whoever is there: a port of SNAT's is a client, another is a frontend's.
+                let translated = (ours, 40_000 + client.1 % 1_000);
+                let by = group.cross(&datagram(client, translated));
+                assert_eq!(by, owner(&steering, translated), "{faces:?} {translated:?}");
+                let by = group.cross(&datagram(client, (ours, 30_000)));
+                assert_eq!(
+                    by,
+                    owner(&steering, client),
+                    "{faces:?} {client:?} to a node port"
+                );
+            }
+            group.members.clear();
+            crate::delete("va");
         }
     });
 }
@@ -123,8 +180,8 @@ fn other_packets_are_spread_those_of_a_flow_to_one_socket_and_none_comes_twice()
             .map(|n| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n]))
             .collect();
         for (fanout, by) in [
-            (fanout(addresses(OURS).to_vec()), "by owner"),
-            (fanout(many), "by hash"),
+            (fanout(addresses(OURS).to_vec(), Faces::Both), "by owner"),
+            (fanout(many, Faces::Both), "by hash"),
         ] {
             let mut group = Group::new(&fanout);
             assert!(

@@ -215,7 +215,7 @@ impl World {
             hash_key: flows_key,
         };
         let snat_ports = PortPoolConfig {
-            ranges: self.shared.steering.slice(index),
+            ports: self.shared.steering.source_ports(index),
             destinations: 64,
             blocks: 256,
             rest: Rest::default(),
@@ -341,10 +341,7 @@ impl World {
     #[allow(dead_code, reason = "for what two workers share, a test program of its own")]
     pub fn owner(&self, client: Ipv4Addr, port: u16) -> usize {
         let (address, port) = (client.octets(), PacketPort::new(port));
-        let owner = self
-            .shared
-            .steering
-            .client_owner(address, port, &self.shared.network);
+        let owner = self.shared.steering.client_owner(address, port);
         owner.0.into()
     }
 

@@ -6,6 +6,7 @@ use bytemuck::Zeroable;
 
 use super::{Direction, Flow, FlowFlags, State};
 use crate::addr::{Address, Protocol};
+use crate::class;
 use crate::index::{BackendIndex, NextHopIndex, ServicePortIndex};
 use crate::nat;
 use crate::tick::{TICKS_PER_SECOND, Tick};
@@ -26,8 +27,11 @@ impl<A: Address> Flow<A> {
             offset_of!(Self, l4_delta),
             offset_of!(Self, next_hops),
             TICKS_PER_SECOND as usize,
+            // By which it is known whose flow it is.
+            class::V6_MIDDLE as usize,
         ];
-        places.iter().fold(1, |layout: u64, &place| {
+        let folds = class::SHIFTS.map(|shift| shift as usize);
+        places.iter().chain(&folds).fold(1, |layout: u64, &place| {
             layout.wrapping_mul(257).wrapping_add(place as u64)
         })
     }

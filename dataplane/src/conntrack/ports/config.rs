@@ -1,16 +1,19 @@
 //! How a pool of source ports is made, and why it may have none.
 
+use std::io;
 use std::ops::RangeInclusive;
 
+use super::slice::Slice;
+use crate::addr::{Address, Port};
+use crate::class;
 use crate::conntrack::HashKey;
 use crate::tick::Period;
 
 /// How a worker's pool is made.
 #[derive(Clone, Debug)]
 pub struct PortPoolConfig {
-    /// Ports that this worker owns: no other worker, no socket and no node port uses them (TP-7). 1 to 65535, in any
-    /// order, no port twice.
-    pub ranges: Vec<RangeInclusive<u16>>,
+    /// Ports that this worker owns: no other worker, no socket and no node port uses them (TP-7).
+    pub ports: SourcePorts,
     /// Most destinations with ports in use at once, at most `conntrack::MAX_CAPACITY`. Each costs 74 bytes, of IPv6 138.
     pub destinations: usize,
     /// Most blocks of 448 ports in use at once, at most `conntrack::MAX_CAPACITY`; a destination has at least one. Each
@@ -20,6 +23,37 @@ pub struct PortPoolConfig {
     pub rest: Rest,
     /// Secret of the hash.
     pub hash_key: HashKey,
+}
+
+/// The ports a worker translates to: of these ranges, on each of our addresses, those with which it is in the worker's
+/// classes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourcePorts {
+    /// 1 to 65535, in any order, no port twice.
+    pub ranges: Vec<RangeInclusive<u16>>,
+    /// A bit for each class (`class`).
+    pub classes: u128,
+}
+
+impl SourcePorts {
+    /// All ports of these ranges: there is one worker.
+    pub const fn all(ranges: Vec<RangeInclusive<u16>>) -> Self {
+        Self {
+            ranges,
+            classes: u128::MAX,
+        }
+    }
+
+    /// Errors: InvalidInput for ranges that are none or overlap, or have no port of the worker's on some address.
+    pub fn check(&self) -> io::Result<()> {
+        Slice::new(self.clone()).map(drop)
+    }
+
+    /// Whether `port` on our `address` is one of them.
+    pub fn has<A: Address>(&self, address: A, port: Port) -> bool {
+        let in_range = self.ranges.iter().any(|range| range.contains(&port.number()));
+        in_range && self.classes >> class::of(address, port) & 1 != 0
+    }
 }
 
 /// How long a port rests that was given back: the endpoint may remember the connection that used it.

@@ -21,7 +21,7 @@ fn destination(n: u16) -> Destination {
 fn pool(ranges: &[RangeInclusive<u16>], destinations: usize, blocks: usize) -> PortPool {
     let hash_key = HashKey::from([11, 13, 17, 19]);
     PortPool::new(PortPoolConfig {
-        ranges: ranges.to_vec(),
+        ports: SourcePorts::all(ranges.to_vec()),
         destinations,
         blocks,
         rest: Rest {
@@ -145,7 +145,7 @@ fn ranges_that_make_no_sense_are_refused() {
     let new = |ranges: &[RangeInclusive<u16>]| {
         let hash_key = HashKey::from([1; 4]);
         let config = PortPoolConfig {
-            ranges: ranges.to_vec(),
+            ports: SourcePorts::all(ranges.to_vec()),
             destinations: 1,
             blocks: 1,
             rest: Rest::default(),

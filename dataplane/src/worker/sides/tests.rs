@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::addr::{FlowKey, Mac, Protocol};
-use crate::conntrack::ports::Rest;
+use crate::conntrack::ports::{Rest, SourcePorts};
 use crate::conntrack::{Admission, HashKey, NewFlow, State, Timeouts};
 use crate::index::{BackendIndex, NextHopIndex, ServicePortIndex};
 use crate::nat;
@@ -17,7 +17,7 @@ fn config() -> SideConfig {
             hash_key: HashKey::from([1; 4]),
         },
         snat_ports: PortPoolConfig {
-            ranges: vec![1024..=65_535],
+            ports: SourcePorts::all(vec![1024..=65_535]),
             destinations: 8,
             blocks: 8,
             rest: Rest::default(),

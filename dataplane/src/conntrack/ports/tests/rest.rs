@@ -6,7 +6,7 @@ use crate::tick::Period;
 
 fn resting_pool<A: Address>(range: RangeInclusive<u16>, blocks: usize, ports: usize) -> PortPool<A> {
     PortPool::new(PortPoolConfig {
-        ranges: vec![range],
+        ports: SourcePorts::all(vec![range]),
         destinations: 3,
         blocks,
         rest: Rest {

@@ -170,7 +170,7 @@ fn far(config: &Config, survey: &Survey, sys: &Path) -> Option<String> {
 mod tests {
     use super::*;
     use crate::addr::Mac;
-    use crate::nic::rss::Rss;
+    use crate::nic::rss::{self, Rss};
 
     #[allow(clippy::unwrap_used, reason = "clippy knows only functions marked #[test]")]
     fn config(rest: &str) -> Config {
@@ -193,7 +193,8 @@ channel: {{socket: /run/sluice/dataplane.sock}}
             numa: Some(1),
             queues: Some(8),
             rss: Some(Rss {
-                is_toeplitz: true,
+                function: rss::TOEPLITZ,
+                transformation: 0,
                 hashes_ports: [true; 2],
                 hashes_udp_ports: [true; 2],
                 key: vec![0x6d; 52],

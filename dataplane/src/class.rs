@@ -2,7 +2,7 @@
 //!
 //! It is made so that a NIC can find it, too: it is what the Toeplitz function of receive-side scaling gives of a packet
 //! under the keys of `nic::rss`, which have their bits where these shifts are. That function is linear: so is this, and
-//! whoever can choose addresses and ports can choose classes, as with every NIC's spreading.
+//! there is no secret in it: whoever can choose addresses and ports can choose classes.
 //!
 //! Takes  an address and a port.   Gives  a class.   Never  knows how many workers there are.
 
@@ -12,10 +12,11 @@ use crate::addr::{Address, Port};
 pub const CLASSES: usize = 128;
 
 /// What an address is shifted by, and all sums of these, before its low bits count: so that networks and hosts of all
-/// sizes come to all classes.
+/// sizes come to all classes; but for bits 32 to 63 of IPv6's, which count nothing (`nic::rss` has other uses for the key there).
 pub const SHIFTS: [u32; 3] = [4, 7, 14];
 
-/// Bits between the low ones of an IPv6 address and those that come into its class beside the first and last 32.
+/// Bits behind those of an IPv6 address that come into its class beside the first and last 32: the bit of a key that hashes
+/// IPv4's port hashes these, too.
 pub const V6_MIDDLE: u32 = 48;
 
 /// The class of a client.

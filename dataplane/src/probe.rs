@@ -10,6 +10,7 @@ use std::path::Path;
 use rustix::thread::CapabilitySet;
 use serde::Serialize;
 
+use crate::nic::rss::Rss;
 use crate::nic::survey::Survey;
 use crate::nic::{census, numa};
 use crate::segment;
@@ -175,7 +176,7 @@ impl Machine {
                 addresses: listed.addresses.iter().map(ToString::to_string).collect(),
                 queues: survey.queues,
                 rss_queues: survey.rss.as_ref().map(|rss| rss.queues()),
-                rss_toeplitz: survey.rss.as_ref().map(|rss| rss.is_toeplitz),
+                rss_toeplitz: survey.rss.as_ref().map(Rss::is_toeplitz),
                 offloads: survey.offloads,
                 has_xdp_program: listed.has_xdp_program,
                 drivers: Vec::new(),

@@ -235,7 +235,8 @@ impl<A: Address> PortPool<A> {
     /// Bytes of memory taken, all at the start.
     pub fn bytes(&self) -> usize {
         let rest = self.resting.bytes() + self.quarantine.bytes();
-        self.table.bytes() + self.destinations.bytes() + self.blocks.bytes() + rest
+        let pools = self.destinations.bytes() + self.blocks.bytes();
+        self.slice.bytes() + self.table.bytes() + pools + rest
     }
 
     fn try_take(&mut self, destination: Destination<A>, random: u32) -> Result<Port, PortError> {

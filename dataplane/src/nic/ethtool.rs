@@ -18,9 +18,8 @@ const UDP_FLOWS: [u32; 2] = [2, 6];
 /// RXH_IP_SRC, RXH_IP_DST, RXH_L4_B_0_1, RXH_L4_B_2_3.
 const ADDRESSES: u32 = 1 << 4 | 1 << 5;
 const PORTS: u32 = 1 << 6 | 1 << 7;
-const ALL: u32 = ADDRESSES | PORTS;
-/// ETH_RSS_HASH_TOP.
-const TOEPLITZ: u32 = 1;
+/// Addresses and ports.
+pub(crate) const ALL: u32 = ADDRESSES | PORTS;
 
 /// One feature of an interface, as the kernel calls it: `rx-gro`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +114,8 @@ pub(crate) fn rss(interface: &Interface) -> io::Result<Rss> {
     // Where the driver does not say, it is what all do.
     let hashes_ports = |flow| hash_fields(interface, flow).map_or(true, |fields| fields & ALL == ALL);
     Ok(Rss {
-        is_toeplitz: u32::from(function) == TOEPLITZ && transformation == 0,
+        function,
+        transformation,
         hashes_ports: TCP_FLOWS.map(hashes_ports),
         hashes_udp_ports: UDP_FLOWS.map(hashes_ports),
         key: bytes.get(..key as usize).unwrap_or_default().to_vec(),
@@ -125,21 +125,18 @@ pub(crate) fn rss(interface: &Interface) -> io::Result<Rss> {
 
 /// Sets function, key and table. Errors: EOPNOTSUPP, EINVAL, EPERM.
 pub(crate) fn set_rss(interface: &Interface, rss: &Rss) -> io::Result<()> {
-    // struct ethtool_rxfh, as above. A function of 0 is the one that is there.
-    let function = if rss.is_toeplitz { TOEPLITZ } else { 0 };
-    let sizes = [rss.table.len() as u32, rss.key.len() as u32];
-    let mut request = vec![
-        0,
-        sizes[0],
-        sizes[1],
-        u32::from_ne_bytes([function as u8, 0, 0, 0]),
-        0,
-    ];
+    answer(interface, Ethtool::SetRss, &rss_request(rss)).map(drop)
+}
+
+/// struct ethtool_rxfh behind its command.
+fn rss_request(rss: &Rss) -> Vec<u32> {
+    let how = u32::from_ne_bytes([rss.function, rss.transformation, 0, 0]);
+    let mut request = vec![0, rss.table.len() as u32, rss.key.len() as u32, how, 0];
     request.extend(&rss.table);
     let mut key = rss.key.clone();
     key.resize(key.len().next_multiple_of(4), 0);
     request.extend(key.as_chunks::<4>().0.iter().copied().map(u32::from_ne_bytes));
-    answer(interface, Ethtool::SetRss, &request).map(drop)
+    request
 }
 
 /// What of TCP's and UDP's packets is hashed, which the driver tells of: flow type and fields.
@@ -150,16 +147,23 @@ pub(crate) fn all_hash_fields(interface: &Interface) -> Vec<(u32, u32)> {
         .collect()
 }
 
-/// Sets what is hashed of a type of flow; `None`: addresses and ports. Errors: EOPNOTSUPP, EINVAL, EPERM.
+/// Sets what is hashed of a type of flow; `None`: `ALL`. Errors: EOPNOTSUPP, EINVAL, EPERM.
 pub(crate) fn set_hash_fields(interface: &Interface, flow: u32, fields: Option<u32>) -> io::Result<()> {
-    let request = [flow, fields.unwrap_or(ALL), 0];
-    answer(interface, Ethtool::SetHashFields, &request).map(drop)
+    let [first, second] = halves(u64::from(fields.unwrap_or(ALL)));
+    answer(interface, Ethtool::SetHashFields, &[flow, first, second]).map(drop)
 }
 
 fn hash_fields(interface: &Interface, flow: u32) -> io::Result<u32> {
-    // struct ethtool_rxnfc: command, flow type, fields (64 bits, of which those that matter here are in the first word of a
-    // little-endian machine).
-    answer(interface, Ethtool::HashFields, &[flow]).map(|words| words[2])
+    // struct ethtool_rxnfc: command, flow type, fields of 64 bits.
+    let words = answer(interface, Ethtool::HashFields, &[flow])?;
+    let fields: u64 = bytemuck::pod_read_unaligned(bytemuck::bytes_of(&[words[2], words[3]]));
+    Ok(fields as u32)
+}
+
+/// A word of 64 bits as two that follow each other in memory.
+const fn halves(word: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
+    [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]
 }
 
 /// `rest` are the words behind the command.
@@ -176,4 +180,34 @@ fn answer(interface: &Interface, question: Ethtool, rest: &[u32]) -> io::Result<
 fn until_zero(bytes: &[u8]) -> String {
     let text = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
     String::from_utf8_lossy(text).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_to_set_rss_is_laid_out_as_what_is_read() {
+        let rss = Rss {
+            function: 4,
+            transformation: 1,
+            hashes_ports: [true; 2],
+            hashes_udp_ports: [true; 2],
+            key: vec![1, 2, 3, 4, 5],
+            table: (0..2_048).collect(),
+        };
+        // The command is put before it.
+        let words = [vec![0], rss_request(&rss)].concat();
+        assert_eq!(words[1..4], [0, 2_048, 5], "context, entries, bytes of the key");
+        assert_eq!(
+            words[4].to_ne_bytes(),
+            [4, 1, 0, 0],
+            "function and transformation"
+        );
+        assert_eq!(words[RSS_HEADER..RSS_HEADER + 2_048], rss.table);
+        let key = words[RSS_HEADER + 2_048..].iter();
+        let key: Vec<u8> = key.flat_map(|word| word.to_ne_bytes()).collect();
+        assert_eq!(key, [1, 2, 3, 4, 5, 0, 0, 0]);
+        assert!(words.len() < ETHTOOL_WORDS);
+    }
 }

@@ -25,8 +25,10 @@ use crate::steering::Steering;
 /// How an interface shares received packets out to its queues.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rss {
-    /// The Toeplitz function as it is, without a transformation of its input. Else what it does is not known here.
-    pub is_toeplitz: bool,
+    /// The hash function, as the kernel numbers it: a bit each (ETH_RSS_HASH_TOP is Toeplitz's).
+    pub function: u8,
+    /// What its input is transformed by before (RXH_XFRM_SYM_XOR); 0: nothing.
+    pub transformation: u8,
     /// Whether TCP's ports are hashed beside the addresses, of IPv4 and of IPv6; else addresses alone.
     pub hashes_ports: [bool; 2],
     /// The same of UDP's.
@@ -57,6 +59,11 @@ pub struct Misses {
     pub unserved: u32,
 }
 
+/// ETH_RSS_HASH_TOP.
+pub const TOEPLITZ: u8 = 1;
+/// The last byte of a key that `set_for` makes has the bit of IPv6's destination port.
+const KEY: usize = 40;
+
 /// Packets made up for an estimate: one more or less in 4,096 is a fortieth of a percent.
 const SAMPLE: u32 = 4_096;
 
@@ -78,6 +85,11 @@ pub fn toeplitz(key: &[u8], input: &[u8]) -> u32 {
 }
 
 impl Rss {
+    /// The Toeplitz function as it is. Else what it does is not known here.
+    pub const fn is_toeplitz(&self) -> bool {
+        self.function == TOEPLITZ && self.transformation == 0
+    }
+
     /// The hash of a TCP packet between `ends`; `None` if they are of two families.
     pub fn hash(&self, ends: &Ends) -> Option<u32> {
         let mut input = Vec::with_capacity(36);
@@ -100,7 +112,7 @@ impl Rss {
 
     /// The queue that a TCP packet between `ends` comes to; `None` if that cannot be known.
     pub fn queue(&self, ends: &Ends) -> Option<u32> {
-        if !self.is_toeplitz || self.key.is_empty() {
+        if !self.is_toeplitz() || self.key.is_empty() {
             return None;
         }
         let low = self.hash(ends)? as usize % self.table.len().max(1);
@@ -154,14 +166,23 @@ impl Rss {
         Some(misses)
     }
 
-    /// The same interface with the key and table that `spread` asks for. `None`: its table has too few entries for that.
-    pub fn set_for(&self, spread: &Spread) -> Option<Self> {
+    /// The same interface with the key and table that `spread` asks for. Errors: what it has too little of.
+    pub fn set_for(&self, spread: &Spread) -> Result<Self, String> {
         let entries = self.table.len();
+        if self.key.len() < KEY {
+            return Err(format!("a key of {} bytes, and it takes {KEY}", self.key.len()));
+        }
         let queue = |hash: usize| u32::from(spread.owners[class(hash)].0);
         // A NIC with fewer entries than classes sees fewer of the hash's bits.
         let fits = entries.is_power_of_two() && (0..CLASSES).all(|hash| queue(hash) == queue(hash % entries));
-        fits.then(|| Self {
-            is_toeplitz: true,
+        if !fits {
+            return Err(format!(
+                "a table of {entries} entries, which does for numbers of workers that divide it: powers of two"
+            ));
+        }
+        Ok(Self {
+            function: TOEPLITZ,
+            transformation: 0,
             key: key(spread, self.key.len()),
             table: (0..entries).map(queue).collect(),
             ..self.clone()
@@ -244,7 +265,7 @@ mod tests {
     use super::*;
 
     /// Of "Verifying the RSS Hash Calculation", as the vectors below are.
-    const KEY: [u8; 40] = [
+    const VERIFYING: [u8; 40] = [
         0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0,
         0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42,
         0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa,
@@ -252,10 +273,11 @@ mod tests {
 
     fn rss(hashes_ports: bool, table: Vec<u32>) -> Rss {
         Rss {
-            is_toeplitz: true,
+            function: TOEPLITZ,
+            transformation: 0,
             hashes_ports: [hashes_ports; 2],
             hashes_udp_ports: [hashes_ports; 2],
-            key: KEY.to_vec(),
+            key: VERIFYING.to_vec(),
             table,
         }
     }
@@ -335,7 +357,7 @@ mod tests {
         assert_eq!(rss(true, table.clone()).queue(&ends), Some(3));
         assert_eq!(rss(true, table.clone()).queues(), 4);
         let other = Rss {
-            is_toeplitz: false,
+            transformation: 1,
             ..rss(true, table)
         };
         assert_eq!(other.queue(&ends), None, "another function");
@@ -370,7 +392,7 @@ mod tests {
             ipv4,
         };
         let before = rss(true, vec![0; entries]);
-        (steering, before.set_for(&spread))
+        (steering, before.set_for(&spread).ok())
     }
 
     #[test]
@@ -425,5 +447,15 @@ mod tests {
             "no bits choose from it"
         );
         assert_eq!(set(Faces::Clients, 2, true, 0).1, None);
+        let spread = Spread {
+            faces: Faces::Clients,
+            owners: *Steering::new(2, vec![]).owners(),
+            ipv4: true,
+        };
+        let short = Rss {
+            key: vec![0; 39],
+            ..rss(true, vec![0; 128])
+        };
+        assert!(short.set_for(&spread).unwrap_err().contains("a key of 39 bytes"));
     }
 }

@@ -47,7 +47,7 @@ pub(crate) fn set(spec: &PortSpec, interface: &Interface) -> Option<Arc<Spreadin
     let spreading = Arc::new(Spreading::new(spread, Interface::find(interface.name()).ok()?));
     if let Some(failure) = &spreading.failure {
         log::warn!(
-            "NIC port {}: {failure}; workers hand its packets over to one another",
+            "NIC port {}: {failure}; packets come to other workers than their flows'",
             spec.port
         );
     }
@@ -71,18 +71,13 @@ impl Spreading {
         let interface = &self.interface;
         let before = ethtool::rss(interface)
             .map_err(|error| format!("{} has no RSS that could be set: {error}", interface.name()))?;
-        let wanted = before.set_for(spread).ok_or_else(|| {
-            format!(
-                "{} has an RSS table of {} entries, too few for its number of workers: a power of two of them would do",
-                interface.name(),
-                before.table.len()
-            )
-        })?;
-        let fields = ethtool::all_hash_fields(interface);
+        let wanted = before
+            .set_for(spread)
+            .map_err(|lack| format!("the RSS of {} cannot be set: it has {lack}", interface.name()))?;
+        let mut fields = ethtool::all_hash_fields(interface);
+        fields.retain(|(_, fields)| *fields != ethtool::ALL);
         let set = |error: io::Error| format!("the RSS of {} cannot be set: {error}", interface.name());
-        if (wanted.is_toeplitz, &wanted.key, &wanted.table)
-            != (before.is_toeplitz, &before.key, &before.table)
-        {
+        if wanted != before {
             ethtool::set_rss(interface, &wanted).map_err(set)?;
             self.before = Some(before);
         }
@@ -108,6 +103,8 @@ pub(crate) fn told(spreading: Option<&Spreading>) -> &'static str {
 
 impl Drop for Spreading {
     fn drop(&mut self) {
+        // Nobody else sets it until it is put back.
+        let _all = SET.lock().unwrap_or_else(PoisonError::into_inner);
         for (flow, fields) in &self.fields {
             // As the driver said it was; one that refuses this now cannot be helped.
             let _ = ethtool::set_hash_fields(&self.interface, *flow, Some(*fields));

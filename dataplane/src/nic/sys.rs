@@ -289,6 +289,8 @@ pub(crate) fn tun_set_header(fd: BorrowedFd<'_>, bytes: i32) -> io::Result<()> {
 /// Words of an ethtool answer, at most: 16 KiB hold every name of a feature (of which there are some 64, 32 bytes each) and
 /// an indirection table of 4,000 queues.
 pub(crate) const ETHTOOL_WORDS: usize = 4096;
+/// Of those, for a header.
+const HEADER_WORDS: usize = 64;
 
 /// The requests of SIOCETHTOOL used here (linux/ethtool.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -332,12 +334,13 @@ pub(crate) fn ethtool(
         Ethtool::Features => (0x3a, words[1].saturating_mul(4)),
         Ethtool::SetFeatures => (0x3b, words[1].saturating_mul(2)),
         Ethtool::Channels => (0x3c, 0),
-        Ethtool::Rss => (0x46, words[2].saturating_add(words[3])),
-        Ethtool::SetRss => (0x47, words[2].saturating_add(words[3])),
+        // Entries of the table, a word each, and bytes of the key.
+        Ethtool::Rss => (0x46, words[2].saturating_add(words[3].div_ceil(4))),
+        Ethtool::SetRss => (0x47, words[2].saturating_add(words[3].div_ceil(4))),
         Ethtool::SetHashFields => (0x2a, 0),
     };
     words[0] = command;
-    if stated as usize > ETHTOOL_WORDS / 2 {
+    if stated as usize > ETHTOOL_WORDS - HEADER_WORDS {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let mut request = InterfaceRequest::new(interface)?;

@@ -29,6 +29,8 @@ impl<A: Address> Flow<A> {
             TICKS_PER_SECOND as usize,
             // By which it is known whose flow it is.
             class::V6_MIDDLE as usize,
+            class::CLASSES,
+            class::turn(1),
         ];
         let folds = class::SHIFTS.map(|shift| shift as usize);
         places.iter().chain(&folds).fold(1, |layout: u64, &place| {

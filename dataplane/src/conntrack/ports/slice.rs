@@ -65,6 +65,12 @@ impl Slice {
         })
     }
 
+    /// Memory taken.
+    pub(super) fn bytes(&self) -> usize {
+        let spans = self.places.len() * self.ranges.len() * size_of::<(u32, u32)>();
+        self.places.len() * size_of::<Places>() + spans
+    }
+
     /// Ports on any of our addresses; on some there may be a few more.
     pub(super) const fn least(&self) -> usize {
         self.least

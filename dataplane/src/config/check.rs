@@ -82,12 +82,14 @@ impl Config {
                 let problem = "only a link of driver af_xdp can be shared with the kernel";
                 return Some((field("mode"), problem.into()));
             }
-            let spreads = matches!(
-                port.driver,
-                DriverKind::AfXdp | DriverKind::AfPacket | DriverKind::Netmap
-            );
+            let spreads = match port.driver {
+                DriverKind::AfXdp | DriverKind::AfPacket => true,
+                DriverKind::Netmap => PortName::parse(&port.interface).is_ok_and(|name| name.has_queues()),
+                DriverKind::Memif | DriverKind::Pcap | DriverKind::Tap => false,
+            };
             if port.faces != Faces::Both && (!spreads || port.role == Role::Host) {
-                let problem = "is for links of drivers af_xdp, af_packet and netmap only";
+                let problem =
+                    "is for links of af_xdp, af_packet and netmap that have a queue for each worker";
                 return Some((field("faces"), problem.into()));
             }
             if let Some((name, problem)) = port.bad_af_xdp() {

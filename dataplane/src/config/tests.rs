@@ -216,14 +216,15 @@ fn only_links_whose_packets_are_shared_out_here_face_somebody() {
         let config = Config::parse(&text, Path::new("gateway.yaml")).unwrap();
         assert_eq!(config.ports[0].faces, Faces::Endpoints);
     }
+    let pipe = with("{name: pods9, driver: netmap, interface: \"netmap:x{1\", faces: endpoints}");
+    assert!(error(&pipe).contains("that have a queue for each worker"));
     for other in [
         "driver: tap",
         "driver: tap, role: host",
         "driver: af_packet, role: host",
     ] {
         let told = error(&with(&format!("{{{pods}, {other}}}")));
-        let expected =
-            "gateway.yaml: ports[0].faces: is for links of drivers af_xdp, af_packet and netmap only";
+        let expected = "gateway.yaml: ports[0].faces: is for links of af_xdp, af_packet and netmap that have a queue for each worker";
         assert_eq!(told, expected);
     }
 }

@@ -21,6 +21,7 @@ use super::interface::{FRAME_OVERHEAD, Interface};
 use super::offloads::{self, Need, Prepared};
 use super::open::PortSpec;
 use super::packet_ring::{PacketRing, Received};
+use super::seats::Seat;
 use super::{
     BURST, Burst, Driver, DriverInfo, DriverStats, Frame, FrameMemory, Link, OpenError, checksum_fix, sys,
 };
@@ -44,6 +45,8 @@ pub struct AfPacket {
     complete_checksums: bool,
     /// Switched on again when the last port of the interface is closed.
     _offloads: Arc<Prepared>,
+    /// Its place in the fanout group, if it has one.
+    _seat: Option<Seat>,
 }
 
 impl AfPacket {
@@ -61,6 +64,11 @@ impl AfPacket {
         let mac = interface
             .mac()
             .map_err(|e| spec.error("cannot read its address", "check the interface", e))?;
+        let is_early = |fanout: &Fanout| !Seat::is_next(&interface, fanout.group, spec.queue);
+        if fanout.is_some_and(is_early) {
+            let what = "the sockets of the workers before this one are not open yet";
+            return Err(spec.refusal(what, "wait for them"));
+        }
         // Protocol 0: nothing is received before the ring is there and the socket bound.
         let socket =
             rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)
@@ -103,8 +111,10 @@ impl AfPacket {
             ring.capacity(),
             ring.bytes() as f64 / 1_048_576.0
         );
+        let mut seat = None;
         if let Some(fanout) = fanout {
             mode += &join(spec, socket.as_fd(), fanout)?;
+            seat = Some(Seat::take(&interface, fanout.group, spec.queue));
         }
         let info = DriverInfo {
             driver: "af_packet",
@@ -125,6 +135,7 @@ impl AfPacket {
             missed: Cell::new(0),
             complete_checksums,
             _offloads: offloads,
+            _seat: seat,
         })
     }
 

@@ -68,6 +68,9 @@ pub mod af_packet;
 /// Which AF_PACKET socket gets a packet.
 #[cfg(feature = "nic")]
 pub mod fanout;
+/// In which order its sockets are opened.
+#[cfg(feature = "nic")]
+mod seats;
 /// Shared memory with another process.
 #[cfg(feature = "nic")]
 pub mod memif;

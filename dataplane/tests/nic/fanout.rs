@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use sluice_dataplane::addr::Port;
 use sluice_dataplane::nic::fanout::Fanout;
-use sluice_dataplane::nic::open::{DriverSpec, Faces};
-use sluice_dataplane::nic::{Burst, FrameMemory};
+use sluice_dataplane::nic::open::{DriverSpec, Faces, PortSpec, open};
+use sluice_dataplane::nic::{Burst, FrameMemory, Link};
 use sluice_dataplane::steering::Steering;
 
 use crate::conformance::{self, FRAMES, receive};
 use crate::namespace::{User, in_namespace, veth};
-use crate::{AF_PACKET, port};
+use crate::{AF_PACKET, port, spec};
 
 const WORKERS: u8 = 3;
 const OURS: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
@@ -76,7 +76,13 @@ impl Group {
         let driver = DriverSpec::AfPacket {
             fanout: Some(fanout.clone()),
         };
-        let members = (0..WORKERS).map(|_| port(&mut memory, &mut None, "vb", driver.clone()));
+        let members = (0..WORKERS).map(|worker| {
+            let spec = PortSpec {
+                queue: worker.into(),
+                ..spec("vb", driver.clone())
+            };
+            open(&spec, &mut memory, &mut None).unwrap()
+        });
         let members = members.collect();
         Self {
             memory,
@@ -168,6 +174,38 @@ fn where_it_is_known_who_is_beyond_an_interface_every_packet_comes_to_its_owner(
             }
             group.members.clear();
             crate::delete("va");
+        }
+    });
+}
+
+#[test]
+fn sockets_of_an_interface_that_is_back_are_opened_in_the_order_of_their_workers() {
+    let name = "fanout::sockets_of_an_interface_that_is_back_are_opened_in_the_order_of_their_workers";
+    in_namespace(name, User::Namespaced, || {
+        let fanout = fanout(addresses(OURS).to_vec(), Faces::Clients);
+        let steering = Steering::new(WORKERS, fanout.ports.clone());
+        let mut group = Group::new(&fanout);
+        crate::delete("va");
+        let Group { memory, members, .. } = &mut group;
+        members.iter_mut().for_each(|member| member.tend(memory));
+        veth("va", "vb");
+        // The last comes first, again and again: one more is open each time.
+        for open in 1..=members.len() {
+            members.iter_mut().rev().for_each(|member| member.tend(memory));
+            let is_open = |member: &&conformance::Port| member.link() != Link::Gone;
+            assert_eq!(members.iter().filter(is_open).count(), open);
+        }
+        group.sender = port(&mut group.memory, &mut None, "va", AF_PACKET);
+        for client in clients().take(20) {
+            let to = (
+                addresses(["10.96.0.10", "fd00:10:96::a"])[usize::from(client.0.is_ipv6())],
+                80,
+            );
+            assert_eq!(
+                group.cross(&datagram(client, to)),
+                owner(&steering, client),
+                "{client:?}"
+            );
         }
     });
 }

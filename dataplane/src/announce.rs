@@ -123,10 +123,11 @@ fn spread(port: &NicPort, survey: &Survey, steering: &Steering) -> String {
         Faces::Endpoints => format!("of answers about {answers}"),
         Faces::Both => format!("of clients' packets about {clients}, of answers about {answers}"),
     };
-    let udp = if rss.hashes_udp_ports == rss.hashes_ports {
-        ""
-    } else {
-        "; UDP's are spread by addresses alone"
+    let udp = match rss.hashes_udp_ports {
+        [true, true] => "",
+        [false, false] => "; UDP's are spread by addresses alone",
+        [false, true] => "; IPv4 UDP's are spread by addresses alone",
+        [true, false] => "; IPv6 UDP's are spread by addresses alone",
     };
     format!(
         ", RSS by Toeplitz with a key of {} bytes and {} entries: {shares} come to another worker than their flow's and are \

@@ -37,7 +37,7 @@ use crate::worker::{FlowFiles, Shared, SideConfig, Sides, Worker, WorkerParts};
 mod ports;
 
 pub(crate) use ports::Queues;
-use ports::{open_ports, overhear, shared_maps, snat_ports};
+use ports::{open_ports, overhear, shared_maps};
 
 /// Letters a worker or the steward can have waiting: a few bursts; each place costs 9 KiB.
 const MAILBOX: usize = 256;
@@ -126,7 +126,7 @@ impl Dataplane {
             backends: config.tables.backends as u32,
             ..TableLimits::default()
         };
-        let steering = Steering::new(config.workers.count, snat_ports(config));
+        let steering = config.steering();
         let indices = || (0..config.workers.count).map(WorkerIndex);
         let maps = shared_maps(config)?;
         let mut queues: Vec<Queues> = indices()

@@ -15,6 +15,7 @@ use crate::conntrack::ports::Rest;
 use crate::conntrack::{Admission, Timeouts};
 use crate::fragments::FragmentConfig;
 use crate::segment::Pages;
+use crate::steering::Steering;
 use crate::tick::Period;
 
 mod check;
@@ -398,6 +399,16 @@ impl Config {
                 problem,
             }),
         }
+    }
+
+    /// How flows and source ports are divided among the workers.
+    pub fn steering(&self) -> Steering {
+        Steering::new(self.workers.count, self.snat_ports())
+    }
+
+    /// The ranges of source ports.
+    pub fn snat_ports(&self) -> Vec<RangeInclusive<u16>> {
+        self.snat.ports.iter().map(|range| range.0.clone()).collect()
     }
 
     /// The NIC port that a route's router is on.

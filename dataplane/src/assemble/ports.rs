@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -19,7 +18,6 @@ use crate::nic::pcap::PcapSpec;
 use crate::nic::xdp_shared::{Keep, SharedMaps, Sharing};
 use crate::nic::xdp_socket::Umem;
 use crate::nic::{Driver, FrameMemory, vlan};
-use crate::steering::Steering;
 
 /// A tap's MTU where there is no other port whose packets it must take: Ethernet's.
 const TAP_MTU: usize = 1_500;
@@ -176,7 +174,7 @@ fn fanout(config: &Config, port: &config::NicPort) -> Fanout {
     Fanout {
         group: first.wrapping_add(nth as u16),
         own,
-        ports: snat_ports(config),
+        ports: config.snat_ports(),
         faces: port.faces,
     }
 }
@@ -188,13 +186,9 @@ fn spread(config: &Config, port: &config::NicPort) -> Spread {
     let mut addresses = addresses.flat_map(|port| &port.addresses).peekable();
     Spread {
         faces: port.faces,
-        owners: *Steering::new(config.workers.count, snat_ports(config)).owners(),
+        owners: *config.steering().owners(),
         ipv4: addresses.peek().is_none() || addresses.any(|address| address.addr().is_ipv4()),
     }
-}
-
-pub(super) fn snat_ports(config: &Config) -> Vec<RangeInclusive<u16>> {
-    config.snat.ports.iter().map(|range| range.0.clone()).collect()
 }
 
 /// The maps of shared interfaces, if there are any.
@@ -219,7 +213,7 @@ pub(super) fn shared_maps(config: &Config) -> Result<Option<Arc<SharedMaps>>, St
             ports,
             datagrams,
         ],
-        snat_ports(config),
+        config.snat_ports(),
         config.shared.folder.clone().map(|folder| Keep {
             folder,
             hold: config.shared.hold,

@@ -7,7 +7,6 @@ use crate::index::WorkerIndex;
 use crate::nic::memif::{BUFFER_SIZES, SOCKET_MAX, message};
 use crate::nic::netmap::name::PortName;
 use crate::nic::open::{Faces, ZeroCopy};
-use crate::steering::Steering;
 
 /// Of either, per worker and family: what a link of 10 Gbit/s brings in 80 ms, longer than packets overtake each other. Held
 /// fragments are 128 MiB then, in frames of 2,048 bytes.
@@ -125,8 +124,7 @@ impl Config {
         if !(1..=100).contains(&self.flows.embryonic_percent) {
             return found("flows.embryonicPercent", "must be 1 to 100");
         }
-        let ports: Vec<_> = self.snat.ports.iter().map(|range| range.0.clone()).collect();
-        let steering = Steering::new(self.workers.count, ports);
+        let steering = self.steering();
         let mut shares = (0..self.workers.count).map(|worker| steering.source_ports(WorkerIndex(worker)));
         if let Some(error) = shares.find_map(|share| share.check().err()) {
             return Some(("snat.ports".into(), error.to_string()));

@@ -73,8 +73,8 @@ enum Label {
     V6,
     Other,
     Unknown,
-    V4Sum,
-    V6Sum,
+    /// On to `Sum`, which may be farther than a branch reaches.
+    ToSum(Family),
     /// Memory 0 is the sum of both addresses.
     Ports(Family),
     Sum,
@@ -159,9 +159,9 @@ impl Fanout {
         program.sum(&[12, 16]);
         // More fragments, or an offset: owned by what all pieces have in common.
         program.op(LOAD_HALF, NETWORK + 6);
-        program.branch(IF_ANY_BIT, 0x3fff, Label::V4Sum, Label::Next);
+        program.branch(IF_ANY_BIT, 0x3fff, Label::ToSum(Family::V4), Label::Next);
         program.op(LOAD_BYTE, NETWORK + 9);
-        program.with_ports(Label::V4Sum);
+        program.with_ports(Label::ToSum(Family::V4));
         program.op(LOAD_WORD, NETWORK + 16);
         for own in self.own.iter().filter_map(|own| match own {
             IpAddr::V4(own) => Some(own.to_bits()),
@@ -176,7 +176,7 @@ impl Fanout {
         program.label(Label::V6);
         program.sum(&[8, 12, 16, 20, 24, 28, 32, 36]);
         program.op(LOAD_BYTE, NETWORK + 6);
-        program.with_ports(Label::V6Sum);
+        program.with_ports(Label::ToSum(Family::V6));
         for (nth, own) in self.own.iter().enumerate() {
             let IpAddr::V6(own) = own else { continue };
             let words = own.octets();

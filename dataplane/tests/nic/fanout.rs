@@ -190,10 +190,10 @@ fn sockets_of_an_interface_that_is_back_are_opened_in_the_order_of_their_workers
         members.iter_mut().for_each(|member| member.tend(memory));
         veth("va", "vb");
         // The last comes first, again and again: one more is open each time.
-        for open in 1..=members.len() {
+        for opened in 1..=members.len() {
             members.iter_mut().rev().for_each(|member| member.tend(memory));
             let is_open = |member: &&conformance::Port| member.link() != Link::Gone;
-            assert_eq!(members.iter().filter(is_open).count(), open);
+            assert_eq!(members.iter().filter(is_open).count(), opened);
         }
         group.sender = port(&mut group.memory, &mut None, "va", AF_PACKET);
         for client in clients().take(20) {

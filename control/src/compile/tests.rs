@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 use sluice_dataplane::channel::record::BackendRecord;
 
@@ -11,6 +12,7 @@ use crate::endpoints::sets::Here;
 use crate::model::ServiceName;
 
 mod rules;
+mod slices;
 
 /// A Service `default/web` of this spec and load-balancer status, port 80 if it says no other.
 fn service(mut spec: Value, ingress: &Value) -> Service {
@@ -58,22 +60,27 @@ fn endpoint(text: &str) -> (bool, Value) {
     (address.contains(':'), endpoint)
 }
 
+/// A slice of a family with those of the endpoints that are of it, on this port.
+fn slice(ipv6: bool, port: u16, endpoints: &[&str]) -> Arc<EndpointSlice> {
+    let endpoints = endpoints
+        .iter()
+        .map(|text| endpoint(text))
+        .filter(|(of_v6, _)| *of_v6 == ipv6);
+    let slice = json!({
+        "metadata": {}, "addressType": if ipv6 { "IPv6" } else { "IPv4" },
+        "endpoints": endpoints.map(|(_, endpoint)| endpoint).collect::<Vec<_>>(),
+        "ports": [{"name": "", "protocol": "TCP", "port": port}],
+    });
+    Arc::new(serde_json::from_value(slice).unwrap())
+}
+
 fn compiled(service: &Service, endpoints: &[&str], settings: &Settings) -> Compiled {
-    let slice = |ipv6: bool| {
-        let endpoints = endpoints
-            .iter()
-            .map(|text| endpoint(text))
-            .filter(|(of_v6, _)| *of_v6 == ipv6);
-        let slice = json!({
-            "metadata": {}, "addressType": if ipv6 { "IPv6" } else { "IPv4" },
-            "endpoints": endpoints.map(|(_, endpoint)| endpoint).collect::<Vec<_>>(),
-            "ports": [{"name": "", "protocol": "TCP", "port": 8080}],
-        });
-        Arc::new(serde_json::from_value(slice).unwrap())
-    };
-    let slices = [(service.name.clone(), vec![slice(false), slice(true)])]
-        .into_iter()
-        .collect();
+    let slices = [false, true].map(|ipv6| slice(ipv6, 8080, endpoints));
+    compiled_of(service, slices.into(), settings)
+}
+
+fn compiled_of(service: &Service, slices: Vec<Arc<EndpointSlice>>, settings: &Settings) -> Compiled {
+    let slices = [(service.name.clone(), slices)].into_iter().collect();
     compile_services(
         &Services::from([(service.name.clone(), Arc::new(service.clone()))]),
         &slices,

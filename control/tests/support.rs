@@ -1,10 +1,12 @@
 //! What the replays share: reading records, models, and a count of what was compared and what was not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde_json::Value;
 use sluice_control::allocate::{Allocator, Ranges};
 use sluice_control::manifest::{self, Contents};
@@ -49,6 +51,23 @@ pub(crate) const DUAL: &[&str] = &["10.96.0.0/16", "fd00:96::/112"];
 /// Those of a cluster of one family.
 pub(crate) const SINGLE: &[&str] = &["10.96.0.0/16"];
 
+/// Whether `value` may be what a record's symbol stands for: an address of the range of that family, or a node port.
+pub(crate) fn is_allocated(value: &str, symbol: &str) -> bool {
+    let range = match symbol {
+        symbol if symbol.contains("v4") => DUAL[0],
+        symbol if symbol.contains("v6") => DUAL[1],
+        _ => {
+            return value
+                .parse()
+                .is_ok_and(|port: u16| (30_000..=32_767).contains(&port));
+        }
+    };
+    let range: IpNet = range.parse().unwrap();
+    value
+        .parse()
+        .is_ok_and(|address: IpAddr| range.contains(&address))
+}
+
 /// The events of a source that holds `text` and nothing else.
 pub(crate) fn reset(text: &str) -> Batch {
     let contents = parse(text);
@@ -74,6 +93,7 @@ pub(crate) fn model(text: &str) -> Model {
 pub(crate) struct Tally {
     compared: usize,
     left_out: BTreeMap<&'static str, Vec<String>>,
+    different: BTreeMap<&'static str, Vec<String>>,
     wrong: Vec<String>,
 }
 
@@ -86,6 +106,23 @@ impl Tally {
         }
     }
 
+    /// Where ours differs on purpose: what it then is, `ours`, is compared instead, and must not be what was recorded.
+    pub(crate) fn differ(&mut self, id: &str, reason: &'static str, got: &str, recorded: &str, ours: &str) {
+        if got == recorded {
+            self.wrong
+                .push(format!("{id} differs on purpose ({reason}), and agrees: {got}"));
+        }
+        self.compare(id, got, ours);
+        self.different.entry(reason).or_default().push(id.into());
+    }
+
+    /// Whether all of these, and no others, differed on purpose.
+    pub(crate) fn all_differed<'a>(&self, ids: impl IntoIterator<Item = &'a str>) {
+        let wanted: BTreeSet<&str> = ids.into_iter().collect();
+        let differed: BTreeSet<&str> = self.different.values().flatten().map(String::as_str).collect();
+        assert_eq!(differed, wanted, "what is listed as different was not met");
+    }
+
     pub(crate) fn leave_out(&mut self, id: &str, reason: &'static str) {
         self.left_out.entry(reason).or_default().push(id.into());
     }
@@ -93,8 +130,10 @@ impl Tally {
     /// Prints the count; fails if anything differed, or if less was compared than `at_least`.
     pub(crate) fn finish(self, at_least: usize) {
         println!("{} records compared", self.compared);
-        for (reason, ids) in &self.left_out {
-            println!("{} left out, {reason}: {}", ids.len(), ids.join(" "));
+        for (what, lists) in [("left out", &self.left_out), ("differ", &self.different)] {
+            for (reason, ids) in lists {
+                println!("{} {what}, {reason}: {}", ids.len(), ids.join(" "));
+            }
         }
         assert!(
             self.wrong.is_empty(),

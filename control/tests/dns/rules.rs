@@ -155,6 +155,23 @@ fn dns_21_every_address_is_the_first_of_some_answers() {
 }
 
 #[test]
+fn dns_20_l24_answers_live_as_long_as_configured_and_their_absence_five_minutes_at_most() {
+    for (ttl, soa) in [(0, 0), (30, 30), (300, 300), (301, 300), (3600, 300)] {
+        let zone = zone(
+            &(SERVICE.to_owned() + "{clusterIP: 10.96.0.7, ports: [{port: 80}]}"),
+            &Options { ttl, ..options() },
+        );
+        let asked = |name: &str| ask(&zone, None, &question(name, RecordType::A), Transport::Udp).unwrap();
+        assert_eq!(asked("web.default.svc.cluster.local").answers[0].ttl, ttl);
+        assert_eq!(
+            asked("nosuch.default.svc.cluster.local").authorities[0].ttl,
+            soa,
+            "{ttl}"
+        );
+    }
+}
+
+#[test]
 fn a_message_that_is_no_question_gets_the_answer_that_it_deserves_or_none() {
     let zone = zone(
         &(SERVICE.to_owned() + "{clusterIP: 10.96.0.7, ports: [{port: 80}]}"),

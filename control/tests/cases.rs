@@ -10,7 +10,7 @@ use sluice_control::model::Model;
 use sluice_control::source::files::Folders;
 use sluice_dataplane::channel::record::{Algorithm, BackendRecord, Record};
 
-use crate::support::{DUAL, allocator, folder};
+use crate::support::{DUAL, allocator, folder, text};
 
 fn settings() -> Settings {
     Settings {
@@ -120,7 +120,7 @@ fn every_case_becomes_the_records_it_must() {
         if std::env::var_os("UPDATE").is_some() {
             fs::write(&path, &got).unwrap();
         }
-        let wanted = fs::read_to_string(&path).unwrap_or_default();
+        let wanted = text(&path);
         if got != wanted {
             wrong.push(format!("{}:\n--- is\n{got}--- must be\n{wanted}", case.display()));
         }

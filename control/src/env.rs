@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Container, Service};
 
 /// The namespace and name of the Service that every pod is told of (ENV-6).
 const API: (&str, &str) = ("default", "kubernetes");
@@ -27,6 +27,23 @@ pub fn variables<'s>(
     told.into_iter()
         .flat_map(|(name, service)| of_service(name, service))
         .collect()
+}
+
+/// All variables of a container in a pod of `namespace`: of Services, and its own, which win and may name those before them
+/// (ENV-7).
+pub fn of_container<'s>(
+    container: &Container,
+    services: impl IntoIterator<Item = &'s Service>,
+    namespace: &str,
+    links: bool,
+) -> BTreeMap<String, String> {
+    let mut all: BTreeMap<_, _> = variables(services, namespace, links).into_iter().collect();
+    for variable in container.env.iter().flatten() {
+        let text = variable.value.as_deref().unwrap_or_default();
+        let value = expand(text, |name| all.get(name).map(String::as_str));
+        all.insert(variable.name.clone(), value);
+    }
+    all
 }
 
 /// ENV-2.
@@ -106,6 +123,8 @@ pub fn expand<'v>(text: &str, value: impl Fn(&str) -> Option<&'v str>) -> String
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::EnvVar;
+
     use super::*;
 
     fn service(namespace: &str, name: &str, spec: &str) -> Service {
@@ -226,6 +245,42 @@ mod tests {
             "KUBERNETES_SERVICE_HOST=10.0.0.4 WEB_SERVICE_HOST=10.0.0.3"
         );
         assert_eq!(hosts(&services, "shop", false), api);
+    }
+
+    #[test]
+    fn m7_a_containers_own_variables_win_over_those_of_services() {
+        let shop = service("test", "shop", "{clusterIP: 10.0.0.2, ports: [{port: 80}]}");
+        let own = |name: &str, value: &str| EnvVar {
+            name: name.into(),
+            value: Some(value.into()),
+            ..EnvVar::default()
+        };
+        let container = Container {
+            env: Some(vec![
+                own("AT", "$(SHOP_SERVICE_HOST):$(SHOP_SERVICE_PORT)"),
+                own("SHOP_SERVICE_HOST", "shop.example"),
+                own("THEN_AT", "$(SHOP_SERVICE_HOST)"),
+                own("SHOP_SERVICE_PORT", ""),
+            ]),
+            ..Container::default()
+        };
+        for links in [true, false] {
+            let all = of_container(&container, [&shop], "test", links);
+            let of = |name: &str| all.get(name).map_or("none", String::as_str);
+            // What is named is what there was before: the Service's until the container has its own.
+            let (at, from_the_service) = if links {
+                ("10.0.0.2:80", "tcp://10.0.0.2:80")
+            } else {
+                ("$(SHOP_SERVICE_HOST):$(SHOP_SERVICE_PORT)", "none")
+            };
+            assert_eq!((of("AT"), of("SHOP_PORT")), (at, from_the_service), "{links}");
+            assert_eq!(of("SHOP_SERVICE_HOST"), "shop.example", "{links}");
+            assert_eq!(
+                (of("THEN_AT"), of("SHOP_SERVICE_PORT")),
+                ("shop.example", ""),
+                "{links}"
+            );
+        }
     }
 
     #[test]

@@ -3,7 +3,6 @@
 //! Takes a template; starts and stops the pod's processes and keeps its report in the pods folder true. Which pods there
 //! are is the keeper's to decide.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod as PodObject, Service};
+use k8s_openapi::api::core::v1::{Pod as PodObject, Service};
 use nix::sys::signal::Signal;
 
 use super::ipc::PodStatus;
@@ -156,7 +155,8 @@ impl Pod {
     ) -> anyhow::Result<()> {
         let process = &self.containers[index];
         let log = around.state.pod_log(&self.key.namespace, &self.key.name);
-        let variables = self.variables(&process.container, services);
+        let links = self.template.spec.enable_service_links.unwrap_or(true);
+        let variables = env::of_container(&process.container, services, &self.key.namespace, links);
         let expand = |text: &String| env::expand(text, |name| variables.get(name).map(String::as_str));
         let mut command = match &process.program {
             Program::Nothing => {
@@ -235,19 +235,6 @@ impl Pod {
             process.probe = Some(check.start(place, (around.news)(news))?);
         }
         Ok(())
-    }
-
-    /// A container's variables: of Services, and its own, which win and may name those before them (ENV-7).
-    fn variables(&self, container: &Container, services: &[Service]) -> BTreeMap<String, String> {
-        let links = self.template.spec.enable_service_links.unwrap_or(true);
-        let of_services = env::variables(services, &self.key.namespace, links);
-        let mut variables: BTreeMap<_, _> = of_services.into_iter().collect();
-        for variable in container.env.iter().flatten() {
-            let text = variable.value.as_deref().unwrap_or_default();
-            let value = env::expand(text, |name| variables.get(name).map(String::as_str));
-            variables.insert(variable.name.clone(), value);
-        }
-        variables
     }
 
     /// A built-in server listens: without a probe, that is ready.

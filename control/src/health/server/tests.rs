@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use serde_json::{Value, json};
+
 use super::*;
 
 fn name(name: &str) -> ServiceName {
@@ -57,7 +59,7 @@ fn ask(port: u16, request: &str) -> Option<String> {
 fn told(port: u16) -> Option<(u16, String, u64)> {
     let answer = ask(port, "GET /")?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    let body: Value = serde_json::from_str(body).unwrap();
     let header = |name: &str| {
         let line = head.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap_or_default().trim_start_matches(": ").to_owned()
@@ -87,27 +89,90 @@ fn hc_3_a_service_is_answered_for_as_it_comes_changes_and_goes() {
     assert_eq!(told(port), None);
 }
 
+/// Status and body.
+fn answered(port: u16, request: &str) -> (u16, Value) {
+    let answer = ask(port, request).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), serde_json::from_str(body).unwrap())
+}
+
 #[test]
 fn hc_2_the_body_is_kube_proxys_whatever_is_asked_for() {
     let [port] = free_ports();
     let mut server = server();
     server.set_checks(checks(&[("web", port, 2)]));
+    let body = |healthy: bool| {
+        let service = json!({"namespace": "shop", "name": "web"});
+        json!({"service": service, "localEndpoints": 2, "serviceProxyHealthy": healthy})
+    };
     for request in ["GET /healthz", "POST /x/y?z"] {
-        let answer = ask(port, request).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        let body: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
-        let service = serde_json::json!({"namespace": "shop", "name": "web"});
-        assert_eq!(
-            body,
-            serde_json::json!({"service": service, "localEndpoints": 2, "serviceProxyHealthy": true})
-        );
+        assert_eq!(answered(port, request), (200, body(true)), "{request}");
     }
+    // F3: endpoints do not help where no packet is carried.
     server.set_proxy(Proxy::default());
-    assert_eq!(
-        told(port).unwrap().0,
-        503,
-        "endpoints do not help where no packet is carried"
-    );
+    assert_eq!(answered(port, "GET /"), (503, body(false)));
+}
+
+// There is no way to wait a minute in a test.
+#[allow(clippy::disallowed_methods)]
+#[test]
+fn hc_6_the_node_is_told_of_with_each_of_its_families() {
+    let updated = "2026-01-02T03:04:05Z";
+    let well = Proxy {
+        connected: true,
+        last_updated: Some(updated.parse().unwrap()),
+        ..Proxy::default()
+    };
+    let late = Proxy {
+        pending_since: std::time::Instant::now().checked_sub(Duration::from_secs(61)),
+        ..well.clone()
+    };
+    let leaving = Proxy {
+        leaving: true,
+        ..well.clone()
+    };
+    let alone = Proxy {
+        connected: false,
+        ..well.clone()
+    };
+    for families in [&[Family::V4][..], &[Family::V4, Family::V6]] {
+        let [port] = free_ports();
+        let server = server();
+        let address = (Ipv4Addr::LOCALHOST, port);
+        server.serve_node(address.into(), families.to_vec()).unwrap();
+        // Status, of each family, and whether the node may be sent clients; alive or not.
+        for (proxy, healthz, live) in [
+            (&well, (200, true, true), true),
+            (&late, (503, false, true), false),
+            (&leaving, (503, true, false), true),
+            (&alone, (503, false, true), true),
+        ] {
+            server.set_proxy(proxy.clone());
+            let (status, of_families, eligible) = healthz;
+            let paths = [
+                ("GET /healthz", status, of_families, Some(eligible)),
+                ("GET /livez", if live { 200 } else { 503 }, live, None),
+            ];
+            for (request, status, of_families, eligible) in paths {
+                let (told, mut body) = answered(port, request);
+                let now = body.as_object_mut().unwrap().remove("currentTime").unwrap();
+                assert!(now.as_str().unwrap() > updated, "{now}");
+                let family = |family: &Family| {
+                    let told = json!({"lastUpdated": updated, "healthy": of_families});
+                    (family.name().to_owned(), told)
+                };
+                let mut wanted = json!({
+                    "lastUpdated": updated,
+                    "healthy": status == 200,
+                    "status": families.iter().map(family).collect::<serde_json::Map<_, _>>(),
+                });
+                if let Some(eligible) = eligible {
+                    wanted["nodeEligible"] = eligible.into();
+                }
+                assert_eq!((told, body), (status, wanted), "{request} {proxy:?}");
+            }
+        }
+    }
 }
 
 #[test]

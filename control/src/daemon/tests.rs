@@ -8,6 +8,8 @@ use crate::model::tests::{model, reset};
 use crate::publish::tests::Double;
 use crate::source::Event;
 
+mod changes;
+
 const WEB: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {clusterIP: 10.96.0.5, ports: [{port: 80}]}\n";
 
 fn daemon<'a>(state: &'a Path, double: &Rc<RefCell<Double>>) -> Daemon<'a, Rc<RefCell<Double>>> {
@@ -117,11 +119,12 @@ fn held(daemon: &Daemon<'_, Rc<RefCell<Double>>>) -> Vec<String> {
 #[test]
 fn a14_after_services_of_every_kind_came_changed_and_went_nothing_is_left_of_them() {
     let dir = tempfile::tempdir().unwrap();
-    let (state, double) = (dir.path().join("state"), Rc::default());
+    let (state, double) = (dir.path().join("state"), Rc::<RefCell<Double>>::default());
     let mut daemon = daemon(&state, &double);
-    let apply = |daemon: &mut Daemon<'_, _>, text: &str| {
+    let apply = |daemon: &mut Daemon<'_, Rc<RefCell<Double>>>, text: &str| {
         daemon.model.apply(reset(text));
         daemon.update(now());
+        double.borrow_mut().sent = Default::default();
     };
     // Twice: a number of a service port is kept from others for one update.
     (0..2).for_each(|_| apply(&mut daemon, WEB));

@@ -19,6 +19,8 @@ pub(crate) struct Double {
     pub(crate) poison: Option<&'static str>,
     pub(crate) gone: bool,
     pub(crate) updates: usize,
+    /// The last update.
+    pub(crate) sent: (Vec<Key>, Vec<Record>),
 }
 
 impl Dataplane for Rc<RefCell<Double>> {
@@ -51,6 +53,7 @@ impl Dataplane for Rc<RefCell<Double>> {
         assert_eq!(generation.0, this.generation.0 + 1);
         this.generation = generation;
         this.updates += 1;
+        this.sent = (deletes.to_vec(), puts.to_vec());
         deletes
             .iter()
             .for_each(|key| assert!(this.records.remove(key).is_some(), "deletes what is not there"));

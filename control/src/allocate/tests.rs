@@ -36,15 +36,20 @@ fn allocate(allocator: &mut Allocator, service_name: &str, text: &str) -> Result
 #[test]
 fn al_2_static_bands_are_those_of_the_upstream_sizes() {
     for (range, band) in [
+        ("10.0.0.0/8", 256),
         ("10.0.0.0/24", 16),
         ("10.0.0.0/20", 256),
         ("10.0.0.0/16", 256),
         ("10.0.0.0/22", 64),
         ("10.0.0.0/27", 16),
         ("10.0.0.0/28", 0),
+        ("10.0.0.0/30", 0),
+        ("10.0.0.0/32", 0),
         ("fd00:96::/112", 256),
         ("fd00:96::/64", 256),
+        ("fd00:96::/118", 64),
         ("fd00:96::/121", 16),
+        ("fd00:96::/122", 16),
         ("fd00:96::/124", 0),
     ] {
         let pool = &allocator(&[range]).services[0].pool;

@@ -119,3 +119,22 @@ fn a_mistake_is_one_line_with_its_place() {
         );
     }
 }
+
+#[test]
+fn l24_a_ttl_is_a_number_from_0_to_3600_and_30_unless_said() {
+    let with = |ttl: &str| {
+        let text = format!("manifests: [a]\ndns: {{listen: [192.0.2.2]{ttl}}}\n");
+        Config::parse(&text, Path::new("/etc/sluice"))
+            .map(|config| config.dns.unwrap().settings().options.ttl)
+    };
+    for (ttl, seconds) in [("", 30), (", ttl: 0", 0), (", ttl: 1", 1), (", ttl: 3600", 3600)] {
+        assert_eq!(with(ttl).unwrap(), seconds, "{ttl}");
+    }
+    for ttl in ["-1", "3601", "4294967296", "5s", "\"5\"", "true", "[5]", "0.5"] {
+        let (spot, message) = with(&format!(", ttl: {ttl}")).unwrap_err();
+        assert!(
+            message.starts_with("dns.ttl: must be ") && spot.is_some(),
+            "{ttl}: {message}"
+        );
+    }
+}

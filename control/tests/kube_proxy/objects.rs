@@ -1,6 +1,7 @@
 //! The rows of `rules.jsonl` that are about objects rather than packets, and those that take more than one packet. Each
 //! has a cluster of its own, made in steps, and is probed after the last.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
@@ -9,9 +10,10 @@ use sluice_dataplane::counters::CounterId;
 use crate::cluster::{Cluster, Options};
 use crate::fate::{Fate, fate, summary};
 use crate::ledger::{Ledger, Row};
+use crate::packet::{ACK, Packet};
 use crate::probe::{FLOWS, fits, opening, recorded, replay};
 use crate::shape::{Shape, pair, ready};
-use crate::topology::{ip, named};
+use crate::topology::{Family, having, ip, kind, named};
 
 fn shape() -> Shape {
     Shape::default()
@@ -185,10 +187,10 @@ pub(crate) fn replay_row(ledger: &mut Ledger, row: &Row) -> bool {
         return true;
     }
     let (wanted, ours) = match row.text("test") {
-        "hairpin, remote endpoint through this node" => met_itself(),
-        "loadBalancerSourceRanges tightened while a TCP connection is open" => tightened(),
+        "hairpin, remote endpoint through this node" => met_itself(row),
+        "loadBalancerSourceRanges tightened while a TCP connection is open" => tightened(row),
         "service-proxy-name label added at run time with empty value" => disowned(row),
-        "conntrack entries left by rejected/dropped packets" => untracked(),
+        "conntrack entries left by rejected/dropped packets" => untracked(row),
         "REJECT rate limit: 100 probes at once from one client" => limited(row),
         "REJECT rate limit: one probe every 0.5-0.6 s" => paced(row),
         _ => return false,
@@ -197,7 +199,8 @@ pub(crate) fn replay_row(ledger: &mut Ledger, row: &Row) -> bool {
     true
 }
 
-fn met_itself() -> (String, String) {
+/// The one endpoint, behind another node, asks the Service whose endpoint it is.
+fn met_itself(row: &Row) -> (String, String) {
     let only = Shape {
         endpoints: ready(&["r1"]),
         ..shape()
@@ -205,12 +208,43 @@ fn met_itself() -> (String, String) {
     let mut cluster = made(vec![only.objects()]);
     let r1 = named("r1");
     let packet = opening("UDP", (ip("10.244.2.11"), 4000), (ip("10.96.7.7"), 80));
-    let wanted = "r1:8080 as client-kept-no-reply-possible".to_owned();
-    (wanted, fate(&mut cluster.bed, r1, &packet).to_string())
+    let arrived = |packet: &Value| {
+        let (src, dst) = (packet["src"].as_str().unwrap(), packet["dst"].as_str().unwrap());
+        let name = having(ip(dst)).map_or("a stranger", |station| station.name);
+        let kind = match kind(ip(src)) {
+            _ if src == dst && row.value["replies"] == 0 => "client-kept-no-reply-possible",
+            _ if ip(src) == r1.address(Family::V4) => "client-kept",
+            kind => kind.unwrap_or("a stranger"),
+        };
+        format!("{name}:{} as {kind}", packet["dport"])
+    };
+    let recorded = row.value["arrived_at_r1"].as_array().unwrap().iter();
+    let recorded: BTreeSet<String> = recorded.map(arrived).collect();
+    (
+        recorded.into_iter().collect::<Vec<_>>().join("; "),
+        fate(&mut cluster.bed, r1, &packet).to_string(),
+    )
+}
+
+/// The endpoint in a line of the recorded clients: what the server told them comes first.
+fn answered(line: &Value) -> String {
+    let words = line.as_str().and_then(|line| line.split(' ').next());
+    words.unwrap_or("silence").to_owned()
+}
+
+/// Which endpoint a flow met, first and later, and what became of a new one.
+fn lived(first: &str, later: &str, new: &str) -> String {
+    let served = first.starts_with(['l', 'r']);
+    let later = if served && first == later {
+        "goes on"
+    } else {
+        later
+    };
+    format!("the flow {later}; new: {new}")
 }
 
 /// LBR-2 is for new flows: an open one goes on.
-fn tightened() -> (String, String) {
+fn tightened(row: &Row) -> (String, String) {
     let open = Shape {
         balanced: pair("203.0.113.97", "2001:db8:113::61").into(),
         ranges: vec!["198.51.100.20/32".into()],
@@ -221,20 +255,30 @@ fn tightened() -> (String, String) {
         ..open.clone()
     };
     let mut cluster = made(vec![open.objects()]);
-    let (client, to) = (named("client2"), (ip("203.0.113.97"), 80));
-    let syn = |port| opening("TCP", (ip("198.51.100.20"), port), to);
-    let asked = |cluster: &mut Cluster, port| match fate(&mut cluster.bed, client, &syn(port)) {
-        Fate::Endpoint { .. } => "served".to_owned(),
-        other => other.to_string(),
-    };
-    let before = asked(&mut cluster, 4000);
+    let (from, to) = (ip("198.51.100.20"), (ip("203.0.113.97"), 80));
+    let ask = |cluster: &mut Cluster, packet: &Packet| met(cluster, "client2", packet);
+    let before = ask(&mut cluster, &opening("TCP", (from, 4000), to));
     cluster.apply(closed.objects());
-    let after = format!(
-        "{before}, then {}; new: {}",
-        asked(&mut cluster, 4000),
-        asked(&mut cluster, 4001)
-    );
-    ("served, then served; new: silence".into(), after)
+    let after = ask(&mut cluster, &Packet::tcp((from, 4000), to, ACK, b"still-there"));
+    let new = ask(&mut cluster, &opening("TCP", (from, 4001), to));
+    let value = &row.value;
+    let new_then = match value["new_connection_after"]["err"].as_str() {
+        Some("timed out") => "silence".to_owned(),
+        other => format!("{other:?}"),
+    };
+    let (opened, data) = (&value["open_before"]["g"], &value["data_after"]["r"]);
+    (
+        lived(&answered(opened), &answered(data), &new_then),
+        lived(&before, &after, &new),
+    )
+}
+
+/// Which endpoint a packet met, or what else became of it.
+fn met(cluster: &mut Cluster, client: &str, packet: &Packet) -> String {
+    match fate(&mut cluster.bed, named(client), packet) {
+        Fate::Endpoint { name, .. } => name,
+        other => other.to_string(),
+    }
 }
 
 /// A Service that another proxy takes over: its UDP flow goes on (as recorded), new flows are dropped.
@@ -245,13 +289,9 @@ fn disowned(row: &Row) -> (String, String) {
         ..shape()
     };
     let mut cluster = made(vec![plain.objects()]);
-    let client = named("client");
     let ask = |cluster: &mut Cluster, protocol, port| {
         let packet = opening(protocol, (ip("198.51.100.10"), port), (dst, 80));
-        match fate(&mut cluster.bed, client, &packet) {
-            Fate::Endpoint { name, .. } => name,
-            other => other.to_string(),
-        }
+        met(cluster, "client", &packet)
     };
     let before = ask(&mut cluster, "UDP", 4000);
     cluster.apply(labelled(
@@ -261,34 +301,34 @@ fn disowned(row: &Row) -> (String, String) {
         "",
     ));
     let after = ask(&mut cluster, "UDP", 4000);
-    let kept = if after == before {
-        "goes on".to_owned()
-    } else {
-        after
-    };
-    let wanted = "the flow goes on; new: silence".to_owned();
+    let new = ask(&mut cluster, "TCP", 4001);
+    let flow = |index: usize| answered(&row.value["existing_udp_flow"][index]["r"]);
     (
-        wanted,
-        format!("the flow {kept}; new: {}", ask(&mut cluster, "TCP", 4001)),
+        lived(&flow(0), &flow(1), &recorded(row)),
+        lived(&before, &after, &new),
     )
 }
 
-/// RJ-5.
-fn untracked() -> (String, String) {
+/// RJ-5: flows after packets that are refused, and after packets to an address that nobody has.
+fn untracked(row: &Row) -> (String, String) {
     let none = Shape {
         endpoints: Vec::new(),
         ..shape()
     };
     let mut cluster = made(vec![none.objects()]);
-    for (port, dst) in [(4000, "10.96.7.7"), (4001, "10.96.255.200")] {
+    let mut opened = |port, dst| {
         for protocol in ["TCP", "UDP"] {
             let packet = opening(protocol, (ip("198.51.100.10"), port), (ip(dst), 80));
             cluster.bed.send(named("client"), &packet);
         }
-    }
+        cluster.bed.count(CounterId::FLOWS_OPENED)
+    };
+    let (refused, dropped) = (opened(4000, "10.96.7.7"), opened(4001, "10.96.255.200"));
+    let flows = |field: &str| row.value[field].as_array().unwrap().len();
+    let (refused_there, dropped_there) = (flows("after_udp_and_tcp_reject"), flows("after_unallocated_drop"));
     (
-        "0 flows".into(),
-        format!("{} flows", cluster.bed.count(CounterId::FLOWS_OPENED)),
+        format!("{refused_there} flows, then {dropped_there}"),
+        format!("{refused} flows, then {dropped}"),
     )
 }
 
@@ -309,11 +349,12 @@ fn limited(row: &Row) -> (String, String) {
         let packet = opening(row.text("proto"), (client, 4000 + probe), (dst, 80));
         matches!(fate(&mut cluster.bed, source, &packet), Fate::Icmp(_))
     });
-    // A probe of the node's was lost on its own way in the record.
-    let recorded = match row.value["icmp"][0]["count"].as_u64().unwrap() {
-        99 if row.text("source") == "node" => 100,
-        count => count,
-    };
+    // What the client's socket was told, where that was watched: one error to the node was not seen on its way.
+    let told = &row.value["errno"]["ECONNREFUSED"];
+    let recorded = told
+        .as_u64()
+        .or_else(|| row.value["icmp"][0]["count"].as_u64())
+        .unwrap();
     (
         format!("{recorded} answered"),
         format!("{} answered", answered.count()),
@@ -325,7 +366,7 @@ fn limited(row: &Row) -> (String, String) {
 fn paced(row: &Row) -> (String, String) {
     let (mut cluster, dst) = without_endpoints(row);
     let source = named("client");
-    let client = source.address(crate::topology::Family::of(dst));
+    let client = source.address(Family::of(dst));
     let probe = |cluster: &mut Cluster, port| {
         let packet = opening("UDP", (client, port), (dst, 80));
         match fate(&mut cluster.bed, source, &packet) {

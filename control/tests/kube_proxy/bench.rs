@@ -17,7 +17,7 @@ pub(crate) const REMOTE: [&str; 2] = ["10.96.51.135", "fd00:10:96::5032"];
 const REMOTE_TOO: [&str; 2] = ["10.96.71.64", "fd00:10:96::5b3f"];
 pub(crate) const LOCAL: [&str; 2] = ["10.96.174.72", "fd00:10:96::3939"];
 const LOCAL_TOO: [&str; 2] = ["10.96.200.7", "fd00:10:96::e43d"];
-pub(crate) const CLOSED: [&str; 2] = ["10.96.139.248", "fd00:10:96::8bf8"];
+pub(crate) const CLOSED: [&str; 2] = ["10.96.139.248", "fd00:10:96::e991"];
 pub(crate) const BALANCED: [&str; 2] = ["203.0.113.71", "2001:db8:113::71"];
 pub(crate) const ANY: [&str; 2] = ["10.96.51.1", "fd00:10:96::5001"];
 

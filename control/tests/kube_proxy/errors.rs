@@ -1,26 +1,52 @@
 //! ICMP errors about translated flows (ICM-1, TTL-1): who seems to have sent them, and what they quote.
 
+use std::net::IpAddr;
+
 use serde_json::Value;
 
 use crate::bench::{CLOSED, REMOTE, Talk, bench, client, family};
+use crate::cluster::Cluster;
 use crate::ledger::Row;
 use crate::packet::{ACK, ICMP, ICMPV6, Packet, SYN};
 use crate::topology::{Family, Station, ip, named};
 
+/// The flow that an error is about, as its client knows it, and how long the packet was.
+struct Flow {
+    from: (IpAddr, u16),
+    to: (IpAddr, u16),
+    len: usize,
+}
+
+impl Flow {
+    fn of(sent: &Packet) -> Self {
+        Self {
+            from: (sent.src, sent.sport()),
+            to: (sent.dst, sent.dport()),
+            len: sent.len(),
+        }
+    }
+
+    /// IPv4 quotes 548 bytes of the original, IPv6 1,232, or all there is.
+    fn quoted(&self) -> usize {
+        self.len.min(if self.from.0.is_ipv4() { 548 } else { 1232 })
+    }
+}
+
 /// An ICMP error in terms of its flow: `C` the client, `F` the frontend.
-fn line(error: &Packet, sent: &Packet) -> String {
-    let whole = sent.src.is_ipv4();
+fn line(error: &Packet, flow: &Flow) -> String {
     let quote = error.transport.get(8..).unwrap_or_default();
     let Some(inner) = Packet::parse(quote) else {
         return format!("quotes no packet: {error:?}");
     };
-    let name = |address: std::net::IpAddr| match address {
-        _ if address == sent.src => "C".to_owned(),
-        _ if address == sent.dst => "F".to_owned(),
+    let name = |address: IpAddr| match address {
+        _ if address == flow.from.0 => "C".to_owned(),
+        _ if address == flow.to.0 => "F".to_owned(),
         other => other.to_string(),
     };
-    // IPv4 quotes 548 bytes of the original, IPv6 1,232, or all there is.
-    let most = if whole { 548 } else { 1232 };
+    let port = |found: u16, own: u16| match found == own {
+        true => "same".to_owned(),
+        false => found.to_string(),
+    };
     format!(
         "{}/{} from {} to {}, {}, {} quotes {}:{} > {}:{}, {}",
         error.transport[0],
@@ -34,18 +60,10 @@ fn line(error: &Packet, sent: &Packet) -> String {
             "with a wrong checksum"
         },
         name(inner.src),
-        if inner.sport() == sent.sport() {
-            "same".to_owned()
-        } else {
-            inner.sport().to_string()
-        },
+        port(inner.sport(), flow.from.1),
         name(inner.dst),
-        if inner.dport() == sent.dport() {
-            "same".to_owned()
-        } else {
-            inner.dport().to_string()
-        },
-        if quote.len() == sent.len().min(most) {
+        port(inner.dport(), flow.to.1),
+        if quote.len() == flow.quoted() {
             "all"
         } else {
             "less"
@@ -53,41 +71,36 @@ fn line(error: &Packet, sent: &Packet) -> String {
     )
 }
 
-/// The recorded error at the client, in the same terms: its first bytes are in the record, the quoted rest is not.
-fn recorded(row: &Row) -> String {
+/// The recorded error at the client, in the same terms. Its first 128 bytes are in the record; what was cut off is what the
+/// recorder's long packets were filled with, which the checksum proves.
+fn recorded(row: &Row, flow: &Flow) -> String {
     let error = &row.value["icmp_at_client"][0];
-    let (outer, inner) = (&error["parsed"], &error["inner"]);
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    // The node's own stack was watched before it translated: what came of it is what it knows of the frontend's path.
-    let translated = row.text("client") != "node1";
-    let (_, address) = client(row);
-    let name = |value: &Value| match text(value) {
-        _ if !translated => String::new(),
-        a if a == address.to_string() => "C".into(),
-        _ => "F".into(),
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let number = |value: &Value| value.as_u64().unwrap();
+    let mut bytes: Vec<u8> = text(&error["hex"])
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect();
+    bytes.resize(number(&error["parsed"]["len"]) as usize, b'x');
+    let packet = Packet::parse(&bytes).unwrap();
+    let inner = &error["inner"];
+    let len = number(&inner["len"]) as usize;
+    if row.text("client") != "node1" {
+        return line(&packet, &Flow { len, ..*flow });
+    }
+    // The node's own stack was watched before it translated: whoever sent the error is what the node calls the frontend.
+    let end = |address: &str, port: &str| (ip(&text(&inner[address])), number(&inner[port]) as u16);
+    let inside = Flow {
+        from: end("src", "sport"),
+        to: end("dst", "dport"),
+        len,
     };
-    let either = |name: String, plain: &str| if name.is_empty() { plain.to_owned() } else { name };
-    let (len, quoted) = (
-        inner["len"].as_u64().unwrap(),
-        outer["quoted_hdr_and_data"].as_u64().unwrap(),
-    );
-    let most = if family(row) == Family::V4 { 548 } else { 1232 };
-    let rest = u32::from_str_radix(&text(&outer["rest"]), 16).unwrap_or(0);
-    format!(
-        "{}/{} from {} to {}, {}, soundly quotes {}:same > {}:same, {}",
-        outer["type"],
-        outer["code"],
-        either(name(&outer["src"]), "F"),
-        either(name(&outer["dst"]), "C"),
-        rest & 0xffff,
-        either(name(&inner["src"]), "C"),
-        either(name(&inner["dst"]), "F"),
-        if quoted == len.min(most) { "all" } else { "less" },
-    )
+    line(&packet, &inside).replacen(&format!("from {}", packet.src), "from F", 1)
 }
 
 /// An error about `got`, as a router or the endpoint sends it.
-fn error(from: std::net::IpAddr, got: &Packet, kind: (u8, u8), rest: u32) -> Packet {
+fn error(from: IpAddr, got: &Packet, kind: (u8, u8), rest: u32) -> Packet {
     let (protocol, most) = if got.src.is_ipv4() {
         (ICMP, 548)
     } else {
@@ -99,15 +112,10 @@ fn error(from: std::net::IpAddr, got: &Packet, kind: (u8, u8), rest: u32) -> Pac
     Packet::new(from, got.src, protocol, [header, quote].concat())
 }
 
-/// What the client gets when `station` sends this error about the packet of a flow.
-fn answered(
-    cluster: &mut crate::cluster::Cluster,
-    station: &Station,
-    error: &Packet,
-    sent: &Packet,
-) -> String {
-    match &cluster.bed.send(station, error)[..] {
-        [one] => line(&one.packet, sent),
+/// What the client gets when `station` sends this packet, in terms of the flow that it sent.
+fn answered(cluster: &mut Cluster, station: &Station, packet: &Packet, sent: &Packet) -> String {
+    match &cluster.bed.send(station, packet)[..] {
+        [one] => line(&one.packet, &Flow::of(sent)),
         seen => format!("{} packets", seen.len()),
     }
 }
@@ -135,12 +143,13 @@ pub(crate) fn from_a_router(row: &Row) -> (String, String) {
         }
         _ => Packet::udp(from, to, &[b'x'; 1420]),
     };
+    let flow = Flow::of(&big);
     let ours = Talk::begin(&mut cluster, station, big).map(|talk| {
         let router = named("rtr");
         let error = error(router.address(family), &talk.got, kinds(family)[1], 1400);
         answered(&mut cluster, router, &error, &talk.sent)
     });
-    (recorded(row), ours.unwrap_or_else(|| "no flow".into()))
+    (recorded(row, &flow), ours.unwrap_or_else(|| "no flow".into()))
 }
 
 pub(crate) fn from_the_endpoint(row: &Row) -> (String, String) {
@@ -151,7 +160,8 @@ pub(crate) fn from_the_endpoint(row: &Row) -> (String, String) {
         let error = error(talk.got.dst, &talk.got, kinds(family)[0], 0);
         answered(&mut cluster, named("r1"), &error, &talk.sent)
     });
-    (recorded(row), ours.unwrap_or_else(|| "no flow".into()))
+    let flow = Flow { from, to, len: 0 };
+    (recorded(row, &flow), ours.unwrap_or_else(|| "no flow".into()))
 }
 
 /// A datagram that expires here, at the router, or at the node behind it.
@@ -159,17 +169,17 @@ pub(crate) fn hop_limit(row: &Row) -> (String, String) {
     let (family, (station, address)) = (family(row), client(row));
     let hops: u8 = row.text("test").rsplit(' ').next().unwrap().parse().unwrap();
     let mut cluster = bench();
-    let (from, to) = ((address, 28_300), (ip(REMOTE[family as usize]), 80));
+    let (from, to) = (
+        (address, 28_300 + u16::from(hops)),
+        (ip(REMOTE[family as usize]), 80),
+    );
     let sent = Packet {
         hops,
         ..Packet::udp(from, to, b"ttl-test")
     };
+    let recorded = recorded(row, &Flow::of(&sent));
     if hops == 1 {
-        let ours = match &cluster.bed.send(station, &sent)[..] {
-            [one] => line(&one.packet, &sent),
-            seen => format!("{} packets", seen.len()),
-        };
-        return (recorded(row), ours);
+        return (recorded, answered(&mut cluster, station, &sent, &sent));
     }
     let by = if hops == 2 {
         ["172.18.1.254", "fd00:18:1::fe"]
@@ -180,5 +190,5 @@ pub(crate) fn hop_limit(row: &Row) -> (String, String) {
         let error = error(ip(by[family as usize]), &talk.got, kinds(family)[2], 0);
         answered(&mut cluster, named("rtr"), &error, &talk.sent)
     });
-    (recorded(row), ours.unwrap_or_else(|| "no flow".into()))
+    (recorded, ours.unwrap_or_else(|| "no flow".into()))
 }

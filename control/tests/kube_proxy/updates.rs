@@ -1,6 +1,6 @@
 //! Flows that live while their Service changes: one UDP flow, one TCP connection, and new flows after the change.
 //!
-//! Timelines are compared by where they begin and end, and endpoints by whether they are the flow's first one: which of
+//! Timelines are compared answer by answer, each once, and endpoints by whether they are the flow's first one: which of
 //! several takes over is chance there and here.
 
 use std::collections::BTreeSet;
@@ -111,11 +111,15 @@ fn replay(row: &Row) -> String {
     if restart {
         cluster.restart_control();
     }
+    let mut heard: Vec<Vec<String>> = vec![Vec::new(); flows.len()];
     for objects in first {
         cluster.become_only(objects);
+        for ((flow, _), heard) in flows.iter_mut().zip(&mut heard) {
+            heard.push(flow.speak(&mut cluster));
+        }
     }
-    for (flow, line) in &mut flows {
-        *line += &format!(", {}", flow.speak(&mut cluster));
+    for ((_, line), heard) in flows.iter_mut().zip(heard) {
+        *line = phase(line, heard);
     }
     let fresh = if row.value["new_flows_after"].is_null() {
         String::new()
@@ -134,6 +138,20 @@ fn replay(row: &Row) -> String {
         .iter()
         .map(|(flow, line)| format!("{} {line}; ", flow.protocol));
     lines.collect::<String>() + &fresh
+}
+
+/// What a flow heard before and after each of several events, without what a timeline cannot tell from its neighbour; its
+/// last answer is told even if it is the first.
+fn phase(before: &str, mut heard: Vec<String>) -> String {
+    let last = heard.pop();
+    let mut words = vec![before.to_owned()];
+    words.extend(heard);
+    words.dedup();
+    if words.len() > 1 && words.last() == last.as_ref() {
+        words.pop();
+    }
+    words.extend(last);
+    words.join(", ")
 }
 
 /// New flows of both protocols: which endpoints, or how they are turned away.
@@ -192,13 +210,16 @@ fn recorded(row: &Row) -> String {
             _ if Some(answer) == endpoint => "first",
             _ => "another",
         };
-        let mut words: Vec<_> = [first.first(), first.last(), second.last()]
-            .into_iter()
-            .flatten()
-            .map(word)
-            .collect();
-        // The second event of these is not recorded: a timeline that says nothing new.
-        words.truncate(if second.is_empty() { 2 } else { 3 });
+        let mut words: Vec<_> = first.iter().map(word).collect();
+        if words.len() == 1 {
+            words.push(words[0]);
+        }
+        // The second event's timeline begins with what was last heard before it. Some rows do not have one.
+        let mut later = second.iter().map(word).peekable();
+        if second.len() > 1 {
+            later.next_if_eq(&words[words.len() - 1]);
+        }
+        words.extend(later);
         line += &format!("{protocol} {}; ", words.join(", "));
     }
     let mut served = [BTreeSet::new(), BTreeSet::new()];

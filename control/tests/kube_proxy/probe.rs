@@ -168,8 +168,14 @@ fn errors(row: &Row) -> impl Iterator<Item = String> {
     })
 }
 
+/// Whether a record of so many tries is likely to have missed all but `reached` of `all` endpoints: once in ten thousand.
+fn missed(reached: usize, all: usize, tries: u64) -> bool {
+    all <= reached || (reached as f64 / all as f64).powi(tries as i32) > 1e-4
+}
+
 /// Whether what became of `flows` packets fits a record of fewer: every endpoint of the record is reached, seen as
-/// recorded, and beyond those only endpoints on a side that the record reached, seen as those are.
+/// recorded, and beyond those only endpoints on a side that the record reached, seen as those are, and no more than it can
+/// have missed by chance.
 pub(crate) fn fits(row: &Row, wanted: &str, ours: &str, flows: usize) -> bool {
     if wanted == ours {
         return true;
@@ -201,5 +207,13 @@ pub(crate) fn fits(row: &Row, wanted: &str, ours: &str, flows: usize) -> bool {
         let hairpin = client.is_some_and(|client| client.name == name && !rest.ends_with("client-kept"));
         hairpin || near.any(|(_, other)| other == rest)
     };
-    reached && !ours_parts.is_empty() && ours_parts.iter().all(explained)
+    let names = |parts: &[(String, String)]| {
+        parts
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect::<BTreeSet<_>>()
+            .len()
+    };
+    let chance = missed(names(&wanted_parts), names(&ours_parts), tries);
+    reached && chance && !ours_parts.is_empty() && ours_parts.iter().all(explained)
 }

@@ -50,10 +50,13 @@ in_every_lab! {
         let gateway = ["10.244.0.1", "172.18.0.2", "[fd00:10:244::1]", "[fd00:172:18::2]"];
         let logs: String = pods.iter().map(|pod| lab.log(pod)).collect();
         let client = |line: &str| line.split(' ').nth(1)?.rsplit_once(':').map(|(host, _)| host.to_owned());
-        for line in logs.lines().filter(|line| line.contains("/cluster-ip/")) {
+        let asked = |path: &str| -> Vec<_> { logs.lines().filter(|line| line.contains(path)).collect() };
+        let (inside, outside) = (asked("/cluster-ip/"), asked("/node-port/"));
+        assert_eq!((inside.len(), outside.len()), (5 * 30, 2 * 30), "a line a request: {logs}");
+        for line in inside {
             assert!(debug.contains(&client(line).unwrap()), "{line}");
         }
-        for line in logs.lines().filter(|line| line.contains("/node-port/")) {
+        for line in outside {
             assert!(gateway.contains(&client(line).unwrap().as_str()), "{line}");
         }
     }

@@ -54,8 +54,9 @@ in_every_lab! {
         // 2^-29 against.
         assert!(counts.keys().eq(&pods), "{counts:?}");
         let logs: String = pods.iter().map(|pod| lab.log(pod)).collect();
-        let mut outside = logs.lines().filter(|line| line.contains("/outside/"));
-        assert!(outside.all(|line| line.contains(" 172.18.0.10:")), "{logs}");
+        let outside: Vec<_> = logs.lines().filter(|line| line.contains("/outside/")).collect();
+        assert_eq!(outside.len(), 30, "a line a request: {logs}");
+        assert!(outside.iter().all(|line| line.contains(" 172.18.0.10:")), "{logs}");
         requests(lab, "debug", &format!("http://{ip}"), 5);
 
         // J4: under Local policy.

@@ -155,6 +155,7 @@ impl Region {
     /// Maps the first `len` bytes (at least one) of a file that another process handed over, in whole pages of `page` bytes.
     /// Refused (InvalidData) if the file is shorter. It may become shorter at any time, and touching what is gone is a
     /// SIGBUS: the caller provides for that.
+    #[cfg(feature = "nic")]
     pub(crate) fn foreign(file: OwnedFd, len: usize, page: usize) -> io::Result<Self> {
         let size = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
         if len == 0 || size < len as u64 {

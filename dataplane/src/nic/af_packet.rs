@@ -11,16 +11,16 @@
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::fanout::Fanout;
-use super::interface::{FRAME_OVERHEAD, Interface};
+use super::interface::{FRAME_OVERHEAD, Interface, InterfaceId};
 use super::offloads::{self, Need, Prepared};
 use super::open::PortSpec;
 use super::packet_ring::{PacketRing, Received};
+use super::registry::Share;
 use super::seats::Seat;
 use super::{
     BURST, Burst, Driver, DriverInfo, DriverStats, Frame, FrameMemory, Link, OpenError, checksum_fix, sys,
@@ -44,7 +44,7 @@ pub struct AfPacket {
     missed: Cell<u64>,
     complete_checksums: bool,
     /// Switched on again when the last port of the interface is closed.
-    _offloads: Arc<Prepared>,
+    _offloads: Share<InterfaceId, Prepared>,
     /// Its place in the fanout group, if it has one.
     _seat: Option<Seat>,
 }
@@ -79,14 +79,8 @@ impl AfPacket {
                         e,
                     )
                 })?;
-        let ring =
-            PacketRing::new(socket.as_fd(), spec.ring_size as usize, memory.max_packet()).map_err(|e| {
-                spec.error(
-                    "cannot make the receive ring",
-                    "lower ring_size or free memory",
-                    e,
-                )
-            })?;
+        let ring = PacketRing::new(socket.as_fd(), spec.ring_size as usize, memory.max_packet())
+            .map_err(|e| spec.error("cannot make the receive ring", "lower ringSize or free memory", e))?;
         let ignored = sys::set_option(
             socket.as_fd(),
             libc::SOL_PACKET,

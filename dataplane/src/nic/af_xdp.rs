@@ -15,10 +15,11 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, sockopt};
 
 use super::frame::RawFrame;
-use super::interface::Interface;
+use super::interface::{Interface, InterfaceId};
 use super::ledger::{Held, Ledger};
 use super::offloads::{self, Need, Prepared};
 use super::open::{Attach, BusyPoll, PortSpec, ZeroCopy};
+use super::registry::Share;
 use super::ring::Descriptor;
 use super::spread::{self, Spreading};
 use super::xdp_program::{Attachment, MAX_QUEUES};
@@ -42,7 +43,7 @@ pub struct AfXdp {
     /// Has the NIC pass on group frames.
     _groups: OwnedFd,
     /// Keeps the interface's program attached while any port uses it.
-    _attachment: Arc<Attachment>,
+    attachment: Share<InterfaceId, Attachment>,
     ledger: Ledger,
     interface: Interface,
     info: DriverInfo,
@@ -52,9 +53,9 @@ pub struct AfXdp {
     polls_busily: bool,
     complete_checksums: bool,
     /// Switched on again when the last port of the interface is closed.
-    _offloads: Arc<Prepared>,
+    _offloads: Share<InterfaceId, Prepared>,
     /// Put back as well.
-    _spreading: Option<Arc<Spreading>>,
+    _spreading: Option<Share<InterfaceId, Spreading>>,
 }
 
 impl AfXdp {
@@ -115,7 +116,7 @@ impl AfXdp {
             rings,
             socket: Arc::new(socket),
             _groups: groups,
-            _attachment: attachment.clone(),
+            attachment,
             ledger: Ledger::new(memory),
             interface,
             info,
@@ -128,7 +129,7 @@ impl AfXdp {
         };
         // Filled before the first frame is steered here, so that none finds an empty fill ring.
         driver.top_up(memory);
-        if let Err(error) = attachment.steer(spec.queue, driver.socket.as_fd()) {
+        if let Err(error) = driver.attachment.steer(spec.queue, driver.socket.as_fd()) {
             Box::new(driver).close(memory);
             return Err(spec.error(
                 "cannot put the socket into the XDP map",
@@ -368,10 +369,7 @@ fn check_sizes(spec: &PortSpec, memory: &FrameMemory) -> Result<(), OpenError> {
             memory.available(),
             spec.ring_size
         );
-        return Err(spec.refusal(
-            what,
-            format!("raise the worker's frames by {wanted} or lower ring_size"),
-        ));
+        return Err(spec.refusal(what, format!("raise frames.count by {wanted} or lower ringSize")));
     }
     Ok(())
 }

@@ -108,7 +108,7 @@ unsafe impl Sync for FrameMemory {}
 
 impl FrameMemory {
     /// `count` frames of `chunk_size` bytes (a power of two from 2048 to 32768, as AF_XDP's UMEM wants), of which
-    /// `HEADROOM` come before the packet. Errors: InvalidInput for other sizes; ENOMEM.
+    /// up to `HEADROOM` come before the packet. Errors: InvalidInput for other sizes; ENOMEM.
     pub fn new(count: usize, chunk_size: usize) -> io::Result<Self> {
         Self::in_region(count, chunk_size, Region::anonymous)
     }

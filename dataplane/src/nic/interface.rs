@@ -13,6 +13,9 @@ use crate::addr::Mac;
 /// Ethernet header and one VLAN tag: what a frame has beyond the interface's MTU (IEEE 802.3, 802.1Q).
 pub(crate) const FRAME_OVERHEAD: usize = 14 + 4;
 
+/// Network namespace, 0 on kernels that cannot tell (before 5.14), and index.
+pub(crate) type InterfaceId = (u64, u32);
+
 /// One interface of the network namespace this was made in.
 #[derive(Debug)]
 pub(crate) struct Interface {
@@ -123,9 +126,10 @@ impl Interface {
         Ok(socket)
     }
 
-    /// Names the network namespace among all of this boot; 0 on kernels that cannot tell (before 5.14).
-    pub(crate) fn namespace(&self) -> u64 {
-        sys::get_option(self.control.as_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE).unwrap_or(0)
+    /// Which it is, of all that this machine has had since it was booted.
+    pub(crate) fn id(&self) -> InterfaceId {
+        let namespace = sys::get_option(self.control.as_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE);
+        (namespace.unwrap_or(0), self.index)
     }
 
     /// Whether it is still there and has a carrier.

@@ -14,9 +14,9 @@
 
 use std::cell::Cell;
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::open::PortSpec;
+use super::registry::{Registry, Share};
 use super::tap::station_mac;
 use super::{Burst, Driver, DriverInfo, DriverStats, FrameMemory, Link, OpenError};
 use crate::addr::Mac;
@@ -67,7 +67,7 @@ pub struct MemifSpec {
     pub role: Role,
     /// Number of the interface at that socket.
     pub id: u32,
-    /// What the client must know, at most 24 bytes; empty: nothing.
+    /// What the client must know, at most 23 bytes; empty: nothing.
     pub secret: String,
     /// Queue pairs, 1 to 64: one for each worker.
     pub queues: u16,
@@ -105,8 +105,8 @@ impl MemifSpec {
     }
 }
 
-/// The interfaces of this process: the ports of its queues, in whichever worker, share one.
-static INTERFACES: Mutex<Vec<(Key, Weak<Interface>)>> = Mutex::new(Vec::new());
+/// The interfaces of this process.
+static INTERFACES: Registry<Key, Interface> = Registry::new();
 
 /// Socket, role and number.
 type Key = (String, Role, u32);
@@ -114,7 +114,7 @@ type Key = (String, Role, u32);
 /// One queue of a memif interface.
 #[derive(Debug)]
 pub struct Memif {
-    interface: Arc<Interface>,
+    interface: Share<Key, Interface>,
     queue: usize,
     /// The rings of the link there is.
     pair: Option<Box<Pair>>,
@@ -335,10 +335,7 @@ fn check(spec: &PortSpec, options: &MemifSpec) -> Result<(), OpenError> {
     let bytes = terms(spec, options).bytes(2 * u64::from(options.queues));
     if u32::try_from(bytes).is_err() {
         let what = format!("{bytes} bytes of buffers, more than the protocol's 4 GiB");
-        return Err(spec.refusal(
-            what,
-            "lower ring_size, the buffers' size or the number of workers",
-        ));
+        return Err(spec.refusal(what, "lower ringSize, the buffers' size or the number of workers"));
     }
     Ok(())
 }
@@ -382,38 +379,29 @@ fn terms(spec: &PortSpec, options: &MemifSpec) -> Terms {
 }
 
 /// The interface another port has opened, or a new one.
-fn interface(spec: &PortSpec, options: &MemifSpec) -> Result<Arc<Interface>, OpenError> {
-    let key = (options.socket.clone(), options.role, options.id);
+fn interface(spec: &PortSpec, options: &MemifSpec) -> Result<Share<Key, Interface>, OpenError> {
     let terms = terms(spec, options);
-    let mut interfaces = INTERFACES.lock().unwrap_or_else(PoisonError::into_inner);
-    interfaces.retain(|(_, interface)| interface.strong_count() > 0);
-    let known = interfaces.iter().find(|(k, _)| *k == key);
-    if let Some(known) = known.and_then(|(_, interface)| interface.upgrade()) {
-        return if known.terms == terms {
-            Ok(known)
-        } else {
-            Err(spec.refusal(
-                format!(
-                    "{} has id {} already, opened otherwise",
-                    options.socket, options.id
-                ),
-                "give every memif port a socket or an id of its own",
-            ))
-        };
-    }
-    let opened = Interface::open(&options.socket, terms).map_err(|error| {
-        let advice = match &error {
-            BindError::Io { .. } => "check that its folder exists and may be written to",
-            _ => "choose another socket",
-        };
-        match error {
-            BindError::Io { error, .. } => {
-                spec.error(format!("cannot use {}", options.socket), advice, error)
-            }
-            error => spec.refusal(error.to_string(), advice),
+    let fits = |there: &Interface| {
+        if there.terms == terms {
+            return Ok(true);
         }
-    })?;
-    let opened = Arc::new(opened);
-    interfaces.push((key, Arc::downgrade(&opened)));
-    Ok(opened)
+        Err(spec.refusal(
+            format!(
+                "{} has id {} already, opened otherwise",
+                options.socket, options.id
+            ),
+            "give every memif port a socket or an id of its own",
+        ))
+    };
+    let make = || {
+        Interface::open(&options.socket, terms.clone()).map_err(|error| match error {
+            BindError::Io { error, .. } => spec.error(
+                format!("cannot use {}", options.socket),
+                "check that its folder exists and may be written to",
+                error,
+            ),
+            error => spec.refusal(error.to_string(), "choose another socket"),
+        })
+    };
+    INTERFACES.hold((options.socket.clone(), options.role, options.id), fits, make)
 }

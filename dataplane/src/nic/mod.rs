@@ -41,6 +41,9 @@ pub mod offloads;
 /// Ports whose interface goes and comes back.
 #[cfg(feature = "nic")]
 mod reopen;
+/// What ports of one interface share.
+#[cfg(feature = "nic")]
+mod registry;
 /// Which interfaces there are.
 #[cfg(feature = "nic")]
 pub mod census;
@@ -80,7 +83,7 @@ pub mod netmap;
 /// Recorded packets.
 #[cfg(feature = "nic")]
 pub mod pcap;
-/// The host port.
+/// The host port, or a link.
 #[cfg(feature = "nic")]
 pub mod tap;
 /// What the kernel could not send by an interface.
@@ -124,8 +127,8 @@ mod sys;
 /// Frames and the memory they are in.
 pub use frame::{Frame, FrameMemory};
 
-/// Most packets one turn of a worker handles from one queue. 64: two prefetch waves fill the core's outstanding-miss
-/// buffers, and a burst's headers still fit the first-level cache.
+/// Most packets one turn of a worker handles from one queue. 64: enough for the waves of `burst` to overlap, and a
+/// burst's headers still fit the first-level cache.
 pub const BURST: usize = 64;
 
 /// Up to one burst of frames.

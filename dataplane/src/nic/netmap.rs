@@ -1,4 +1,4 @@
-//! The driver of netmap ports (netmap(4), kernel module of API 14): rings of a NIC, of the node's own stack (its host
+//! The driver of netmap ports (netmap(4), kernel module of API 14 or 15): rings of a NIC, of the node's own stack (its host
 //! rings), of a VALE switch, of a pipe.
 //!
 //! Ring slots name buffers by number. Where the worker's frame memory is in the same region as the rings, received and sent
@@ -26,9 +26,10 @@ use std::sync::Arc;
 
 use netmap_sys::netmap::{NS_BUF_CHANGED, NS_MOREFRAG, netmap_slot};
 
-use super::interface::{FRAME_OVERHEAD, Interface};
+use super::interface::{FRAME_OVERHEAD, Interface, InterfaceId};
 use super::offloads::{self, Need, Prepared};
 use super::open::PortSpec;
+use super::registry::Share;
 use super::reopen::restore_station;
 use super::spread::{self, Spreading};
 use super::tap::station_mac;
@@ -68,9 +69,9 @@ pub struct Netmap {
     stats: DriverStats,
     complete_checksums: bool,
     /// Switched on again when the last port of the interface is closed.
-    _offloads: Option<Arc<Prepared>>,
+    _offloads: Option<Share<InterfaceId, Prepared>>,
     /// Put back as well.
-    _spreading: Option<Arc<Spreading>>,
+    _spreading: Option<Share<InterfaceId, Spreading>>,
     /// The device refused the last sync: the port behind it is gone, or stopped.
     failed: bool,
     /// Rx slots taken since the last sync.
@@ -259,7 +260,7 @@ impl Netmap {
         );
         // The buffers that are in the rings stay the module's.
         (self.rx, self.tx, self.device, self.trader) = (None, None, None, None);
-        (self._groups, self._offloads) = (None, None);
+        (self._groups, self._offloads, self._spreading) = (None, None, None);
         self.in_pieces = false;
     }
 

@@ -7,12 +7,12 @@
 //! Never  switches anything on that was off, or touches what no driver of ours needs.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::OpenError;
 use super::ethtool::{self, Feature};
-use super::interface::Interface;
+use super::interface::{Interface, InterfaceId};
 use super::open::{Offloads, PortSpec};
+use super::registry::{Registry, Share};
 
 /// What a driver needs an interface not to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,16 +61,14 @@ impl Need {
     }
 }
 
-/// Interfaces of this process that were prepared: the ports of an interface's queues, in whichever worker, share what was
-/// done. Keyed by network namespace and interface.
-static PREPARED: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
-
-type Entry = ((u64, u32), Vec<Need>, Weak<Prepared>);
+/// The interfaces that were prepared.
+static PREPARED: Registry<InterfaceId, Prepared> = Registry::new();
 
 /// An interface made fit for a driver, for as long as this lives.
 #[derive(Debug)]
-pub struct Prepared {
+pub(crate) struct Prepared {
     interface: Interface,
+    needs: Vec<Need>,
     /// Switched off here, and what was asked for of each before.
     off: Vec<Feature>,
     /// In the way, and still on.
@@ -84,19 +82,12 @@ pub(crate) fn prepare(
     spec: &PortSpec,
     interface: &Interface,
     needs: &[Need],
-) -> Result<Arc<Prepared>, OpenError> {
-    let key = (interface.namespace(), interface.index());
-    let mut all = PREPARED.lock().unwrap_or_else(PoisonError::into_inner);
-    all.retain(|(_, _, prepared)| prepared.strong_count() > 0);
-    let known = all
-        .iter()
-        .find(|(k, n, _)| *k == key && needs.iter().all(|need| n.contains(need)));
-    if let Some(prepared) = known.and_then(|(_, _, prepared)| prepared.upgrade()) {
-        return Ok(prepared);
-    }
-    let prepared = Arc::new(Prepared::new(spec, interface, needs)?);
-    all.push((key, needs.to_vec(), Arc::downgrade(&prepared)));
-    Ok(prepared)
+) -> Result<Share<InterfaceId, Prepared>, OpenError> {
+    PREPARED.hold(
+        interface.id(),
+        |there| Ok(needs.iter().all(|need| there.needs.contains(need))),
+        || Prepared::new(spec, interface, needs),
+    )
 }
 
 /// Features by which the interface merges received packets, if any is on.
@@ -169,6 +160,7 @@ impl Prepared {
         Ok(Self {
             interface: Interface::find(interface.name())
                 .map_err(|error| spec.error("cannot look up the interface", "check the interface", error))?,
+            needs: needs.to_vec(),
             off,
             left: names(left.into_iter()),
             harmless: names(

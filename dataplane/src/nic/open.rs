@@ -33,7 +33,8 @@ pub struct PortSpec {
     pub port: String,
     /// Interface name.
     pub interface: String,
-    /// Receive queue of the interface (`af_xdp`, `tap`), ring pair (`netmap`), from 0.
+    /// Receive queue of the interface (`af_xdp`, `tap`), ring pair (`netmap`), queue pair (`memif`), the worker's number
+    /// (`af_packet`: its place in the fanout group); from 0.
     pub queue: u32,
     /// Slots per ring: a power of two from 64 to `MAX_RING_SIZE`.
     pub ring_size: u32,
@@ -109,7 +110,7 @@ pub enum DriverSpec {
     Netmap,
     /// Files of packets.
     Pcap(PcapSpec),
-    /// A tap: the host port.
+    /// A tap: the host port, or a link.
     Tap {
         /// Largest IP packet, in bytes.
         mtu: usize,
@@ -178,7 +179,7 @@ pub fn open(
 ) -> Result<Box<dyn Driver>, OpenError> {
     if !spec.ring_size.is_power_of_two() || !(64..=MAX_RING_SIZE).contains(&spec.ring_size) {
         let what = format!(
-            "ring_size {} is no power of two from 64 to {MAX_RING_SIZE}",
+            "ringSize {} is no power of two from 64 to {MAX_RING_SIZE}",
             spec.ring_size
         );
         return Err(spec.refusal(what, format!("leave it out or set {DEFAULT_RING_SIZE}")));

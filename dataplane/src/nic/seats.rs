@@ -5,20 +5,22 @@
 //! Gives  whether those of all workers before it are open, and a seat that is free again when it is dropped with the socket.
 //! Never  waits: who comes too early comes again.
 
-use std::sync::{Mutex, PoisonError};
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::interface::Interface;
+use super::interface::{Interface, InterfaceId};
+use super::registry::{Registry, Share};
 
-/// A group: network namespace, interface, the group's number.
-type Group = (u64, u32, u16);
+/// A group: its interface, and its number there.
+type Group = (InterfaceId, u16);
 
-/// Seats that are taken, a bit for each worker, of which there are 64 at most.
-static TAKEN: Mutex<Vec<(Group, u64)>> = Mutex::new(Vec::new());
+/// Seats that are taken in each group, a bit for each worker, of which there are 64 at most.
+static TAKEN: Registry<Group, AtomicU64> = Registry::new();
 
 /// A worker's place in a group.
 #[derive(Debug)]
 pub(crate) struct Seat {
-    group: Group,
+    taken: Share<Group, AtomicU64>,
     bit: u64,
 }
 
@@ -34,28 +36,24 @@ impl Seat {
     }
 
     fn of(group: Group, worker: u32) -> Self {
-        let bit = bit(worker);
-        let mut all = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
-        match all.iter_mut().find(|(its, _)| *its == group) {
-            Some((_, taken)) => *taken |= bit,
-            None => all.push((group, bit)),
-        }
-        Self { group, bit }
+        let (taken, bit) = (taken(group), bit(worker));
+        taken.fetch_or(bit, Ordering::AcqRel);
+        Self { taken, bit }
     }
 }
 
 fn group(interface: &Interface, number: u16) -> Group {
-    (interface.namespace(), interface.index(), number)
+    (interface.id(), number)
+}
+
+fn taken(group: Group) -> Share<Group, AtomicU64> {
+    let Ok(taken) = TAKEN.hold(group, |_| Ok::<_, Infallible>(true), || Ok(AtomicU64::new(0)));
+    taken
 }
 
 fn is_next(group: Group, worker: u32) -> bool {
     let before = bit(worker).wrapping_sub(1);
-    let all = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let taken = all
-        .iter()
-        .find(|(its, _)| *its == group)
-        .map_or(0, |(_, taken)| *taken);
-    taken & before == before
+    taken(group).load(Ordering::Acquire) & before == before
 }
 
 /// Beyond the last worker there is none: nobody's, and after all.
@@ -68,11 +66,7 @@ const fn bit(worker: u32) -> u64 {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut all = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, taken) in all.iter_mut().filter(|(group, _)| *group == self.group) {
-            *taken &= !self.bit;
-        }
-        all.retain(|(_, taken)| *taken != 0);
+        self.taken.fetch_and(!self.bit, Ordering::AcqRel);
     }
 }
 
@@ -82,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_worker_has_a_seat_once_all_before_it_have_and_an_interface_made_anew_has_none_taken() {
-        let (old, new) = ((1, 7, 9), (1, 8, 9));
+        let (old, new) = (((1, 7), 9), ((1, 8), 9));
         assert!(is_next(old, 0) && !is_next(old, 1));
         let first = Seat::of(old, 0);
         assert!(is_next(old, 1) && !is_next(old, 2));

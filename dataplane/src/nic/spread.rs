@@ -7,17 +7,15 @@
 //! Never  a reason not to open: what cannot be set is told, and packets that come to others are handed over as ever.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::ethtool;
-use super::interface::Interface;
+use super::interface::{Interface, InterfaceId};
 use super::open::{PortSpec, Spread};
+use super::registry::{Registry, Share};
 use super::rss::Rss;
 
-/// Interfaces of this process that were set, by network namespace and interface: the ports of their queues share it.
-static SET: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
-
-type Entry = ((u64, u32), Weak<Spreading>);
+/// The interfaces that were set.
+static SET: Registry<InterfaceId, Spreading> = Registry::new();
 
 /// An interface's spreading, for as long as this lives.
 #[derive(Debug)]
@@ -32,27 +30,22 @@ pub(crate) struct Spreading {
 }
 
 /// Sets the interface's spreading as `spec` has it. `None` if there is nothing to set.
-pub(crate) fn set(spec: &PortSpec, interface: &Interface) -> Option<Arc<Spreading>> {
+pub(crate) fn set(spec: &PortSpec, interface: &Interface) -> Option<Share<InterfaceId, Spreading>> {
     let spread = spec.spread.as_ref()?;
     if ethtool::receive_queues(interface).is_ok_and(|queues| queues == 1) {
         return None;
     }
-    let key = (interface.namespace(), interface.index());
-    let mut all = SET.lock().unwrap_or_else(PoisonError::into_inner);
-    all.retain(|(_, spreading)| spreading.strong_count() > 0);
-    let known = all.iter().find(|(k, _)| *k == key);
-    if let Some(spreading) = known.and_then(|(_, spreading)| spreading.upgrade()) {
-        return Some(spreading);
-    }
-    let spreading = Arc::new(Spreading::new(spread, Interface::find(interface.name()).ok()?));
-    if let Some(failure) = &spreading.failure {
-        log::warn!(
-            "NIC port {}: {failure}; packets come to other workers than their flows'",
-            spec.port
-        );
-    }
-    all.push((key, Arc::downgrade(&spreading)));
-    Some(spreading)
+    let make = || {
+        let spreading = Spreading::new(spread, Interface::find(interface.name())?);
+        if let Some(failure) = &spreading.failure {
+            log::warn!(
+                "NIC port {}: {failure}; packets come to other workers than their flows'",
+                spec.port
+            );
+        }
+        Ok::<_, io::Error>(spreading)
+    };
+    SET.hold(interface.id(), |_| Ok(true), make).ok()
 }
 
 impl Spreading {
@@ -103,8 +96,6 @@ pub(crate) fn told(spreading: Option<&Spreading>) -> &'static str {
 
 impl Drop for Spreading {
     fn drop(&mut self) {
-        // Nobody else sets it until it is put back.
-        let _all = SET.lock().unwrap_or_else(PoisonError::into_inner);
         for (flow, fields) in &self.fields {
             // As the driver said it was; one that refuses this now cannot be helped.
             let _ = ethtool::set_hash_fields(&self.interface, *flow, Some(*fields));

@@ -2,19 +2,16 @@
 //! has left in a mode that is not wanted: the last port that lets go of an attachment does.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::OpenError;
-use super::interface::Interface;
+use super::interface::{Interface, InterfaceId};
 use super::open::{Attach, PortSpec};
+use super::registry::{Registry, Share};
 use super::xdp_program::{Attachment, XdpMode};
 use super::xdp_shared::Sharing;
 
-/// The attachments of this process: an interface has one XDP program, and the ports of its queues, in whichever
-/// worker, share it. Keyed by network namespace and interface.
-static ATTACHMENTS: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
-
-type Entry = ((u64, u32), Weak<Attachment>);
+/// The attachments of this process: an interface has one XDP program.
+static ATTACHMENTS: Registry<InterfaceId, Attachment> = Registry::new();
 
 /// The interface's attachment: the one another port has made, or a new one.
 pub(crate) fn attachment(
@@ -22,31 +19,22 @@ pub(crate) fn attachment(
     interface: &Interface,
     attach: Attach,
     shared: Option<&Sharing>,
-) -> Result<Arc<Attachment>, OpenError> {
-    let key = (interface.namespace(), interface.index());
-    let mut attachments = ATTACHMENTS.lock().unwrap_or_else(PoisonError::into_inner);
-    attachments.retain(|(_, attachment)| attachment.strong_count() > 0);
-    let known = attachments
-        .iter()
-        .find(|(k, _)| *k == key)
-        .and_then(|(_, attachment)| attachment.upgrade());
+) -> Result<Share<InterfaceId, Attachment>, OpenError> {
     let wanted: &[XdpMode] = match attach {
         Attach::Auto => &[XdpMode::Native, XdpMode::Generic],
         Attach::Native => &[XdpMode::Native],
         Attach::Generic => &[XdpMode::Generic],
     };
-    if let Some(known) = known {
-        return if wanted.contains(&known.mode()) {
-            Ok(known)
-        } else {
-            let what = format!("another queue has already attached it as {:?}", known.mode());
-            Err(spec.refusal(what, "give all queues of an interface the same attach option"))
-        };
-    }
-    let made = make(interface, wanted, shared).map_err(|e| explain_attach(spec, e))?;
-    let attachment = Arc::new(made);
-    attachments.push((key, Arc::downgrade(&attachment)));
-    Ok(attachment)
+    let fits = |there: &Attachment| {
+        if wanted.contains(&there.mode()) {
+            return Ok(true);
+        }
+        let what = format!("another queue has already attached it as {:?}", there.mode());
+        Err(spec.refusal(what, "give all queues of an interface the same attach option"))
+    };
+    ATTACHMENTS.hold(interface.id(), fits, || {
+        make(interface, wanted, shared).map_err(|error| explain_attach(spec, error))
+    })
 }
 
 /// Takes over what another process has left there, or attaches in the first mode that the interface can.

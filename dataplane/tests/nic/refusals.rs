@@ -45,12 +45,12 @@ fn every_failure_to_open_says_what_to_do_and_leaves_nothing() {
                 "does not fit",
                 "larger frames",
             );
-            explains(&failure(&mut memory, &odd_ring), "ring_size 65", "1024");
+            explains(&failure(&mut memory, &odd_ring), "ringSize 65", "1024");
             explains(&failure(&mut memory, &high_queue), "queue 5000", "lower");
             explains(
                 &failure(&mut small, &spec("va", NATIVE)),
                 "too few",
-                "raise the worker's frames",
+                "raise frames.count",
             );
             explains(
                 &failure(&mut large, &spec("va", NATIVE)),

@@ -223,7 +223,8 @@ impl<A: Address> Flows<A> {
         if new.reply == new.original || self.find_hashed(reply, &new.reply).is_some() {
             return Err(OpenError::ReplyTaken);
         }
-        if !self.rate.take(tick) {
+        // What is left of a flow is none that comes in.
+        if !new.flags.contains(FlowFlags::REMNANT) && !self.rate.take(tick) {
             return Err(OpenError::RateLimited);
         }
         let embryonic = new.state.is_embryonic();

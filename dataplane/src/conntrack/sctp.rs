@@ -15,8 +15,8 @@ use crate::wire::sctp::chunks::{
 pub const fn advance(state: State, direction: Direction, chunks: u8) -> Advance {
     use Direction::{Original, Reply};
     use State::{
-        CookieEchoed, CookieWait, Free, HeartbeatSent, SctpClosed, SctpEstablished, ShutdownAckSent,
-        ShutdownRecd, ShutdownSent,
+        CookieEchoed, CookieWait, Free, HeartbeatSent, SctpAborted, SctpClosed, SctpEstablished,
+        ShutdownAckSent, ShutdownRecd, ShutdownSent,
     };
 
     let next = match (state, direction) {
@@ -29,8 +29,18 @@ pub const fn advance(state: State, direction: Direction, chunks: u8) -> Advance 
             _ if chunks & !COOKIE_ECHO == 0 => CookieEchoed,
             _ => return Advance::Invalid,
         },
+        // The client's word alone ends nothing that the endpoint goes on with.
+        (SctpEstablished | ShutdownSent | ShutdownRecd | ShutdownAckSent | SctpAborted, Original)
+            if chunks & ABORT != 0 =>
+        {
+            SctpAborted
+        }
         _ if chunks & ABORT != 0 => SctpClosed,
-        (SctpClosed, Original) if chunks & INIT != 0 => return Advance::Reopen,
+        (SctpClosed | SctpAborted, Original) if chunks & INIT != 0 => return Advance::Reopen,
+        (SctpAborted, Reply) if chunks == 0 => SctpEstablished,
+        // It accepts the client's next association on the tuple, as it may while it waits for the end of the last (RFC 9260 §5.2.2).
+        (SctpAborted | ShutdownSent | ShutdownRecd, Reply) if chunks & COOKIE_ACK != 0 => SctpEstablished,
+        (SctpAborted, _) => SctpAborted,
         (SctpClosed, _) => SctpClosed,
         (HeartbeatSent, Original) if chunks & INIT != 0 => CookieWait,
         // INIT and INIT ACK of an association under way restart it with the same tuple (RFC 9260 §5.2.2), or are late.
@@ -72,7 +82,7 @@ mod tests {
     use super::*;
 
     /// Columns of the table.
-    const STATES: [(&str, State); 8] = [
+    const STATES: [(&str, State); 9] = [
         ("CL", State::SctpClosed),
         ("CW", State::CookieWait),
         ("CE", State::CookieEchoed),
@@ -81,28 +91,29 @@ mod tests {
         ("SR", State::ShutdownRecd),
         ("SA", State::ShutdownAckSent),
         ("HS", State::HeartbeatSent),
+        ("AB", State::SctpAborted),
     ];
 
     /// One row per direction and chunk; `--` is "replace the flow".
     const TABLE: &str = "
-        original init         : -- CW CE ES SS SR SA CW
-        original init-ack     : CL CW CE ES SS SR SA HS
-        original abort        : CL CL CL CL CL CL CL CL
-        original shutdown     : CL CW CE SS SS SR SA HS
-        original shutdown-ack : CL CW CE SA SA SA SA HS
-        original complete     : CL CW CE ES CL CL CL HS
-        original cookie-echo  : CL CE CE ES SS SR SA CE
-        original cookie-ack   : CL CW CE ES SS SR SA HS
-        original other        : CL CW CE ES SS SR SA HS
-        reply    init         : CL CW CE ES SS SR SA HS
-        reply    init-ack     : CL CW CE ES SS SR SA HS
-        reply    abort        : CL CL CL CL CL CL CL CL
-        reply    shutdown     : CL CW CE SR SS SR SA HS
-        reply    shutdown-ack : CL CW CE SA SA SA SA HS
-        reply    complete     : CL CW CE ES CL CL CL HS
-        reply    cookie-echo  : CL CE CE ES SS SR SA CE
-        reply    cookie-ack   : CL CW ES ES SS SR SA HS
-        reply    other        : CL CW ES ES SS SR SA ES
+        original init         : -- CW CE ES SS SR SA CW --
+        original init-ack     : CL CW CE ES SS SR SA HS AB
+        original abort        : CL CL CL AB AB AB AB CL AB
+        original shutdown     : CL CW CE SS SS SR SA HS AB
+        original shutdown-ack : CL CW CE SA SA SA SA HS AB
+        original complete     : CL CW CE ES CL CL CL HS AB
+        original cookie-echo  : CL CE CE ES SS SR SA CE AB
+        original cookie-ack   : CL CW CE ES SS SR SA HS AB
+        original other        : CL CW CE ES SS SR SA HS AB
+        reply    init         : CL CW CE ES SS SR SA HS AB
+        reply    init-ack     : CL CW CE ES SS SR SA HS AB
+        reply    abort        : CL CL CL CL CL CL CL CL CL
+        reply    shutdown     : CL CW CE SR SS SR SA HS AB
+        reply    shutdown-ack : CL CW CE SA SA SA SA HS AB
+        reply    complete     : CL CW CE ES CL CL CL HS AB
+        reply    cookie-echo  : CL CE CE ES SS SR SA CE AB
+        reply    cookie-ack   : CL CW ES ES ES ES SA HS ES
+        reply    other        : CL CW ES ES SS SR SA ES ES
     ";
 
     fn chunk(name: &str) -> u8 {
@@ -175,14 +186,13 @@ mod tests {
                         Advance::Next(next) => {
                             assert!(next != State::Free);
                             assert!(next != State::SctpEstablished || replied);
-                            assert!(next != State::SctpClosed || ended || end);
+                            let over = matches!(next, State::SctpClosed | State::SctpAborted);
+                            assert!(!over || ended || end);
                             walk(next, left - 1, replied, ended || end);
                         }
                         Advance::Reopen => {
-                            assert_eq!(
-                                (state, direction, chunks),
-                                (State::SctpClosed, Direction::Original, INIT)
-                            );
+                            assert_eq!((direction, chunks), (Direction::Original, INIT));
+                            assert!(matches!(state, State::SctpClosed | State::SctpAborted));
                         }
                         Advance::Invalid => assert_eq!(state, State::Free),
                     }

@@ -55,6 +55,8 @@ pub enum State {
     HeartbeatSent,
     /// TCP: RST seen in an established connection, and nothing but RST since. Linux has no name for it.
     Reset,
+    /// SCTP: ABORT seen from the client of an association that the endpoint knows.
+    SctpAborted,
 }
 
 /// What a packet does to its flow, or to none (`State::Free`).
@@ -94,7 +96,7 @@ const STAYS: [(u8, u8); 2 * State::ALL.len()] = {
 
 impl State {
     /// Every state, in storage order.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Free,
         Self::SynSent,
         Self::SynSent2,
@@ -117,6 +119,7 @@ impl State {
         Self::ShutdownAckSent,
         Self::HeartbeatSent,
         Self::Reset,
+        Self::SctpAborted,
     ];
 
     /// State of a flow that a packet of `protocol` opens; `None` for a packet that cannot. `signals` is what `parse` found:
@@ -171,6 +174,7 @@ impl State {
             | Self::Reset
             | Self::Midstream => matches!(protocol, Protocol::TCP),
             Self::SctpClosed
+            | Self::SctpAborted
             | Self::CookieWait
             | Self::CookieEchoed
             | Self::SctpEstablished
@@ -185,7 +189,9 @@ impl State {
     /// Why a flow in this state may be evicted, if it may.
     pub const fn dispensable(self) -> Option<Dispensable> {
         match self {
-            Self::TimeWait | Self::Close | Self::Reset | Self::SctpClosed => Some(Dispensable::Finished),
+            Self::TimeWait | Self::Close | Self::Reset | Self::SctpClosed | Self::SctpAborted => {
+                Some(Dispensable::Finished)
+            }
             Self::SynSent
             | Self::SynSent2
             | Self::SynRecv

@@ -103,7 +103,7 @@ impl Timeouts {
             State::LastAck => self.tcp_last_ack,
             State::TimeWait => self.tcp_time_wait,
             State::Close | State::Reset => self.tcp_close,
-            State::SctpClosed => self.sctp_closed,
+            State::SctpClosed | State::SctpAborted => self.sctp_closed,
             State::CookieWait => self.sctp_cookie_wait,
             State::CookieEchoed => self.sctp_cookie_echoed,
             State::SctpEstablished => self.sctp_established,

@@ -7,22 +7,30 @@
 //! CT-9); an ICMP error follows the flow of the packet it quotes (ICM-1). Any other packet may open a flow (`open`), or is
 //! routed, punted or refused.
 
-use crate::addr::{Address, FlowKey, Protocol, V4, V6};
+use crate::addr::{Address, FlowKey, V4, V6};
 use crate::affinity::Affinity;
-use crate::channel::record::{Algorithm, UndefinedPorts};
+use crate::channel::record::Algorithm;
 use crate::conntrack::ports::{Destination, PortPool};
-use crate::conntrack::{Direction, Flow, FlowFlags, Flows, NewFlow, State, Touched};
+use crate::conntrack::{Direction, Flow, FlowFlags, Flows, Touched};
 use crate::fragments::Fragmented;
-use crate::index::{BackendIndex, FlowIndex, NextHopIndex, ServicePortIndex, WorkerIndex};
+use crate::index::{FlowIndex, NextHopIndex, ServicePortIndex, WorkerIndex};
 use crate::nat::Rewrite;
 use crate::network::{Hop, Network};
 use crate::next_hop::Recent;
 use crate::open::Prepared;
-use crate::parse::{Fragment, Packet, Parsed};
+use crate::parse::{Packet, Parsed};
 use crate::steering::Steering;
-use crate::tables::{AddressKind, BackendState, Frontend, Keyed, Picker, Tables};
+use crate::tables::{Frontend, Keyed, Picker, Tables};
 use crate::tick::Tick;
 use crate::verdict::{DropReason, Rejection, Verdict};
+
+mod remnant;
+mod step;
+mod unserved;
+
+use step::onward;
+pub use step::{Stop, Way, step};
+pub use unserved::host_or;
 
 /// What is to be done with one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,90 +163,6 @@ pub struct Lookup<'a, A: Address = V4> {
     pub tick: Tick,
 }
 
-/// Where a packet goes and what its flow does to it.
-#[derive(Clone, Copy, Debug)]
-pub struct Way<A: Address> {
-    /// Its next hop.
-    pub next_hop: NextHopIndex,
-    /// What to do to it, or to what it quotes.
-    pub rewrite: Rewrite<A>,
-}
-
-/// Why a packet of a flow may not simply go on; nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// The flow is not as others: adopted, or a remnant.
-    Unusual,
-    /// A UDP flow's endpoint does not serve any more.
-    BackendGone,
-    /// The packet begins another connection.
-    Reopens,
-    /// Its time to live is used up.
-    NoHopLeft,
-    /// The flow does not know its next hop.
-    NoNextHop,
-}
-
-/// One packet further along its flow, whatever it does to its state. What stops it is for `Lookup` to judge. A burst asks
-/// this only where the flow is not steady for the packet (`Flow::is_steady`).
-#[inline(always)]
-pub fn step<A: Address>(
-    flows: &mut Flows<A>,
-    tables: &Tables,
-    packet: &Packet<A>,
-    index: FlowIndex,
-    direction: Direction,
-    tick: Tick,
-) -> Result<Way<A>, Stop> {
-    let flow = flows.flow(index);
-    if !flow.flags().is_plain() {
-        return Err(Stop::Unusual);
-    }
-    if flow.served() != tables.losses() && !serves(flows, tables, index) {
-        return Err(Stop::BackendGone);
-    }
-    onward(flows, packet, index, direction, tick)
-}
-
-/// Asks the tables whether a flow may go on to its backend, and remembers that it may: what only UDP flows may not (CT-4,
-/// CT-8, CT-9), others drain.
-#[inline(never)]
-fn serves<A: Address>(flows: &mut Flows<A>, tables: &Tables, index: FlowIndex) -> bool {
-    let flow = flows.flow(index);
-    let serves = flow.protocol() != Protocol::UDP
-        || tables.backend_state(flow.backend(), flow.backend_generation()) == BackendState::Serving;
-    if serves {
-        flows.set_served(index, tables.losses());
-    }
-    serves
-}
-
-/// The rest of `step`, of a flow about which nothing more need be asked: also one that is still adopted.
-#[inline(always)]
-fn onward<A: Address>(
-    flows: &mut Flows<A>,
-    packet: &Packet<A>,
-    index: FlowIndex,
-    direction: Direction,
-    tick: Tick,
-) -> Result<Way<A>, Stop> {
-    if packet.ttl <= 1 {
-        return Err(Stop::NoHopLeft);
-    }
-    let flow = flows.flow(index);
-    let way = Way {
-        next_hop: flow.next_hop(direction),
-        rewrite: flow.rewrite(direction),
-    };
-    if way.next_hop == NextHopIndex::UNKNOWN {
-        return Err(Stop::NoNextHop);
-    }
-    match flows.touch(index, direction, packet.signals, tick) {
-        Touched::Continues => Ok(way),
-        Touched::Reopens => Err(Stop::Reopens),
-    }
-}
-
 impl<A: Family> Lookup<'_, A> {
     /// Decides on one packet, whatever it is. `quoted` is the key of the packet that an ICMP error quotes.
     pub fn packet(&mut self, packet: &Packet<A>, quoted: Option<FlowKey<A>>) -> Decision<A> {
@@ -302,9 +226,12 @@ impl<A: Family> Lookup<'_, A> {
                     self.replace(index);
                     None
                 }
-                // The flow stays until its client speaks or it expires: without it, the next late answer would leave
-                // with the endpoint's address (CT-14).
-                Direction::Reply => Some(Decision::plain(Verdict::Drop(DropReason::BackendGone))),
+                // The flow stays until its client speaks, or the endpoint is silent for as long as flows live: without it, the
+                // next late answer would leave with the endpoint's address (CT-14).
+                Direction::Reply => {
+                    self.tracked.flows.refresh(index, tick);
+                    Some(Decision::plain(Verdict::Drop(DropReason::BackendGone)))
+                }
             },
             Err(Stop::Reopens) => {
                 // CT-16: a new connection on the tuple of a finished one is balanced afresh.
@@ -313,16 +240,14 @@ impl<A: Family> Lookup<'_, A> {
             }
             // It was seen, but goes no further.
             Err(Stop::NoHopLeft) => {
-                match self
-                    .tracked
-                    .flows
-                    .touch(index, direction, packet.signals, self.tick)
-                {
+                let expired = Decision::plain(Verdict::Reject(Rejection::TimeExceeded));
+                let flows = &mut self.tracked.flows;
+                match flows.touch(index, direction, packet.signals, tick) {
                     Touched::Reopens => {
                         self.replace(index);
                         None
                     }
-                    Touched::Continues => Some(Decision::plain(Verdict::Reject(Rejection::TimeExceeded))),
+                    Touched::Continues => Some(expired),
                 }
             }
             Err(Stop::NoNextHop) => match self.find_next_hops(index) {
@@ -414,88 +339,17 @@ impl<A: Family> Lookup<'_, A> {
                 owner => return Decision::plain(Verdict::Handover(owner)),
             }
             if let Some((index, direction)) = self.tracked.flows.find(&key) {
-                if self
-                    .tracked
-                    .flows
-                    .flow(index)
-                    .flags()
-                    .contains(FlowFlags::REMNANT)
-                {
+                // It would tell the client of an endpoint that it never heard of.
+                if self.is_remnant(index) {
                     return Decision::plain(Verdict::Drop(DropReason::LateReply));
                 }
                 if packet.ttl <= 1 {
                     return Decision::plain(Verdict::Drop(DropReason::RejectForbidden)); // RJ-4
                 }
-                // It would tell the client of an endpoint that it never heard of.
-                if self.is_remnant(index) {
-                    return Decision::plain(Verdict::Drop(DropReason::LateReply));
-                }
                 return self.follow(index, direction);
             }
         }
         Decision::plain(self.unserved(packet))
-    }
-
-    /// A packet that addresses no frontend: the node's own, a service address without this port, or routed on.
-    fn unserved(&mut self, packet: &Packet<A>) -> Verdict {
-        let key = &packet.key;
-        if self.network.is_own(key.dst) {
-            return host_or(self.network, DropReason::NoHostPort);
-        }
-        let kind = self.tables.address(key.dst);
-        match kind {
-            AddressKind::ClusterIp | AddressKind::External if packet.fragment == Fragment::Later => {
-                return Verdict::Drop(DropReason::FragmentWithoutFlow); // its first was refused
-            }
-            AddressKind::ClusterIp | AddressKind::External
-                if packet.is_echo_request() && self.tables.settings().ping_replies =>
-            {
-                return Verdict::EchoReply; // PING-1
-            }
-            AddressKind::ClusterIp => return self.refused(packet),
-            // VD-6.
-            AddressKind::External => match self.tables.settings().undefined_ports {
-                UndefinedPorts::PassOn => {}
-                UndefinedPorts::Drop => return Verdict::Drop(DropReason::UndefinedPort),
-                UndefinedPorts::Reject => return self.refused(packet),
-            },
-            AddressKind::Unallocated => return Verdict::Drop(DropReason::UnallocatedServiceAddress), // VD-5
-            // The node itself may speak to others: control must reach what tells it what there is.
-            AddressKind::Former | AddressKind::Other
-                if self.tables.generation.0 == 0
-                    && !(kind == AddressKind::Other && self.network.is_own(key.src)) =>
-            {
-                return Verdict::Drop(DropReason::NoTables);
-            }
-            AddressKind::Former | AddressKind::Other => {}
-        }
-        if packet.ttl <= 1 {
-            return Verdict::Reject(Rejection::TimeExceeded);
-        }
-        match self.next_hop(key.dst) {
-            Ok(next_hop) => Verdict::Forward(next_hop),
-            Err(verdict) => verdict,
-        }
-    }
-
-    /// A port or protocol that a Service address does not have (VD-4, PING-1).
-    fn refused(&self, packet: &Packet<A>) -> Verdict {
-        // Measured on Linux: a packet without a hop left does not come as far as to be refused (TTL-1).
-        let refusal = Verdict::Reject(match packet.ttl {
-            0 | 1 => Rejection::TimeExceeded,
-            _ => Rejection::PortUnreachable,
-        });
-        match packet.key.protocol {
-            protocol @ (Protocol::TCP | Protocol::SCTP)
-                if State::opening(protocol, packet.signals).is_none() =>
-            {
-                Verdict::Drop(DropReason::InvalidTcp)
-            }
-            Protocol::TCP | Protocol::UDP | Protocol::SCTP => refusal,
-            protocol if protocol != A::ICMP => Verdict::Drop(DropReason::UnsupportedProtocol),
-            _ if packet.is_echo_request() => refusal,
-            _ => Verdict::Drop(DropReason::IcmpErrorWithoutFlow),
-        }
     }
 
     /// The next hop to an address; a verdict where there is none that answers. So a flow never names another.
@@ -515,73 +369,10 @@ impl<A: Family> Lookup<'_, A> {
         }
     }
 
-    /// Ends a flow whose client goes on to another endpoint, or to none. Late packets of the one it had would leave as they
-    /// are, with the endpoint's address (CT-14): what is left of the flow stops them. With SNAT they come to us anyway.
-    #[cold]
-    fn replace(&mut self, index: FlowIndex) {
-        let flow = self.tracked.flows.flow(index);
-        if !flow.flags().contains(FlowFlags::SNAT) {
-            self.replaced = Some(flow.key(Direction::Reply));
-        }
-        self.close(index);
-    }
-
-    /// Remembers the reply tuple of a flow that was replaced, unless its successor has it again.
-    #[cold]
-    fn leave_remnant(&mut self, reply: FlowKey<A>) {
-        let state = match reply.protocol {
-            Protocol::TCP => State::TimeWait,
-            Protocol::SCTP => State::SctpClosed,
-            _ => State::Unreplied,
-        };
-        let remnant = NewFlow {
-            original: reply.reversed(),
-            reply,
-            state,
-            backend: BackendIndex(u32::MAX),
-            backend_generation: 0,
-            service_port: ServicePortIndex(u32::MAX),
-            next_hops: [NextHopIndex::UNKNOWN; 2],
-            l3_delta: 0,
-            l4_delta: 0,
-            flags: FlowFlags::REMNANT,
-        };
-        // It is worth no flow: where the table is full, its successor may be the one that would go for it.
-        let usage = self.tracked.flows.usage();
-        if usage.used < usage.limit {
-            let _ = self.tracked.flows.open(&remnant, self.tick, &mut |_| {});
-        }
-    }
-
-    fn is_remnant(&self, index: FlowIndex) -> bool {
-        let flags = self.tracked.flows.flow(index).flags();
-        flags.contains(FlowFlags::REMNANT)
-    }
-
-    /// Forgets what is left of a flow with this reply tuple, for another flow that is to have it. Whether there was any.
-    pub(crate) fn forget_remnant(&mut self, reply: &FlowKey<A>) -> bool {
-        match self.tracked.flows.find(reply) {
-            Some((index, Direction::Reply)) if self.is_remnant(index) => {
-                self.close(index);
-                true
-            }
-            _ => false,
-        }
-    }
-
     fn close(&mut self, index: FlowIndex) {
         if let Some(flow) = self.tracked.flows.close(index) {
             Tracked::ended(&flow, &mut self.tracked.snat_ports, self.picker);
         }
-    }
-}
-
-/// The host port, where there is one.
-pub const fn host_or(network: &Network, reason: DropReason) -> Verdict {
-    if network.host().is_some() {
-        Verdict::Punt
-    } else {
-        Verdict::Drop(reason)
     }
 }
 

@@ -58,7 +58,12 @@ impl<A: Family> Lookup<'_, A> {
     /// Decides where a new flow goes. The table's line for its replies begins to come in.
     pub(crate) fn prepare(&mut self, packet: &Packet<A>, frontend: Frontend) -> Result<Prepared<A>, Verdict> {
         if packet.fragment == Fragment::Later {
-            return Err(Verdict::Drop(DropReason::FragmentWithoutFlow)); // its first was refused
+            // Its first was refused, or waits for the client's next hop; then so does it, behind it. (Endpoints are asked for
+            // before anybody needs them.)
+            return Err(match self.next_hop(packet.key.src) {
+                Err(waits @ Verdict::Resolve(..)) => waits,
+                _ => Verdict::Drop(DropReason::FragmentWithoutFlow),
+            });
         }
         let state = self
             .opening(packet)
@@ -149,9 +154,9 @@ impl<A: Family> Lookup<'_, A> {
             taken,
         } = prepared;
         let index = match *taken {
-            Some(destination) => self.insert(flow, *forwarded, FlowFlags::SNAT).inspect_err(|_| {
-                self.tracked.snat_ports.cancel(destination, forwarded.src_port);
-            })?,
+            Some(destination) => self
+                .insert(flow, *forwarded, FlowFlags::SNAT)
+                .or_else(|error| self.open_elsewhere(flow, *forwarded, destination, error))?,
             None => self.open_kept(flow)?,
         };
         Ok(Way {
@@ -295,6 +300,35 @@ impl<A: Family> Lookup<'_, A> {
         found
     }
 
+    /// A flow whose endpoint was to see this port of ours: by another, if a flow of the node's own has it, since those that
+    /// nobody translates have their sockets' ports. What was taken is given back where that is not the reason, or is of no use.
+    #[cold]
+    fn open_elsewhere(
+        &mut self,
+        flow: &Opening<A>,
+        mut forwarded: FlowKey<A>,
+        destination: Destination<A>,
+        mut error: OpenError,
+    ) -> Result<FlowIndex, OpenError> {
+        for _ in 0..CLASH_TRIES {
+            let port = forwarded.src_port;
+            let other = match error {
+                OpenError::ReplyTaken => self.take_port(destination, forwarded.reversed()),
+                _ => None,
+            };
+            // Only now, so that the other is another.
+            self.tracked.snat_ports.cancel(destination, port);
+            let Some(other) = other else { return Err(error) };
+            forwarded.src_port = other;
+            match self.insert(flow, forwarded, FlowFlags::SNAT) {
+                Err(again) => error = again,
+                opened => return opened,
+            }
+        }
+        self.tracked.snat_ports.cancel(destination, forwarded.src_port);
+        Err(error)
+    }
+
     /// A flow whose endpoint sees the client's address, and its port unless that would share a reply tuple or lead replies
     /// to another worker.
     fn open_kept(&mut self, flow: &Opening<A>) -> Result<FlowIndex, OpenError> {
@@ -344,7 +378,7 @@ impl<A: Family> Lookup<'_, A> {
         let (picker, counted) = (&mut *self.picker, &mut self.counted);
         let index = flows.open(&new, self.tick, &mut |gone| {
             Tracked::ended(gone, snat_ports, picker);
-            counted.evicted += 1;
+            counted.evicted += u64::from(!gone.flags().contains(FlowFlags::REMNANT));
         })?;
         self.picker.opened(flow.backend, flow.backend_generation);
         self.counted.opened += 1;

@@ -350,16 +350,6 @@ impl<A: Ip> Packet<A> {
         A::is_translated_error(self.icmp_type) && self.fragment == Fragment::Whole
     }
 
-    /// A whole TCP or UDP packet without options or extension headers, untagged: its headers are at fixed places, and it may
-    /// open a flow, and do nothing else. What `parse_into` says of it, and is true of a few more.
-    #[inline(always)]
-    pub fn is_plain(&self) -> bool {
-        (self.fragment == Fragment::Whole)
-            & (usize::from(self.l3) == ethernet::HEADER_LEN)
-            & (usize::from(self.l4) == ethernet::HEADER_LEN + A::HEADER_LEN)
-            & matches!(self.key.protocol, Protocol::TCP | Protocol::UDP)
-    }
-
     /// An ICMP echo request (PING-1).
     #[inline(always)]
     pub fn is_echo_request(&self) -> bool {

@@ -71,9 +71,9 @@ impl FlowFlags {
 
     const ALL: u8 = 7;
 
-    /// None are set.
+    /// Neither adopted nor a remnant: its packets simply follow it.
     #[inline(always)]
-    pub const fn is_plain(self) -> bool {
+    pub const fn is_ordinary(self) -> bool {
         self.0 & (Self::ADOPTED.0 | Self::REMNANT.0) == 0
     }
 
@@ -270,7 +270,7 @@ impl<A: Address> Flow<A> {
     /// it was asked for (`Tables::losses`), and its state stays.
     #[inline(always)]
     pub(crate) fn is_steady(&self, direction: Direction, signals: u8, losses: u32) -> bool {
-        self.flags.is_plain() & (self.link == losses) & self.stays(direction, signals)
+        self.flags.is_ordinary() & (self.link == losses) & self.stays(direction, signals)
     }
 
     /// Follows one packet: the state, and when the flow was last seen.

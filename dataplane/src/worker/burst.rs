@@ -230,6 +230,7 @@ impl Worker {
         part: Range<usize>,
         tick: Tick,
     ) -> usize {
+        let (start, plain) = (part.start, waves.plain[0] | waves.plain[1]);
         let (parsed, guesses) = (&waves.parsed[part.clone()], &waves.guesses[part]);
         let mut run = 0;
         // Packets of no known flow, of which many may wait for the flow table together. Whatever else is not simply followed
@@ -249,6 +250,7 @@ impl Worker {
                 flow.refresh(tick);
                 self.forwarded += 1;
             } else {
+                let guess = (plain >> (start + run - 1) & 1 != 0).then_some(guess);
                 self.follow_slowly(shared, port, (frame, packet), guess, &mut late, tick);
             }
         }
@@ -256,24 +258,24 @@ impl Worker {
         run
     }
 
-    /// `follow`, of a packet that is to do more than to pass.
+    /// `follow`, of a packet that is to do more than to pass. Without a guess nobody has looked for its flow.
     #[inline(never)]
     fn follow_slowly<'p, A: Served>(
         &mut self,
         shared: &Shared,
         port: NicPortIndex,
         (frame, packet): (Frame, &'p Packet<A>),
-        guess: Guess,
+        guess: Option<Guess>,
         late: &mut ArrayVec<(Frame, &'p Packet<A>), BURST>,
         tick: Tick,
     ) {
         let flows = &mut A::own(&mut self.sides).tracked.flows;
-        let flow = flows.find_guessed(guess, &packet.key);
+        let flow = guess.and_then(|guess| flows.find_guessed(guess, &packet.key));
         if let Some((index, direction)) = flow
             && let Ok(way) = lookup::step(flows, &self.tables, packet, index, direction, tick)
         {
             self.forward_plain(shared, port, frame, packet, way, tick);
-        } else if flow.is_none() && packet.is_plain() {
+        } else if flow.is_none() && guess.is_some() {
             late.push((frame, packet));
         } else {
             self.open(shared, port, late, tick);

@@ -282,7 +282,8 @@ impl Gateway {
             return reply.then_some(Drop("late-reply"));
         }
         if flow.protocol == UDP && !self.tables.serves(flow.backend, flow.life) {
-            // CT-4, CT-8, CT-9; and its endpoint must not be heard untranslated (CT-14).
+            // CT-4, CT-8, CT-9; and its endpoint must not be heard untranslated (CT-14), for as long as it goes on.
+            flow.last = now;
             return reply.then_some(Drop("backend-gone"));
         }
         let state = match flow.protocol {
@@ -339,29 +340,36 @@ impl Gateway {
         if self.surroundings.is_own(dst) {
             return Host;
         }
-        let kind = self.tables.kind_of(dst);
+        let mut kind = self.tables.kind_of(dst);
+        // VD-6: of what is no cluster IP the operator says.
+        let external = kind.is_some_and(|kind| kind != Kind::Cluster);
+        if external && self.tables.undefined_ports == 0 {
+            kind = None;
+        }
         if kind.is_some() && !packet.piece.is_first() {
             return Drop("fragment-without-flow");
         }
+        if external && self.tables.undefined_ports == 1 {
+            return Drop("undefined-port");
+        }
+        let refuses = kind.is_some();
         // What has no hop left does not come as far as to be refused (TTL-1).
         let refusal = if packet.ttl <= 1 {
             Error::TimeExceeded
         } else {
             Error::PortUnreachable
         };
-        match (kind, packet.protocol) {
+        match packet.protocol {
             // CT-15: connection tracking's "invalid" is refused by nobody.
-            (Some(Kind::Cluster), TCP) if tcp::first(packet.tcp_flags, true).is_none() => {
-                return Drop("invalid-tcp");
+            TCP if refuses && tcp::first(packet.tcp_flags, true).is_none() => return Drop("invalid-tcp"),
+            SCTP if refuses && sctp::first(packet.chunk, true).is_none() => return Drop("invalid-tcp"),
+            TCP | UDP | SCTP if refuses => return Reject(refusal),
+            _ if refuses && packet.is_echo_request() => return Reject(refusal),
+            _ if refuses && packet.is_icmp() => return Drop("icmp-error-without-flow"),
+            _ if refuses => return Drop("unsupported-protocol"),
+            _ if !external && self.tables.in_service_range(dst) => {
+                return Drop("unallocated-service-address");
             }
-            (Some(Kind::Cluster), SCTP) if sctp::first(packet.chunk, true).is_none() => {
-                return Drop("invalid-tcp");
-            }
-            (Some(Kind::Cluster), TCP | UDP | SCTP) => return Reject(refusal),
-            (Some(Kind::Cluster), _) if packet.is_echo_request() => return Reject(refusal),
-            (Some(Kind::Cluster), _) if packet.is_icmp() => return Drop("icmp-error-without-flow"),
-            (Some(Kind::Cluster), _) => return Drop("unsupported-protocol"),
-            (None, _) if self.tables.in_service_range(dst) => return Drop("unallocated-service-address"),
             _ => {}
         }
         if packet.ttl <= 1 {

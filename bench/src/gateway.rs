@@ -196,12 +196,13 @@ impl Workers {
         let steering = Steering::new(ports.len() as u8, RANGES.to_vec());
         let limits = TableLimits::default();
         let tables = TablesBuilder::new(limits).apply(Generation(1), &[], &records(setup))?;
-        let mailboxes = || (0..ports.len()).map(|_| Mailbox::new(if ports.len() == 1 { 1 } else { LETTERS }));
+        let mailboxes =
+            || (0..ports.len()).map(|_| Mailbox::new(if ports.len() == 1 { 1 } else { LETTERS }, LETTER));
         let shared = Shared {
             network: network(setup)?,
             workers: mailboxes().collect::<Result<_, _>>()?,
             slots: ports.iter().map(|_| TableSlot::new()).collect(),
-            steward: Mailbox::new(1)?,
+            steward: Mailbox::new(1, LETTER)?,
             stop: AtomicBool::new(false),
             affinity: Affinity::new(1)?,
             options: LookupOptions {
@@ -218,7 +219,7 @@ impl Workers {
             workers.push(Worker::new(
                 WorkerParts {
                     index,
-                    memory: FrameMemory::new(FRAMES, 2_048)?,
+                    memory: FrameMemory::new(FRAMES, LETTER)?,
                     drivers: vec![Some(client_port), Some(pod_port)],
                     sides: remembered(setup, &shared, index)?,
                     picker: Picker::new(u64::from(index.0) + 1, &limits),
@@ -244,6 +245,9 @@ const TMPFS: &str = "/dev/shm";
 
 /// Packets under way to a worker that has fellows.
 const LETTERS: usize = 1_024;
+
+/// Bytes of a frame, and so of a letter.
+const LETTER: usize = 2_048;
 
 /// What a worker remembers. Its files have no name any more as soon as they are mapped.
 fn remembered(setup: &Setup, shared: &Shared, worker: WorkerIndex) -> std::io::Result<Sides> {

@@ -39,9 +39,6 @@ mod ports;
 pub(crate) use ports::Queues;
 use ports::{open_ports, overhear, shared_maps};
 
-/// Letters a worker or the steward can have waiting: a few bursts; each place costs 9 KiB.
-const MAILBOX: usize = 256;
-
 /// What every link must carry in one packet (RFC 8200 §5).
 const IPV6_MTU: usize = 1_280;
 
@@ -149,13 +146,15 @@ impl Dataplane {
             .collect::<Result<_, _>>()?;
         let builder =
             TablesBuilder::new(limits).remembering(sides.iter().flat_map(|s| s.addressed(&network)));
+        let longest = queues.iter().map(|(memory, _)| memory.max_packet()).max();
         let mut workers = Vec::new();
         let mut pages = server.take_counters();
         let own_page = pages.pop().unwrap_or_else(WorkerCounters::private);
         for (((index, mut counters), (memory, drivers)), sides) in indices().zip(pages).zip(queues).zip(sides)
         {
             account(config, index, &memory, &sides);
-            counters.set(CounterId::FLOWS_LIMIT, config.flows.capacity as u64);
+            counters.set(CounterId::FLOWS_LIMIT, 2 * config.flows.capacity as u64);
+            counters.set(CounterId::LETTERS_LIMIT, config.workers.letters as u64);
             counters.set(
                 CounterId::SNAT_PORTS_LIMIT,
                 sides.v4.tracked.snat_ports.ports_per_destination() as u64,
@@ -176,7 +175,8 @@ impl Dataplane {
             ));
         }
         say_pages(config);
-        let mailbox = || Mailbox::new(MAILBOX).map_err(resources("a mailbox"));
+        let letters = config.workers.letters;
+        let mailbox = || Mailbox::new(letters, longest.unwrap_or_default()).map_err(resources("a mailbox"));
         let shared = Shared {
             network,
             steering,
@@ -300,8 +300,11 @@ fn account(config: &Config, worker: WorkerIndex, memory: &FrameMemory, sides: &S
     let frames = (memory.capacity() * memory.chunk_size()) as f64 / MIB;
     let table = sides.bytes() as f64 / MIB;
     let capacity = config.flows.capacity;
+    let letters = config.workers.letters;
+    let letters_size = (letters * memory.max_packet()) as f64 / MIB;
     log::info!(
-        "worker {}: {capacity} flows of each family in up to {table:.1} MiB, {} frames in {frames:.1} MiB",
+        "worker {}: {capacity} flows of each family in up to {table:.1} MiB, {} frames in {frames:.1} MiB, {letters} letters in \
+         {letters_size:.1} MiB",
         worker.0,
         memory.capacity()
     );

@@ -1,7 +1,7 @@
-//! The dataplane's small config file: NIC ports, routes, workers, capacities. What Services there are comes over the
+//! The dataplane's config file: NIC ports, routes, workers, capacities. What Services there are comes over the
 //! channel, never from here.
 //!
-//! Every capacity is here with its default and the reason for it; `memory_bytes` accounts for all of them at start.
+//! Every capacity is here with its default and the reason for it; what they cost is told at start (`assemble`).
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -108,6 +108,9 @@ pub struct Workers {
     pub cores: Vec<usize>,
     /// What a worker without packets does.
     pub idle: Idle,
+    /// Packets of other threads that each of them, and the steward, can have waiting: a few bursts. Each place has room for
+    /// the longest packet. 1 to 65536.
+    pub letters: usize,
 }
 
 impl Default for Workers {
@@ -116,6 +119,7 @@ impl Default for Workers {
             count: 1,
             cores: Vec::new(),
             idle: Idle::Spin,
+            letters: 256,
         }
     }
 }
@@ -134,7 +138,7 @@ pub enum Idle {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Flows {
-    /// Flows a worker can hold. 131,072 is kube-proxy's minimum (CT-19).
+    /// Flows of each family that a worker can hold. 131,072 is kube-proxy's minimum (CT-19).
     pub capacity: usize,
     /// A folder on a tmpfs in which flows outlive the process (CT-12); none: they end with it.
     pub folder: Option<PathBuf>,

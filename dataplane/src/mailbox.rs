@@ -13,9 +13,6 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::fragments::Transport;
 use crate::index::NicPortIndex;
 
-/// Longest packet a letter carries: a 9,000-byte jumbo frame with its Ethernet and VLAN headers.
-pub const LETTER_MAX: usize = 9_216;
-
 /// What the recipient does with the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -49,7 +46,7 @@ pub struct Letter {
     /// The NIC port the purpose speaks of.
     pub port: NicPortIndex,
     len: usize,
-    bytes: [u8; LETTER_MAX],
+    bytes: Box<[u8]>,
 }
 
 impl Letter {
@@ -68,15 +65,15 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// Room for `capacity` letters. Errors: no file descriptor left for the bell.
-    pub fn new(capacity: usize) -> io::Result<Self> {
+    /// Room for `capacity` letters of packets of up to `longest` bytes. Errors: no file descriptor left for the bell.
+    pub fn new(capacity: usize, longest: usize) -> io::Result<Self> {
         let envelopes = ArrayQueue::new(capacity.max(1));
         for _ in 0..envelopes.capacity() {
             let letter = Letter {
                 purpose: Purpose::Send,
                 port: NicPortIndex(0),
                 len: 0,
-                bytes: [0; LETTER_MAX],
+                bytes: vec![0; longest].into(),
             };
             let pushed = envelopes.push(Box::new(letter));
             debug_assert!(pushed.is_ok(), "the stock fits its queue");
@@ -89,20 +86,21 @@ impl Mailbox {
         })
     }
 
-    /// Puts a copy of `packet` into the box; `false` if the box is full or the packet longer than `LETTER_MAX`.
+    /// Puts a copy of `packet` into the box; `false` if the box is full or the packet longer than its letters.
     /// The recipient notices at `ring`, or when it looks by itself.
     #[must_use]
     pub fn post(&self, purpose: Purpose, port: NicPortIndex, packet: &[u8]) -> bool {
-        if packet.len() > LETTER_MAX {
-            return false;
-        }
         let Some(mut letter) = self.envelopes.pop() else {
             return false;
         };
+        let Some(bytes) = letter.bytes.get_mut(..packet.len()) else {
+            let _ = self.envelopes.push(letter);
+            return false;
+        };
+        bytes.copy_from_slice(packet);
         letter.purpose = purpose;
         letter.port = port;
         letter.len = packet.len();
-        letter.bytes[..packet.len()].copy_from_slice(packet);
         // Cannot be full: there are exactly as many envelopes as places.
         self.waiting.push(letter).is_ok()
     }
@@ -148,7 +146,7 @@ mod tests {
 
     #[test]
     fn letters_arrive_in_order_and_a_full_box_refuses() {
-        let mailbox = Mailbox::new(2).unwrap();
+        let mailbox = Mailbox::new(2, 8).unwrap();
         assert!(mailbox.post(Purpose::Send, NicPortIndex(3), b"one"));
         assert!(mailbox.post(Purpose::Receive, NicPortIndex(4), b"two"));
         assert!(!mailbox.post(Purpose::Send, NicPortIndex(0), b"three"));
@@ -165,8 +163,8 @@ mod tests {
 
     #[test]
     fn a_packet_longer_than_a_letter_is_refused() {
-        let mailbox = Mailbox::new(1).unwrap();
-        assert!(!mailbox.post(Purpose::Send, NicPortIndex(0), &[0; LETTER_MAX + 1]));
-        assert!(mailbox.post(Purpose::Send, NicPortIndex(0), &[0; LETTER_MAX]));
+        let mailbox = Mailbox::new(1, 100).unwrap();
+        assert!(!mailbox.post(Purpose::Send, NicPortIndex(0), &[0; 101]));
+        assert!(mailbox.post(Purpose::Send, NicPortIndex(0), &[0; 100]));
     }
 }

@@ -239,7 +239,7 @@ impl NextHops {
     }
 }
 
-/// On-link neighbours that one worker has asked for of late, by address (a route remembers its router): a few Services have
+/// On-link neighbours that one worker has asked for in the last second, by address (a route remembers its router): a few Services have
 /// most new flows, and the same endpoints need not be looked for over and over. What is remembered is as good as an index
 /// in a flow: it names no other neighbour.
 #[derive(Debug)]
@@ -259,6 +259,11 @@ impl<A: Address> Recent<A> {
     /// Remembers the index of `address`.
     pub fn put(&mut self, address: A, index: NextHopIndex) {
         self.0[Self::place(address)] = (address, index);
+    }
+
+    /// Forgets all: whatever has happened to neighbours since, an index that was just found is right.
+    pub fn clear(&mut self) {
+        self.0.fill((A::default(), NextHopIndex::UNKNOWN));
     }
 
     #[inline(always)]

@@ -1,4 +1,4 @@
-//! The dataplane's one non-packet thread: takes transactions from the channel, builds the next tables, hands them to
+//! The one thread beside the workers (but for memif's): takes transactions from the channel, builds the next tables, hands them to
 //! every worker, acknowledges when all have taken them; answers and asks ARP and neighbour discovery; reads the counts that would
 //! make a worker wait; keeps the programs of shared interfaces from expiring.
 //!
@@ -31,6 +31,9 @@ use crate::tables::{Tables, TablesBuilder, WithoutLocal};
 use crate::tick::{TICKS_PER_SECOND, Tick};
 use crate::verdict::DropReason;
 use crate::worker::Shared;
+
+/// Letters read before the channel has its turn: a few bursts.
+const LETTERS_PER_TURN: usize = 256;
 
 /// How often neighbours are looked after: every tick.
 const WAKE: Timespec = Timespec {
@@ -315,7 +318,7 @@ impl Steward {
         let now = Tick::now();
         let mut post = Post { shared };
         // Bounded: what comes while we read is read after the channel has had its turn.
-        for _ in 0..shared.steward.capacity() {
+        for _ in 0..LETTERS_PER_TURN {
             let read = shared.steward.open(|letter| {
                 let taken = self.neighbours.read(&shared.network, letter, now, &mut post);
                 self.count(DropReason::NeighbourPending, usize::from(!taken));

@@ -1,5 +1,5 @@
 //! One core's turn: take a newer table, then for every NIC port `rx` → `parse` → `lookup` → `nat` → `tx`, then expire
-//! a few flows. Reads the clock once a turn, carries out verdicts and counts them; the only file that names all stages.
+//! a few flows. Reads the clock once a turn, carries out verdicts and counts them (`burst`, `carry_out`).
 //!
 //! Takes  its queues of the NIC ports, its mailbox, the tables the steward publishes.
 //! Gives  packets; letters to the steward and to other workers.
@@ -243,16 +243,19 @@ impl Worker {
         );
         self.wake(shared);
         if tick.since(self.reported) >= TICKS_PER_SECOND {
-            self.report(tick);
+            self.report(shared.workers[self.index.get()].waiting(), tick);
         }
         handled
     }
 
-    /// Has the drivers see to what is gone, and tells what they have counted and how their links are: system calls, so once a
-    /// second, between two turns.
+    /// What is done once a second, between two turns: has the drivers see to what is gone, tells what they have counted and how
+    /// their links are (system calls), and asks for neighbours afresh.
     #[cold]
-    fn report(&mut self, tick: Tick) {
+    fn report(&mut self, letters: usize, tick: Tick) {
         self.reported = tick;
+        self.counters.set(CounterId::LETTERS_USED, letters as u64);
+        self.sides.v4.tracked.recent.clear();
+        self.sides.v6.tracked.recent.clear();
         for (place, nic) in self.ports.iter_mut().enumerate() {
             if let Some(nic) = nic {
                 nic.driver.tend(&mut self.memory);

@@ -146,9 +146,9 @@ impl Bed {
         let shared = Rc::new(Shared {
             network,
             steering,
-            workers: vec![Mailbox::new(2 * BURST).unwrap()],
+            workers: vec![Mailbox::new(2 * BURST, 2048).unwrap()],
             slots: vec![TableSlot::new()],
-            steward: Mailbox::new(2 * BURST).unwrap(),
+            steward: Mailbox::new(2 * BURST, 2048).unwrap(),
             stop: AtomicBool::new(false),
             affinity: Affinity::new(1024).unwrap(),
             options: LookupOptions {

@@ -110,6 +110,10 @@ impl Config {
         if self.workers.count == 0 || self.workers.count > 64 {
             return found("workers.count", "must be 1 to 64");
         }
+        // A queue's places are counted in memory: 65,536 of 2 KiB are 128 MiB.
+        if !(1..=65_536).contains(&self.workers.letters) {
+            return found("workers.letters", "must be 1 to 65536");
+        }
         if !self.workers.cores.is_empty() && self.workers.cores.len() != usize::from(self.workers.count) {
             return found("workers.cores", "give one CPU for each worker, or none at all");
         }

@@ -24,7 +24,15 @@ fn a_small_config_gets_the_defaults() {
     let config = Config::parse(SMALL, Path::new("x")).unwrap();
     assert_eq!(config.ports[0].ring_size, 1024);
     assert!(config.flows.midstream_pickup);
-    assert_eq!(config.snat.ports, Snat::default().ports);
+}
+
+#[test]
+fn no_source_port_is_a_node_port_by_default() {
+    // TP-7. kube-apiserver's default range (--service-node-port-range).
+    let config = Config::parse(SMALL, Path::new("x")).unwrap();
+    let ranges = || config.snat.ports.iter().map(|range| &range.0);
+    assert!((30_000..=32_767).all(|port| ranges().all(|range| !range.contains(&port))));
+    assert!(ranges().map(|range| range.len()).sum::<usize>() > 60_000);
 }
 
 #[test]

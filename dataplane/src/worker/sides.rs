@@ -204,7 +204,7 @@ impl<A: Family> Side<A> {
         self.sweep.1 -= budget;
         flows.expire(tick, budget, &mut |flow| {
             Tracked::ended(flow, snat_ports, picker);
-            expired.flows += 1;
+            expired.flows += u64::from(!flow.flags().contains(FlowFlags::REMNANT));
         });
         snat_ports.expire(tick, budget);
         expired

@@ -2,11 +2,13 @@
 //! steward is played here, with the dataplane's own tables builder and ARP.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::sync::atomic::AtomicBool;
 
 use sluice_dataplane::addr::{Mac, Port as PacketPort, V4, V6};
 use sluice_dataplane::affinity::Affinity;
 use sluice_dataplane::channel::record::Record;
+use sluice_dataplane::config::Snat;
 use sluice_dataplane::conntrack::persist::BootId;
 use sluice_dataplane::conntrack::ports::{PortPoolConfig, Rest};
 use sluice_dataplane::conntrack::{Admission, FlowConfig, HashKey, Timeouts};
@@ -34,6 +36,14 @@ use super::random::Random;
 use super::records::Changes;
 use super::station::{KERNEL, Port, ROUTER, ROUTER_V6, station};
 use super::vector::Setup;
+
+/// As without a config.
+fn usual_ports() -> Vec<RangeInclusive<u16>> {
+    Snat::default().ports.into_iter().map(|range| range.0).collect()
+}
+
+/// Bytes of a worker's frames, and of the letters that carry them.
+const LETTER: usize = 2_048;
 
 /// A frame, and the NIC port it is seen on.
 pub type Seen = (Port, Vec<u8>);
@@ -88,8 +98,8 @@ impl World {
         let ports = setup
             .snat_ports
             .clone()
-            .map_or_else(|| vec![1024..=29_999, 32_768..=65_535], |range| vec![range]);
-        let mailbox = |capacity: Option<usize>| Mailbox::new(capacity.unwrap_or(2 * BURST)).unwrap();
+            .map_or_else(usual_ports, |range| vec![range]);
+        let mailbox = |capacity: Option<usize>| Mailbox::new(capacity.unwrap_or(2 * BURST), LETTER).unwrap();
         let shared = Shared {
             network: network(setup),
             steering: Steering::new(workers, ports),
@@ -190,7 +200,7 @@ impl World {
             self.workers.push(Worker::new(
                 WorkerParts {
                     index,
-                    memory: FrameMemory::new(frames(&self.setup), 2048).unwrap(),
+                    memory: FrameMemory::new(frames(&self.setup), LETTER).unwrap(),
                     drivers,
                     sides,
                     picker: Picker::new(self.random.next(), &limits()),

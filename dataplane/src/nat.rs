@@ -4,9 +4,7 @@
 //! Next   `tx`.
 
 use crate::addr::{Address, FlowKey, Mac, Protocol, V4};
-use crate::nic::{Frame, FrameMemory};
 use crate::parse::{Fragment, Packet};
-use crate::verdict::DropReason;
 use crate::wire::{Ethernet, Ip, Tcp, Udp, checksum, ethernet, icmpv6, sctp, tcp, udp};
 
 /// What a flow does to a packet in one direction: the key the packet leaves with, and the checksum deltas from the key
@@ -188,34 +186,6 @@ pub fn set_macs(bytes: &mut [u8], dst: Mac, src: Mac) {
         ethernet.set_dst(dst);
         ethernet.set_src(src);
     }
-}
-
-/// Makes `frame` one of this VLAN, 0 for untagged, and writes the Ethernet addresses for the next hop. A tag is put
-/// before the packet or taken away by moving the frame's start, so nothing of the packet moves; offsets that `parse` found
-/// are void afterwards. Errors: `NoFrame` where the headroom is used up.
-pub fn set_link(
-    memory: &FrameMemory,
-    frame: &mut Frame,
-    vlan: u16,
-    dst: Mac,
-    src: Mac,
-) -> Result<(), DropReason> {
-    let tagged = Ethernet::new(memory.bytes(frame))?.vlan().is_some();
-    let moved = match (tagged, vlan) {
-        (false, 0) => true,
-        (true, 0) => memory.move_start(frame, ethernet::TAG_LEN as isize),
-        (true, _) => true,
-        (false, _) => memory.move_start(frame, -(ethernet::TAG_LEN as isize)),
-    };
-    if !moved {
-        return Err(DropReason::NoFrame);
-    }
-    let bytes = memory.bytes_mut(frame);
-    if vlan != 0 {
-        ethernet::put_tag(bytes, vlan);
-    }
-    set_macs(bytes, dst, src);
-    Ok(())
 }
 
 /// The `len` bytes at `start`, if they end by `end`. They do for every header that `parse` proved. Always inlined: `len`

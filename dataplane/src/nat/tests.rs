@@ -342,20 +342,3 @@ fn ethernet_addresses_change_and_nothing_else_of_the_frame() {
     assert_eq!((&frame[..6], &frame[6..12]), (&PEER.0[..], &STATION.0[..]));
     assert_eq!(frame[12..], original[12..]);
 }
-
-#[test]
-fn a_vlan_tag_is_put_on_changed_and_taken_off_and_nothing_else_of_the_packet() {
-    let plain = Sample::of(Protocol::UDP).frame();
-    let mut memory = FrameMemory::new(1, 2048).unwrap();
-    let mut frame = memory.copy_in(&plain).unwrap();
-    for vlan in [0, 5, 4094, 0, 7] {
-        set_link(&memory, &mut frame, vlan, PEER, STATION).unwrap();
-        let bytes = memory.bytes(&frame);
-        let ethernet = Ethernet::new(bytes).unwrap();
-        assert_eq!((ethernet.dst(), ethernet.src()), (PEER, STATION));
-        assert_eq!(ethernet.vlan().unwrap_or_default(), vlan);
-        assert_eq!(ethernet.ether_type(), crate::wire::EtherType::IPV4);
-        assert_eq!(ethernet.payload(), &plain[14..]);
-    }
-    memory.free(frame);
-}

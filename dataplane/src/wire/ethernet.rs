@@ -173,16 +173,6 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Ethernet<T> {
     }
 }
 
-/// Writes a VLAN tag, priority 0, where a tagged frame has it; the frame's type must follow already. A frame too short
-/// for a tag is left.
-#[inline(always)]
-pub fn put_tag(frame: &mut [u8], vlan: u16) {
-    if let Some(tag) = frame.get_mut(field::TYPE..field::TAGGED_TYPE) {
-        put(tag, 0, EtherType::VLAN.0.to_be_bytes());
-        put(tag, 2, (vlan & 0x0fff).to_be_bytes());
-    }
-}
-
 impl<T: AsRef<[u8]>> fmt::Display for Ethernet<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} > {} ", self.src(), self.dst())?;

@@ -20,7 +20,7 @@ use crate::reject;
 use crate::tick::Tick;
 use crate::tx::Flushed;
 use crate::verdict::{DropReason, Rejection, Verdict};
-use crate::wire::{Ipv4, fragments_out};
+use crate::wire::{Ethernet, Ipv4, ethernet, fragments_out};
 
 impl Worker {
     /// Carries out the decision on a packet.
@@ -104,6 +104,11 @@ impl Worker {
             None => {}
         }
         nat::decrement_ttl(bytes, packet);
+        if frame.len() > shared.network.interfaces()[out.get()].longest_frame() {
+            // What follows the packet is no part of it.
+            let cut = self.memory.set_len(&mut frame, packet.end.into());
+            debug_assert!(cut, "a packet ends within its frame");
+        }
         self.forwarded += 1;
         if fits {
             self.send(shared, out, mac, frame);
@@ -201,26 +206,27 @@ impl Worker {
     ) {
         self.counters.add(CounterId::REJECTED, 1);
         let answer = self.reject(shared, port, &frame, packet, rejection, tick);
-        self.reply(shared, port, frame, answer);
+        self.reply(shared, port, frame, answer, CounterId::REJECTS_SENT);
     }
 
     /// Answers an echo request to a Service address in its name (PING-1).
     fn echo<A: Served>(&mut self, shared: &Shared, port: NicPortIndex, frame: Frame, packet: &Packet<A>) {
         let answer = self.build(&frame, |original, out| reject::echo_reply(original, packet, out));
-        self.reply(shared, port, frame, answer);
+        self.reply(shared, port, frame, answer, CounterId::ECHO_REPLIES);
     }
 
-    /// Sends an answer back where the frame it answers came from.
+    /// Sends an answer back where the frame it answers came from, and counts it.
     fn reply(
         &mut self,
         shared: &Shared,
         port: NicPortIndex,
         frame: Frame,
         answer: Result<Frame, DropReason>,
+        counter: CounterId,
     ) {
         match answer {
             Ok(answer) => {
-                self.counters.add(CounterId::REJECTS_SENT, 1);
+                self.counters.add(counter, 1);
                 self.enqueue(shared, port, answer);
                 self.memory.free(frame);
             }
@@ -351,6 +357,11 @@ impl Worker {
     /// Addresses a frame to its next station and sends it.
     fn send(&mut self, shared: &Shared, out: NicPortIndex, to: Mac, mut frame: Frame) {
         let interface = &shared.network.interfaces()[out.get()];
+        // A tag of VLAN 0 gives a priority up to the next station (IEEE 802.1Q §9.6); Linux takes it off, too.
+        if Ethernet::new(self.memory.bytes(&frame)).is_ok_and(|ethernet| ethernet.vlan() == Some(0)) {
+            let moved = self.memory.move_start(&mut frame, ethernet::TAG_LEN as isize);
+            debug_assert!(moved, "a tag is before the packet");
+        }
         if frame.len() > interface.longest_frame() {
             return self.drop_frame(frame, DropReason::TooBig);
         }

@@ -209,7 +209,15 @@ fn later_fragments_are_never_answered_and_first_ones_are() {
     assert_eq!(refuse(&frame), Err(DropReason::RejectForbidden));
     frame[20..22].copy_from_slice(&[0x20, 0]);
     fix_ip_checksum(&mut frame);
-    assert!(refuse(&frame).is_ok());
+    let answer = refuse(&frame).unwrap();
+    let own = &answer[14..];
+    assert_eq!(
+        own[6] & 0x3f,
+        0,
+        "the answer is whole: neither a first fragment nor a later one"
+    );
+    assert_eq!(own[7], 0);
+    assert_eq!(own[28 + 6], 0x20, "what it quotes is as it was");
     // A first fragment of ICMP that hides its type could be an error.
     frame[23] = 1;
     frame[17] = 24;

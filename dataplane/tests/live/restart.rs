@@ -2,7 +2,6 @@
 //! and nothing ever leaves untranslated.
 
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -15,8 +14,8 @@ use crate::soak::{Place, tables};
 
 /// By which signals processes end: a crash has no time for anything, an upgrade asks.
 const ENDS: [Signal; 4] = [Signal::KILL, Signal::TERM, Signal::KILL, Signal::KILL];
-/// Load between them.
-const PACE: Duration = Duration::from_secs(2);
+/// Load between them: connections that came and went.
+const PACE: u64 = 300;
 /// The longest that long connections may stand still while nobody has spoken to the new process: a retransmission after
 /// the start, which itself takes its time on a busy machine.
 const STANDSTILL: Duration = Duration::from_secs(15);
@@ -41,8 +40,15 @@ fn replaced(workers: u8) {
     gateway.publish(&tables());
     let load = Arc::new(Load::default());
     let clients = place.clients(&load, 4);
+    let busy = || {
+        let ended = || load.done()[Way::Short as usize].1;
+        let before = ended();
+        wait_until("connections come and go", STANDSTILL, || {
+            (ended() >= before + PACE).then_some(())
+        });
+    };
     for signal in ENDS {
-        thread::sleep(PACE);
+        busy();
         let open = gateway.counter("flows-used");
         let start = now();
         gateway.replace(signal);
@@ -75,7 +81,7 @@ fn replaced(workers: u8) {
              within {silent:?} before control spoke; dropped meanwhile: {dropped}"
         );
     }
-    thread::sleep(PACE);
+    busy();
     place.end(&load, clients);
     eprintln!("restart: {workers} workers: {load}");
     place

@@ -61,7 +61,15 @@ fn every_connection_ends_well_and_no_backend_is_ever_seen_while_links_lose_swap_
     let limit = Duration::from_secs(seconds) + 4 * STUCK + DRAINED;
     let name =
         "soak::every_connection_ends_well_and_no_backend_is_ever_seen_while_links_lose_swap_and_repeat";
-    sandboxed(name, limit, || soak(Duration::from_secs(seconds)));
+    sandboxed(name, limit, || soak(1, Duration::from_secs(seconds)));
+}
+
+#[test]
+fn several_workers_neither_lose_a_connection_nor_stand_still_while_links_lose_swap_and_repeat() {
+    let name =
+        "soak::several_workers_neither_lose_a_connection_nor_stand_still_while_links_lose_swap_and_repeat";
+    let limit = Duration::from_secs(USUAL) + 4 * STUCK + DRAINED;
+    sandboxed(name, limit, || soak(3, Duration::from_secs(USUAL)));
 }
 
 /// Hosts, and the cables between them that are looked at.
@@ -163,17 +171,18 @@ impl Place {
     }
 }
 
-fn soak(duration: Duration) {
+fn soak(workers: u8, duration: Duration) {
     let place = Place::new([FAULTS, POD_FAULTS]);
-    let mut gateway = Gateway::start(place.gateway, CONFIG);
+    let mut gateway = Gateway::start_with(place.gateway, CONFIG, workers, None);
     gateway.publish(&tables());
     let load = Arc::new(Load::default());
     let clients = place.clients(&load, 12);
     let updates = churn(&mut gateway, &load, duration);
     place.end(&load, clients);
 
-    let open = gateway.counter("flows-used");
-    eprintln!("soak: {duration:?}, seed {SEED}: {load}; {updates} table updates");
+    let (open, handed_over) = (gateway.counter("flows-used"), gateway.counter("handed-over"));
+    assert_eq!(handed_over > 0, workers > 1, "{handed_over} packets handed over");
+    eprintln!("soak: {workers} workers, {duration:?}, seed {SEED}: {load}; {updates} table updates");
     place
         .relays
         .iter()

@@ -3,7 +3,7 @@
 use crate::cluster::{NODE, STATIONS};
 
 /// The rules of a variant, and what our tables say instead.
-pub(crate) const VARIANTS: [(&str, &str, &str); 16] = [
+pub(crate) const VARIANTS: [(&str, &str, &str); 17] = [
     ("empty", include_str!("rulesets/empty.nft"), ""),
     (
         "clusterip-4ep",
@@ -64,6 +64,11 @@ pub(crate) const VARIANTS: [(&str, &str, &str); 16] = [
         "clusterip-affinity",
         include_str!("rulesets/clusterip-affinity.nft"),
         "affinity 10800s | cluster-ip | l1 l2 r1 r2",
+    ),
+    (
+        "lb-etp-local-affinity-source-ranges",
+        include_str!("rulesets/lb-etp-local-affinity-source-ranges.nft"),
+        "affinity 10800s external-local | cluster-ip node-port load-balancer-ip external-ip | l1 l2 r1 r2 | 198.51.100.0/28",
     ),
     (
         "lb-source-ranges",

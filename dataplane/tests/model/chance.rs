@@ -5,7 +5,7 @@ use super::bytes::{Ends, ICMP, ICMPV6, LINK, SCTP, TCP, UDP, number};
 use super::frames::{from_other_port, is_discovery, is_fragment, is_unrepeatable};
 use super::gateway::{Flow, Gateway};
 use super::places::{PLACES, Places};
-use super::step::{Change, Step};
+use super::step::{Change, Step, UNDEFINED};
 use super::surroundings::Surroundings;
 use super::tables::{BackendName, Service};
 use crate::support::random::Random;
@@ -89,7 +89,7 @@ impl Chance {
         Surroundings {
             workers: self.workers,
             host: self.host,
-            default_route: true,
+            default_route: !self.one_in(6),
             midstream: !self.one_in(3),
             snat_ports: if few {
                 1024..=1024 + 4 * self.workers as u16 - 1
@@ -114,7 +114,7 @@ impl Chance {
                 changes.push(Change::Network("node-ports", self.of(&places.node_ports)));
             }
         }
-        changes.push(Change::Masquerade(self.one_in(4)));
+        changes.push(self.settings());
         for (name, protocol) in SERVICES {
             changes.push(self.service(name, protocol));
             for _ in 0..6 {
@@ -148,8 +148,33 @@ impl Chance {
         }
     }
 
+    fn settings(&mut self) -> Change {
+        Change::Settings(
+            self.one_in(4),
+            if self.one_in(2) {
+                0
+            } else {
+                self.below(UNDEFINED.len())
+            },
+        )
+    }
+
     fn backend(&mut self, name: &'static str) -> Change {
-        let states = [self.one_in(2), self.one_in(5), self.one_in(6), self.one_in(8)];
+        let [local, terminating, unready, not_serving] =
+            [self.one_in(2), self.one_in(5), self.one_in(6), self.one_in(8)];
+        let mut sets = [false; 3];
+        // Control puts whom new flows may come to into sets, and nobody else.
+        let usable = !not_serving && (terminating || !unready);
+        if usable && self.one_in(2) {
+            sets = self.of(&[
+                [true, false, false],
+                [true, true, false],
+                [false, true, false],
+                [false, false, true],
+            ]);
+        }
+        let [cluster, near, none] = sets;
+        let states = [local, terminating, unready, not_serving, cluster, near, none];
         Change::Backend(self.backend_name(name), states)
     }
 
@@ -199,13 +224,22 @@ impl Chance {
                 }
             }
             _ if self.one_in(3) => Change::DeleteService(name),
-            _ if self.one_in(2) => Change::Masquerade(self.one_in(4)),
+            _ if self.one_in(2) => self.settings(),
             _ => {
-                let pods = self.places().pods;
-                if tables.pods.contains(&pods) {
-                    Change::DeleteNetwork("pods", pods)
+                let places = self.places();
+                let (kind, network, known) = match self.below(3) {
+                    0 => ("pods", places.pods, &tables.pods),
+                    1 => ("services", places.services, &tables.service_ranges),
+                    _ => (
+                        "node-ports",
+                        self.of(&places.node_ports),
+                        &tables.node_port_networks,
+                    ),
+                };
+                if known.contains(&network) {
+                    Change::DeleteNetwork(kind, network)
                 } else {
-                    Change::Network("pods", pods)
+                    Change::Network(kind, network)
                 }
             }
         }

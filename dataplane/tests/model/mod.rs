@@ -3,8 +3,10 @@
 //! and through the model, which must agree on every byte that leaves, where it leaves, and why what does not is dropped.
 //!
 //! It knows both families, TCP, UDP, SCTP and ICMP's errors, fragments, affinity and source ranges, one and several workers.
-//! Not here: frames that are too big for a link, tables that are full, neighbours that do not answer (the golden vectors
-//! have them).
+//! Not here, but in the golden vectors: frames that are too big for a link or tagged, tables that are full, limits on new
+//! flows and on memory for fragments, neighbours that do not answer or change, echo replies, what is told before control
+//! has spoken, and flows that another process adopts; chunks bundled into one SCTP packet. Nor how evenly endpoints are
+//! chosen (only that each was allowed), which tests of the tables look at, nor threads: all workers take their turns in one.
 //!
 //! A usual run compares `PACKETS`; `SLUICE_MODEL_PACKETS=10000000 cargo test --release -p sluice-dataplane --test main model`
 //! compares as many as it is told, from `SLUICE_MODEL_SEED` on. A difference is told as the shortest trace that still

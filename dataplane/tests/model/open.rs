@@ -219,7 +219,10 @@ impl Gateway {
         };
         let unrouted = |(_, address, _): &BackendName| around.route(*address).is_none();
         for (reason, holds) in [
-            ("no-route", set.iter().any(unrouted)),
+            (
+                "no-route",
+                set.iter().any(unrouted) || around.route(packet.ends.src).is_none(),
+            ),
             ("snat-ports-exhausted", set.iter().any(exhausted)),
         ] {
             if holds && observed.dropped.contains(&reason) {

@@ -25,13 +25,17 @@ pub enum Change {
     DeleteFrontend(&'static str, &'static str, IpAddr, u16),
     SourceRange(&'static str, Prefix),
     DeleteSourceRange(&'static str, Prefix),
-    /// Local, terminating, unready, not serving.
-    Backend(BackendName, [bool; 4]),
+    /// By `STATES`.
+    Backend(BackendName, [bool; 7]),
     DeleteBackend(BackendName),
     Network(&'static str, Prefix),
     DeleteNetwork(&'static str, Prefix),
-    Masquerade(bool),
+    /// Masquerade all, and what becomes of undefined ports, by `UNDEFINED`.
+    Settings(bool, usize),
 }
+
+/// VD-6: passed on, dropped, refused.
+pub const UNDEFINED: [&str; 3] = ["", " undefined-ports-drop", " undefined-ports-reject"];
 
 fn protocol_name(protocol: u8) -> &'static str {
     match protocol {
@@ -41,7 +45,16 @@ fn protocol_name(protocol: u8) -> &'static str {
     }
 }
 
-const STATES: [&str; 4] = ["local", "terminating", "unready", "not-serving"];
+/// What is said of an endpoint: where and how it is, and in which sets control has put it, if that does not follow.
+const STATES: [&str; 7] = [
+    "local",
+    "terminating",
+    "unready",
+    "not-serving",
+    "in-cluster-set",
+    "in-local-set",
+    "in-no-set",
+];
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -92,7 +105,10 @@ impl fmt::Display for Change {
             }
             Self::Network(kind, (address, len)) => write!(f, "put network {kind} {address}/{len}"),
             Self::DeleteNetwork(kind, (address, len)) => write!(f, "delete network {kind} {address}/{len}"),
-            Self::Masquerade(all) => write!(f, "put settings{}", if *all { " masquerade-all" } else { "" }),
+            Self::Settings(all, undefined) => {
+                let all = if *all { " masquerade-all" } else { "" };
+                write!(f, "put settings{all}{}", UNDEFINED[*undefined])
+            }
         }
     }
 }
@@ -101,7 +117,7 @@ impl Change {
     /// Whether it can happen to these tables: what refers to something needs it, what is deleted must be there.
     pub fn fits(&self, tables: &Tables) -> bool {
         match self {
-            Self::Service(..) | Self::Masquerade(_) => true,
+            Self::Service(..) | Self::Settings(..) => true,
             Self::DeleteService(name) | Self::Frontend(_, name, ..) | Self::Backend((name, ..), _) => {
                 tables.services.contains_key(name)
             }
@@ -145,14 +161,17 @@ impl Change {
                 let protocol = tables.services[name].protocol;
                 tables.frontends.remove(&(*address, protocol, *port));
             }
-            Self::Backend(name, [local, terminating, unready, not_serving]) => {
+            Self::Backend(name, [local, terminating, unready, not_serving, cluster, near, none]) => {
                 let ready = !(*terminating || *unready || *not_serving);
                 let usable = ready || *terminating && !*not_serving;
                 tables.put_backend(
                     *name,
                     Backend {
-                        ready,
-                        local: *local,
+                        sets: if *cluster || *near || *none {
+                            [*cluster, *near]
+                        } else {
+                            [ready, ready && *local]
+                        },
                         usable,
                         serving: !not_serving,
                         life: 0,
@@ -166,7 +185,9 @@ impl Change {
             }
             Self::Network(kind, prefix) => networks_mut(tables, kind).push(*prefix),
             Self::DeleteNetwork(kind, prefix) => networks_mut(tables, kind).retain(|known| known != prefix),
-            Self::Masquerade(all) => tables.masquerade_all = *all,
+            Self::Settings(all, undefined) => {
+                (tables.masquerade_all, tables.undefined_ports) = (*all, *undefined)
+            }
         }
     }
 }

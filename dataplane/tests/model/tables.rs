@@ -27,8 +27,8 @@ pub type BackendName = (&'static str, IpAddr, u16);
 /// An endpoint of a service port.
 #[derive(Clone, Debug)]
 pub struct Backend {
-    pub ready: bool,
-    pub local: bool,
+    /// Whether it is in the Cluster set, and in the Local set (CAT-1, CAT-2: control says so).
+    pub sets: [bool; 2],
     pub usable: bool,
     pub serving: bool,
     /// Which of all endpoints there ever were: one that comes back is another.
@@ -59,6 +59,8 @@ pub struct Tables {
     /// Of a service: who may address its load-balancer IPs.
     pub source_ranges: Vec<(&'static str, Prefix)>,
     pub masquerade_all: bool,
+    /// By `step::UNDEFINED`.
+    pub undefined_ports: usize,
     lives: u64,
 }
 
@@ -82,10 +84,10 @@ impl Tables {
         all.filter(move |((of, address, _), _)| *of == service && address.is_ipv4() == client.is_ipv4())
     }
 
-    /// CAT-1, CAT-2.
+    /// Where new flows go.
     pub fn set(&self, service: &str, local: bool, client: IpAddr) -> BTreeSet<BackendName> {
         self.of_family(service, client)
-            .filter(|(_, b)| b.ready && (b.local || !local))
+            .filter(|(_, b)| b.sets[usize::from(local)])
             .map(|(name, _)| *name)
             .collect()
     }

@@ -17,6 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use records::Records;
+use rustix::process::{Pid, Signal, kill_process};
 use sluice_dataplane::channel::client::Connection;
 use sluice_dataplane::index::Generation;
 
@@ -68,7 +69,7 @@ channel: {{socket: {0}/sluice.sock}}
         folder.path().display()
     );
     fs::write(at("gateway.yaml"), config).unwrap();
-    let _process = Process(
+    let mut process = Process(
         Command::new(env!("CARGO_BIN_EXE_sluice-dataplane"))
             .arg("--config")
             .arg(at("gateway.yaml"))
@@ -83,6 +84,7 @@ channel: {{socket: {0}/sluice.sock}}
     control
         .publish(Generation(1), &changes.deletes, &changes.puts)
         .unwrap();
+    let mut outputs = Vec::new();
     // Whole files, moved in: the gateway looks at them when they are there.
     for (input, port, output) in [
         ("clients-in.pcap", "clients", "pods-out.pcap"),
@@ -101,10 +103,20 @@ channel: {{socket: {0}/sluice.sock}}
         let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(output);
         fs::write(&kept, &came).unwrap();
         assert!(
-            came == golden,
+            came == golden && !golden.is_empty(),
             "{} is not the golden {output}\n{}",
             kept.display(),
             log()
+        );
+        outputs.push((output, golden));
+    }
+    // All that was to come has come. Nothing else did.
+    kill_process(Pid::from_child(&process.0), Signal::TERM).unwrap();
+    assert!(process.0.wait().unwrap().success(), "{}", log());
+    for (output, golden) in outputs {
+        assert!(
+            fs::read(at(output)).unwrap() == golden,
+            "more came out than the golden {output}"
         );
     }
 }

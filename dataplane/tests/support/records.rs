@@ -203,21 +203,32 @@ impl Records {
     }
 
     fn backend(&self, name: &str, address: SocketAddr, rest: &[&str]) -> Result<Record, String> {
-        let words = ["local", "terminating", "unready", "not-serving"];
+        let words = [
+            "local",
+            "terminating",
+            "unready",
+            "not-serving",
+            "in-cluster-set",
+            "in-local-set",
+            "in-no-set",
+        ];
         if let Some(word) = rest.iter().find(|word| !words.contains(word)) {
             return Err(format!(
                 "\"{word}\" says nothing about a backend: {}",
                 words.join(", ")
             ));
         }
-        let [local, terminating, unready, not_serving] = words.map(|word| rest.contains(&word));
+        let [local, terminating, unready, not_serving, cluster, near, none] =
+            words.map(|word| rest.contains(&word));
         let ready = !(terminating || unready || not_serving);
+        // As control finds them where it falls back, follows hints, or counts others as local.
+        let told = cluster || near || none;
         Ok(Record::Backend(BackendRecord {
             service_port: self.service(name)?.index,
             address: address.ip(),
             port: address.port(),
-            in_cluster_set: ready,
-            in_local_set: ready && local,
+            in_cluster_set: if told { cluster } else { ready },
+            in_local_set: if told { near } else { ready && local },
             // CAT-7: ready, or serving and terminating.
             usable: ready || (terminating && !not_serving),
             serving: !not_serving,

@@ -42,10 +42,10 @@ fn run_all(way: Way) {
 }
 
 fn run_each(way: Way) {
-    let seed = std::env::var("VECTORS_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
+    let seed = std::env::var("VECTORS_SEED").map_or_else(
+        |_| RandomState::new().build_hasher().finish(),
+        |seed| seed.parse().unwrap_or_else(|_| panic!("VECTORS_SEED={seed}")),
+    );
     let (mut ran, mut left_out, mut failures, mut letters) = (0, Vec::new(), Vec::new(), 0);
     let part = std::env::var("VECTORS_NAMED").unwrap_or_default();
     for vector in vectors() {
@@ -75,6 +75,13 @@ fn run_each(way: Way) {
         "{}: {ran} vectors, {} failed; {letters} letters; VECTORS_SEED={seed}",
         way.name(),
         failures.len()
+    );
+    assert!(
+        ran > 0
+            || left_out
+                .iter()
+                .any(|vector| !vector.contains("its name is without")),
+        "no vector has {part} in its name"
     );
     left_out
         .iter()

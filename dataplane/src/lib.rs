@@ -1,6 +1,7 @@
 //! Sluice's dataplane: packets as they are.
 //!
-//! **A packet's way**, one worker, a burst at a time: `rx` → `parse` → `lookup` → `nat` → `tx`, driven by `worker`.
+//! **A packet's way**, one worker, a burst at a time: `rx` → `parse` → `fragments` → `lookup` → `open` → `nat` → `tx`, driven
+//! by `worker`.
 //! **An update's way, this end**: `channel` → `steward` → `tables` → every worker, between two bursts.
 //!
 //! The modules are listed in the order a packet meets them; what they stand on comes after, the edges last.

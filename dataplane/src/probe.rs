@@ -60,7 +60,7 @@ pub struct Privileges {
 pub struct HugePages {
     /// Whether the kernel gives transparent ones to those who ask, as the dataplane does.
     pub transparent: bool,
-    /// Reserved 2 MiB pages that are free: memif peers of DPDK want them, the dataplane does not.
+    /// Reserved 2 MiB pages that are free: for memif peers of DPDK, and for the dataplane's `memory.pages: reserved`.
     pub free_2mib: u64,
 }
 

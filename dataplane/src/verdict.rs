@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::index::{NextHopIndex, NicPortIndex, WorkerIndex};
 
-/// The fate of one packet, decided in `parse` or `lookup` and carried out in `nat` and `tx`.
+/// The fate of one packet, decided by the stages up to `open` and carried out by `worker::carry_out`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Send to this next hop, rewritten if a flow said so.

@@ -134,7 +134,7 @@ pub struct EnvArgs {
     /// Only of Services with these labels, e.g. `app=echo,tier!=test`: very many do not fit an environment
     #[arg(short = 'l', long, value_name = "LABELS")]
     pub selector: Option<String>,
-    /// The control process's socket; else $SLUICE_API, else /run/sluice/control.sock
+    /// The control process's socket; else $SLUICE_API, else /run/sluice/control.sock, else the newest lab's
     #[arg(long, value_name = "PATH")]
     pub api: Option<PathBuf>,
 }

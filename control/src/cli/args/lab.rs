@@ -50,7 +50,7 @@ pub enum LabCommand {
         #[arg(short, long)]
         follow: bool,
     },
-    /// Set the number of pods of a ReplicaSet or Deployment
+    /// Set the number of pods of a ReplicaSet, Deployment or StatefulSet
     Scale {
         /// rs/NAME, sts/NAME or deployment/NAME
         #[arg(value_name = "KIND/NAME")]

@@ -239,9 +239,9 @@ impl NextHops {
     }
 }
 
-/// On-link neighbours that one worker has asked for in the last second, by address (a route remembers its router): a few Services have
-/// most new flows, and the same endpoints need not be looked for over and over. What is remembered is as good as an index
-/// in a flow: it names no other neighbour.
+/// On-link neighbours that one worker has asked for in the last second, by address (a route remembers its router): a few
+/// Services have most new flows, and the same endpoints need not be looked for over and over. What is remembered is as good
+/// as an index in a flow: it names no other neighbour.
 #[derive(Debug)]
 pub struct Recent<A>(Box<[(A, NextHopIndex); RECENT]>);
 
@@ -349,6 +349,8 @@ mod tests {
             recent.put(address(n), other);
             assert_eq!(recent.get(&hops, address(n)), Some(other));
         }
+        recent.clear();
+        assert_eq!(recent.get(&hops, address(999)), None, "all is forgotten");
         recent.put(address(1), index);
         hops.set(index, Reachability::Unreachable);
         assert_eq!(recent.get(&hops, address(1)), None);

@@ -1,5 +1,5 @@
-//! The one thread beside the workers (but for memif's): takes transactions from the channel, builds the next tables, hands them to
-//! every worker, acknowledges when all have taken them; answers and asks ARP and neighbour discovery; reads the counts that would
+//! The one thread beside the workers (but for memif's): takes transactions from the channel, builds the next tables, hands
+//! them to every worker, acknowledges when all have taken them; answers and asks ARP and neighbour discovery; reads the counts that would
 //! make a worker wait; keeps the programs of shared interfaces from expiring.
 //!
 //! Takes  transactions, letters from workers, signals.

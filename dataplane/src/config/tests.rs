@@ -27,6 +27,17 @@ fn a_small_config_gets_the_defaults() {
 }
 
 #[test]
+fn letters_have_bounds() {
+    for letters in ["0", "65537"] {
+        let text = SMALL.replace(
+            "workers: {count",
+            &format!("workers: {{letters: {letters}, count"),
+        );
+        assert_eq!(error(&text), "gateway.yaml: workers.letters: must be 1 to 65536");
+    }
+}
+
+#[test]
 fn no_source_port_is_a_node_port_by_default() {
     // TP-7. kube-apiserver's default range (--service-node-port-range).
     let config = Config::parse(SMALL, Path::new("x")).unwrap();

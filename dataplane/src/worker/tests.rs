@@ -106,7 +106,8 @@ fn what_drivers_count_is_told_by_the_ports_that_a_worker_has() {
         (read(PortCounter::RxMissed), read(PortCounter::LinkUp))
     };
     assert_eq!(told(0), (0, 0), "nothing before the first time");
-    worker.report(0, Tick::default());
+    worker.report(3, Tick::default());
+    assert_eq!(pages.get(WorkerIndex(0), CounterId::LETTERS_USED), 3);
     assert_eq!((told(0), told(1), told(2)), ((5, 1), (0, 0), (5, 1)));
     let ports: Vec<_> = pages.ports(WorkerIndex(0)).map(|(port, _)| port.0).collect();
     assert_eq!(ports, [0, 2], "worker 0 has no queue of port 1");

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::bytes::{TCP, UDP};
 use super::tables::{Backend, BackendName, Kind, Prefix, Service, Tables};
 use crate::support::packet::{Side, dissect};
+use crate::support::records::BACKEND_WORDS;
 use crate::support::station::Port;
 
 #[derive(Clone, Debug)]
@@ -25,7 +26,7 @@ pub enum Change {
     DeleteFrontend(&'static str, &'static str, IpAddr, u16),
     SourceRange(&'static str, Prefix),
     DeleteSourceRange(&'static str, Prefix),
-    /// By `STATES`.
+    /// By `BACKEND_WORDS`.
     Backend(BackendName, [bool; 7]),
     DeleteBackend(BackendName),
     Network(&'static str, Prefix),
@@ -44,17 +45,6 @@ fn protocol_name(protocol: u8) -> &'static str {
         _ => "sctp",
     }
 }
-
-/// What is said of an endpoint: where and how it is, and in which sets control has put it, if that does not follow.
-const STATES: [&str; 7] = [
-    "local",
-    "terminating",
-    "unready",
-    "not-serving",
-    "in-cluster-set",
-    "in-local-set",
-    "in-no-set",
-];
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -91,7 +81,7 @@ impl fmt::Display for Change {
             }
             Self::Backend((service, address, port), states) => {
                 write!(f, "put backend {service} {}", SocketAddr::new(*address, *port))?;
-                let words = STATES.iter().zip(states).filter(|(_, is)| **is);
+                let words = BACKEND_WORDS.iter().zip(states).filter(|(_, is)| **is);
                 words.into_iter().try_for_each(|(word, _)| write!(f, " {word}"))
             }
             Self::DeleteBackend((service, address, port)) => {

@@ -4,30 +4,26 @@
 //! It trusts its user less than the module does: a buffer that is put into a slot while the kernel has it elsewhere, a number
 //! changed without NS_BUF_CHANGED, a `head` outside of what the user was given, or a buffer freed twice is a panic, so that
 //! every test on it is one of these rules, too. A hostile one (`scribble`) breaks every rule itself instead.
-#![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use netmap_sys::netmap::{NR_EXCLUSIVE, NS_BUF_CHANGED, netmap_if, netmap_ring, netmap_slot};
+use netmap_sys::netmap::{NR_EXCLUSIVE, netmap_if, netmap_slot};
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::MemfdFlags;
-use rustix::mm::{MapFlags, ProtFlags};
 use sluice_dataplane::nic::netmap::abi::{Device, Devices, NR_REG_NULL, Register};
+
+#[path = "fake_netmap/memory.rs"]
+mod memory;
+#[path = "fake_netmap/rings.rs"]
+mod rings;
+
+use memory::{BUFFER, BUFFERS_AT, IF_SIZE, IFS, Memory, RING_SIZE, RINGS, RINGS_AT};
+use rings::{Ring, other_end};
 
 /// Number of the one memory region, as of netmap's global one.
 pub(crate) const REGION: u16 = 1;
-const BUFFER: usize = 2048;
-const IF_SIZE: usize = 1024;
-const IFS: usize = 64;
-/// Room for 256 slots.
-const RING_SIZE: usize = 256 + 256 * 16;
-const RINGS: usize = 32;
-const RINGS_AT: usize = IFS * IF_SIZE;
-const BUFFERS_AT: usize = RINGS_AT + RINGS * RING_SIZE;
-
 /// The module.
 #[derive(Clone)]
 pub(crate) struct Module(Arc<Mutex<Kernel>>);
@@ -107,60 +103,6 @@ fn lock(kernel: &Mutex<Kernel>) -> MutexGuard<'_, Kernel> {
     kernel.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-struct Memory {
-    file: OwnedFd,
-    base: *mut u8,
-    len: usize,
-}
-
-// SAFETY: the mapping has no thread affinity; the kernel's lock orders accesses.
-unsafe impl Send for Memory {}
-
-impl Memory {
-    fn new(len: usize) -> Self {
-        let len = len.next_multiple_of(4096);
-        let file = rustix::fs::memfd_create("netmap", MemfdFlags::CLOEXEC).unwrap();
-        rustix::fs::ftruncate(&file, len as u64).unwrap();
-        let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping at an address the kernel chooses.
-        let base =
-            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, &file, 0).unwrap() };
-        Self {
-            file,
-            base: base.cast(),
-            len,
-        }
-    }
-
-    fn read<T: Copy>(&self, at: usize) -> T {
-        assert!(at + size_of::<T>() <= self.len && at.is_multiple_of(align_of::<T>()));
-        // SAFETY: in bounds and aligned, just checked; only plain integers and slots are read.
-        unsafe { self.base.add(at).cast::<T>().read_volatile() }
-    }
-
-    fn write<T: Copy>(&self, at: usize, value: T) {
-        assert!(at + size_of::<T>() <= self.len && at.is_multiple_of(align_of::<T>()));
-        // SAFETY: in bounds and aligned, just checked.
-        unsafe { self.base.add(at).cast::<T>().write_volatile(value) }
-    }
-
-    fn copy_buffer(&self, from: u32, to: u32) {
-        let place = |index: u32| BUFFERS_AT + index as usize * BUFFER;
-        assert!(from != to && place(from.max(to)) + BUFFER <= self.len);
-        // SAFETY: two different buffers, in bounds, just checked.
-        unsafe {
-            std::ptr::copy_nonoverlapping(self.base.add(place(from)), self.base.add(place(to)), BUFFER);
-        }
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: what mmap gave; nobody can use it after.
-        let _ = unsafe { rustix::mm::munmap(self.base.cast(), self.len) };
-    }
-}
-
 struct Kernel {
     memory: Memory,
     free_ifs: Vec<usize>,
@@ -179,35 +121,6 @@ struct Port {
     users: usize,
     /// Of the users' eventfds.
     wakes: Vec<Arc<OwnedFd>>,
-}
-
-/// `netmap_kring`.
-#[derive(Clone)]
-struct Ring {
-    at: usize,
-    size: u32,
-    /// First slot of the kernel's that the user released last (nr_hwcur).
-    cur: u32,
-    /// First slot that is not the user's (nr_hwtail); in a pipe, as the other end's sync has it (pipe_tail).
-    tail: u32,
-    /// What the user was told.
-    told: u32,
-    /// The buffer of each slot as the kernel knows it.
-    known: Vec<u32>,
-}
-
-impl Ring {
-    fn next(&self, slot: u32) -> u32 {
-        (slot + 1) % self.size
-    }
-
-    fn slot_at(&self, slot: u32) -> usize {
-        self.at + size_of::<netmap_ring>() + slot as usize * size_of::<netmap_slot>()
-    }
-
-    const HEAD: usize = std::mem::offset_of!(netmap_ring, head);
-    const CUR: usize = std::mem::offset_of!(netmap_ring, cur);
-    const TAIL: usize = std::mem::offset_of!(netmap_ring, tail);
 }
 
 struct Fake {
@@ -231,12 +144,6 @@ struct Registered {
 
 fn refused(code: i32) -> io::Error {
     io::Error::from_raw_os_error(code)
-}
-
-/// The other end of a pipe.
-fn other_end(name: &str) -> Option<String> {
-    let swapped = |from: char, to: &str| name.contains(from).then(|| name.replace(from, to));
-    swapped('{', "}").or_else(|| swapped('}', "{"))
 }
 
 impl Kernel {
@@ -422,141 +329,6 @@ impl Kernel {
         }
         let all = |ring: &Ring| (0..ring.size).map(|slot| read(ring, slot)).collect::<Vec<_>>();
         [all(&port.tx), all(&port.rx)].concat()
-    }
-
-    /// Slots that the user released since the last time; they are the kernel's from now on.
-    fn released(&mut self, name: &str, is_rx: bool) -> Vec<(u32, netmap_slot)> {
-        let port = &self.ports[name];
-        let mut ring = if is_rx { port.rx.clone() } else { port.tx.clone() };
-        let head: u32 = self.memory.read(ring.at + Ring::HEAD);
-        let cur: u32 = self.memory.read(ring.at + Ring::CUR);
-        if self.hostile && (head >= ring.size || cur >= ring.size) {
-            return Vec::new();
-        }
-        assert!(self.hostile || head == cur, "this driver never looks ahead");
-        let mut slots = Vec::new();
-        let mut at = ring.cur;
-        while at != head {
-            assert!(
-                self.hostile || at != ring.told,
-                "head {head} is beyond tail {}",
-                ring.told
-            );
-            let slot: netmap_slot = self.memory.read(ring.slot_at(at));
-            let sound = slot.buf_idx >= 2 && (slot.buf_idx as usize) < self.users.len();
-            if !self.hostile {
-                let known = ring.known[at as usize];
-                assert!(sound, "slot {at} names buffer {}", slot.buf_idx);
-                let told = known == slot.buf_idx || slot.flags & NS_BUF_CHANGED != 0;
-                assert!(told, "slot {at} has another buffer and does not say so");
-                let users = std::mem::replace(&mut self.users[slot.buf_idx as usize], false);
-                assert!(users, "buffer {} is in two places", slot.buf_idx);
-                assert!(
-                    is_rx || slot.len > 0,
-                    "an interface would send slot {at} as it is"
-                );
-            }
-            ring.known[at as usize] = slot.buf_idx;
-            if sound {
-                slots.push((at, slot));
-            }
-            at = ring.next(at);
-        }
-        ring.cur = head;
-        let port = self.ports.get_mut(name).unwrap();
-        *(if is_rx { &mut port.rx } else { &mut port.tx }) = ring;
-        slots
-    }
-
-    /// Tells the user how far its slots go.
-    fn tell(&mut self, name: &str, is_rx: bool) {
-        let port = self.ports.get_mut(name).unwrap();
-        let ring = if is_rx { &mut port.rx } else { &mut port.tx };
-        while ring.told != ring.tail {
-            let buffer: u32 = self.memory.read(ring.slot_at(ring.told));
-            ring.known[ring.told as usize] = buffer;
-            if let Some(users) = self.users.get_mut(buffer as usize) {
-                *users = true;
-            }
-            ring.told = ring.next(ring.told);
-        }
-        self.memory.write(ring.at + Ring::TAIL, ring.tail);
-    }
-
-    fn wake(&self, name: &str) {
-        let port = &self.ports[name];
-        for wake in &port.wakes {
-            if port.rx.cur == port.rx.tail {
-                let _ = rustix::io::read(&**wake, &mut [0; 8]);
-            } else {
-                let _ = rustix::io::write(&**wake, &1u64.to_ne_bytes());
-            }
-        }
-    }
-
-    fn sync_tx(&mut self, name: &str) {
-        let slots = self.released(name, false);
-        if let Some(other) = other_end(name) {
-            let mut tail = self.ports[&other].rx.tail;
-            for (at, slot) in slots {
-                let rx = &self.ports[&other].rx;
-                self.memory.write(rx.slot_at(at), slot);
-                tail = rx.next(at);
-            }
-            self.ports.get_mut(&other).unwrap().rx.tail = tail;
-            self.wake(&other);
-        } else {
-            let switch = name.split(':').next().unwrap_or_default();
-            let others: Vec<_> = self
-                .ports
-                .keys()
-                .filter(|other| other.split(':').next() == Some(switch) && *other != name)
-                .cloned()
-                .collect();
-            for other in others {
-                for (_, slot) in slots.iter().filter(|(_, slot)| slot.len > 0) {
-                    self.deliver(&other, *slot);
-                }
-                self.wake(&other);
-            }
-            let tx = &mut self.ports.get_mut(name).unwrap().tx;
-            tx.tail = (tx.cur + tx.size - 1) % tx.size;
-        }
-        self.tell(name, false);
-    }
-
-    /// Copies a packet into a port's rx ring; drops it if that is full, and tells nobody.
-    fn deliver(&mut self, name: &str, slot: netmap_slot) {
-        let rx = &self.ports[name].rx;
-        let (at, next) = (rx.tail, rx.next(rx.tail));
-        let buffer = rx.known[at as usize];
-        let lie = buffer < 2 || buffer as usize >= self.users.len();
-        if next == rx.cur || (self.hostile && lie) {
-            return;
-        }
-        if usize::from(slot.len) <= BUFFER && buffer != slot.buf_idx {
-            self.memory.copy_buffer(slot.buf_idx, buffer);
-        }
-        let arrived = netmap_slot {
-            buf_idx: buffer,
-            flags: 0,
-            ..slot
-        };
-        self.memory.write(rx.slot_at(at), arrived);
-        self.ports.get_mut(name).unwrap().rx.tail = next;
-    }
-
-    fn sync_rx(&mut self, name: &str) {
-        let slots = self.released(name, true);
-        if let Some(other) = other_end(name) {
-            for (at, slot) in slots {
-                let tx = &mut self.ports.get_mut(&other).unwrap().tx;
-                self.memory.write(tx.slot_at(at), slot);
-                tx.tail = at;
-            }
-        }
-        self.tell(name, true);
-        self.wake(name);
     }
 }
 

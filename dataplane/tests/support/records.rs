@@ -31,6 +31,17 @@ pub struct Changes {
     pub puts: Vec<Record>,
 }
 
+/// What can be said of an endpoint: where and how it is, and in which sets control has put it, if that does not follow.
+pub const BACKEND_WORDS: [&str; 7] = [
+    "local",
+    "terminating",
+    "unready",
+    "not-serving",
+    "in-cluster-set",
+    "in-local-set",
+    "in-no-set",
+];
+
 /// The records so far: names to service ports, and what belongs to each.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
@@ -203,23 +214,14 @@ impl Records {
     }
 
     fn backend(&self, name: &str, address: SocketAddr, rest: &[&str]) -> Result<Record, String> {
-        let words = [
-            "local",
-            "terminating",
-            "unready",
-            "not-serving",
-            "in-cluster-set",
-            "in-local-set",
-            "in-no-set",
-        ];
-        if let Some(word) = rest.iter().find(|word| !words.contains(word)) {
+        if let Some(word) = rest.iter().find(|word| !BACKEND_WORDS.contains(word)) {
             return Err(format!(
                 "\"{word}\" says nothing about a backend: {}",
-                words.join(", ")
+                BACKEND_WORDS.join(", ")
             ));
         }
         let [local, terminating, unready, not_serving, cluster, near, none] =
-            words.map(|word| rest.contains(&word));
+            BACKEND_WORDS.map(|word| rest.contains(&word));
         let ready = !(terminating || unready || not_serving);
         // As control finds them where it falls back, follows hints, or counts others as local.
         let told = cluster || near || none;

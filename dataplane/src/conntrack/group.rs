@@ -16,6 +16,8 @@ pub(super) fn matching(tags: &[u16; WIDTH], tag: u16) -> u16 {
     portable(tags, tag)
 }
 
+/// # Safety
+/// The processor must have SSE2.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[target_feature(enable = "sse2")]
 #[inline]

@@ -27,6 +27,7 @@ use crate::addr::Mac;
 use sink::Sink;
 use source::{Next, Source};
 
+pub mod records;
 mod sink;
 mod source;
 

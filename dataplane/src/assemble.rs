@@ -153,12 +153,7 @@ impl Dataplane {
         for (((index, mut counters), (memory, drivers)), sides) in indices().zip(pages).zip(queues).zip(sides)
         {
             account(config, index, &memory, &sides);
-            counters.set(CounterId::FLOWS_LIMIT, 2 * config.flows.capacity as u64);
             counters.set(CounterId::LETTERS_LIMIT, config.workers.letters as u64);
-            counters.set(
-                CounterId::SNAT_PORTS_LIMIT,
-                sides.v4.tracked.snat_ports.ports_per_destination() as u64,
-            );
             // The standard library's own source of unpredictable keys.
             let seed = RandomState::new().build_hasher().finish();
             workers.push(Worker::new(

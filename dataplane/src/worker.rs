@@ -151,6 +151,11 @@ impl Worker {
             })
         };
         let mut counters = parts.counters;
+        let Sides { v4, v6 } = &parts.sides;
+        let flows = v4.tracked.flows.usage().limit + v6.tracked.flows.usage().limit;
+        counters.set(CounterId::FLOWS_LIMIT, flows as u64);
+        let ports = v4.tracked.snat_ports.ports_per_destination();
+        counters.set(CounterId::SNAT_PORTS_LIMIT, ports as u64);
         for (place, (driver, interface)) in parts.drivers.iter().zip(network.interfaces()).enumerate() {
             if driver.is_some() {
                 counters.name_port(NicPortIndex(place as u8), &interface.name);

@@ -111,11 +111,13 @@ fn tables_may_be_read_by_every_worker() {
 
 #[test]
 fn an_endpoint_change_leaves_all_other_shards_shared() {
-    let mut builder = many_services(2_000, 5);
+    const SERVICES: usize = 10_000;
+    let mut builder = many_services(SERVICES as u32, 25);
+    assert_eq!(builder.used().backends, 250_000);
     let old = Arc::clone(builder.tables());
-    let gone = pod(7, 1 + 7 * 5, 8080).key();
+    let gone = pod(7, 1 + 7 * 25, 8080).key();
     let new = builder
-        .apply(Generation(2), &[gone], &[pod(7, 60_000, 8080)])
+        .apply(Generation(2), &[gone], &[pod(7, 400_000, 8080)])
         .unwrap();
     assert_eq!(new.v4.frontends.unshared(&old.v4.frontends), 0);
     assert_eq!(new.service_ports.unshared(&old.service_ports), 1);
@@ -124,7 +126,7 @@ fn an_endpoint_change_leaves_all_other_shards_shared() {
     assert!(Arc::ptr_eq(&new.v4.networks, &old.v4.networks));
     let changed = |index| !Arc::ptr_eq(row(&old, index), row(&new, index));
     assert_eq!(
-        (0..2_000).filter(|&index| changed(index)).collect::<Vec<_>>(),
+        (0..SERVICES).filter(|&index| changed(index)).collect::<Vec<_>>(),
         [7]
     );
 

@@ -98,6 +98,14 @@ fn a_worker_whose_packets_wait_for_another_turn_does_not_sleep_on_them() {
 }
 
 #[test]
+fn what_a_worker_has_room_for_is_told_from_the_start() {
+    let pages = worker([false, false]).counters.reader();
+    let told = |id| pages.get(WorkerIndex(0), id);
+    assert_eq!(told(CounterId::FLOWS_LIMIT), 2, "one of each family");
+    assert_eq!(told(CounterId::SNAT_PORTS_LIMIT), 1_024);
+}
+
+#[test]
 fn what_drivers_count_is_told_by_the_ports_that_a_worker_has() {
     let mut worker = worker([false, false]);
     let pages = worker.counters.reader();

@@ -12,7 +12,8 @@ use crate::probe::{Probe, Seen, Watch, What};
 use crate::sandbox::sandboxed;
 use crate::variants::{FRONTENDS, SOURCES, VARIANTS, tables};
 
-const LIMIT: Duration = Duration::from_secs(150);
+/// Half a minute on an idle machine; what has no processor to itself takes many times as long.
+const LIMIT: Duration = Duration::from_secs(600);
 /// Probes of a case to learn its verdict, sent up to three times each; as many as our limit of refusals to one client lets
 /// through for all cases.
 const FIRST: usize = 4;

@@ -108,7 +108,8 @@ impl<'a> Run<'a> {
     }
 
     fn step(&mut self, step: &Step) -> Result<(), String> {
-        let (drops, punted) = (self.world.drops(), self.world.count(CounterId::PUNTED));
+        let count = |world: &World| COUNTED.map(|id| world.count(id));
+        let (drops, before) = (self.world.drops(), count(&self.world));
         let mut arrived = Vec::new();
         match &step.action {
             Action::Tables(changes) => {
@@ -137,17 +138,13 @@ impl<'a> Run<'a> {
         for ((reason, now), (_, before)) in self.world.drops().into_iter().zip(drops) {
             dropped.insert(reason.name().to_owned(), now - before);
         }
-        let mut punts = 0;
         let mut wrong = Vec::new();
         for (at, expected) in &step.expected {
             let met = match expected {
                 Expected::Leave(port, line) => self.leaves(*port, line, &mut left),
-                Expected::Punt => {
-                    punts += 1;
-                    arrived
-                        .iter()
-                        .any(|frame| take(&mut left, |seen| is_punted(seen, frame)))
-                }
+                Expected::Punt => arrived
+                    .iter()
+                    .any(|frame| take(&mut left, |seen| is_punted(seen, frame))),
                 Expected::Nothing => true,
                 Expected::Drop(reason) => match dropped.get_mut(reason) {
                     Some(count) => std::mem::replace(count, count.saturating_sub(1)) > 0,
@@ -166,11 +163,11 @@ impl<'a> Run<'a> {
         wrong.extend(unexpected);
         let unexpected = dropped.iter().filter(|(_, count)| **count > 0);
         wrong.extend(unexpected.map(|(reason, count)| format!("  got drop x{count} {reason}")));
-        let counted = self.world.count(CounterId::PUNTED) - punted;
-        if counted != punts {
-            wrong.push(format!(
-                "  {punts} packets should have been punted; the counter says {counted}"
-            ));
+        for (n, after) in count(&self.world).into_iter().enumerate() {
+            let (id, wanted, counted) = (COUNTED[n], counts(step)[n], after - before[n]);
+            if counted != wanted {
+                wrong.push(format!("  {id} should have become {wanted} more, not {counted}"));
+            }
         }
         if wrong.is_empty() {
             Ok(())
@@ -270,6 +267,33 @@ impl<'a> Run<'a> {
     }
 }
 
+/// What a step is held against beside its packets and drops.
+const COUNTED: [CounterId; 3] = [
+    CounterId::PUNTED,
+    CounterId::ECHO_REPLIES,
+    CounterId::REJECTS_SENT,
+];
+
+/// How much more they must be after a step: what leaves, and nobody has sent, is an answer of ours.
+fn counts(step: &Step) -> [u64; 3] {
+    let arrivals = match &step.action {
+        Action::Arrive(arrivals) => arrivals.as_slice(),
+        _ => &[],
+    };
+    let is_echo_reply = |line: &Line| line.head[..2.min(line.head.len())] == ["icmp", "echo-reply"];
+    let is_error = |line: &Line| line.quoted.is_some();
+    let leaving = |expected: &Expected, is: fn(&Line) -> bool| {
+        let came = arrivals.iter().any(|arrival| is(&arrival.line));
+        matches!(expected, Expected::Leave(_, line) if is(line)) && !came
+    };
+    let count = |is: &dyn Fn(&Expected) -> bool| step.expected.iter().filter(|(_, e)| is(e)).count() as u64;
+    [
+        count(&|expected| matches!(expected, Expected::Punt)),
+        count(&|expected| leaving(expected, is_echo_reply)),
+        count(&|expected| leaving(expected, is_error)),
+    ]
+}
+
 /// Takes out the first that `is`.
 fn take(left: &mut [Option<Seen>], mut is: impl FnMut(&Seen) -> bool) -> bool {
     let found = left.iter_mut().find(|seen| seen.as_ref().is_some_and(&mut is));
@@ -316,7 +340,7 @@ fn whatever_is_not_expected_fails_a_vector_and_is_told_with_its_line() {
         ),
         (
             format!("{routed}\npunt"),
-            "1 packets should have been punted; the counter says 0",
+            "punted should have become 1 more, not 0",
         ),
         (
             format!("{routed} badsum l3\nnothing"),

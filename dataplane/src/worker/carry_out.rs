@@ -4,23 +4,23 @@
 
 use std::net::IpAddr;
 
+use super::cut::may_be_fragmented;
 use super::{NicPort, Served, Shared, Worker};
 use crate::addr::Mac;
 use crate::counters::CounterId;
 use crate::fragments::Transport;
 use crate::icmp_error;
 use crate::index::{NextHopIndex, NicPortIndex, WorkerIndex};
-use crate::lookup::{self, Decision, Way};
+use crate::lookup::{Decision, Way};
 use crate::mailbox::{Mailbox, Purpose};
 use crate::nat::{self, Rewrite};
 use crate::next_hop::Reachability;
-use crate::nic::{Burst, Frame, FrameMemory};
+use crate::nic::{Frame, FrameMemory};
 use crate::parse::{Fragment, Packet};
-use crate::reject;
 use crate::tick::Tick;
 use crate::tx::Flushed;
 use crate::verdict::{DropReason, Rejection, Verdict};
-use crate::wire::{Ethernet, Ipv4, ethernet, fragments_out};
+use crate::wire::{Ethernet, ethernet};
 
 impl Worker {
     /// Carries out the decision on a packet.
@@ -194,168 +194,8 @@ impl Worker {
         }
     }
 
-    /// Answers a packet that goes no further with an ICMP error.
-    fn answer<A: Served>(
-        &mut self,
-        shared: &Shared,
-        port: NicPortIndex,
-        frame: Frame,
-        packet: &Packet<A>,
-        rejection: Rejection,
-        tick: Tick,
-    ) {
-        self.counters.add(CounterId::REJECTED, 1);
-        let answer = self.reject(shared, port, &frame, packet, rejection, tick);
-        self.reply(shared, port, frame, answer, CounterId::REJECTS_SENT);
-    }
-
-    /// Answers an echo request to a Service address in its name (PING-1).
-    fn echo<A: Served>(&mut self, shared: &Shared, port: NicPortIndex, frame: Frame, packet: &Packet<A>) {
-        let answer = self.build(&frame, |original, out| reject::echo_reply(original, packet, out));
-        self.reply(shared, port, frame, answer, CounterId::ECHO_REPLIES);
-    }
-
-    /// Sends an answer back where the frame it answers came from, and counts it.
-    fn reply(
-        &mut self,
-        shared: &Shared,
-        port: NicPortIndex,
-        frame: Frame,
-        answer: Result<Frame, DropReason>,
-        counter: CounterId,
-    ) {
-        match answer {
-            Ok(answer) => {
-                self.counters.add(counter, 1);
-                self.enqueue(shared, port, answer);
-                self.memory.free(frame);
-            }
-            Err(reason) => self.drop_frame(frame, reason),
-        }
-    }
-
-    /// The ICMP error that answers a rejected packet.
-    fn reject<A: Served>(
-        &mut self,
-        shared: &Shared,
-        port: NicPortIndex,
-        frame: &Frame,
-        packet: &Packet<A>,
-        rejection: Rejection,
-        tick: Tick,
-    ) -> Result<Frame, DropReason> {
-        let (network, key) = (&shared.network, &packet.key);
-        let from_frontend =
-            rejection != Rejection::PortUnreachable && lookup::frontend(key, &self.tables, network).is_some();
-        // Measured on Linux: what a Service packet meets on its way speaks with the frontend's address; else the address
-        // that was spoken to, if it is ours; the node's own sockets hear it from their own.
-        let from = if from_frontend || network.is_own(key.dst) {
-            key.dst
-        } else if network.is_own(key.src) {
-            key.src
-        } else {
-            network.source_address(port).ok_or(DropReason::NoRoute)?
-        };
-        reject::may_answer(self.memory.bytes(frame), packet, rejection)?;
-        // As in Linux, the node itself is exempt from the limit, and so is what path MTU discovery lives on.
-        if !network.is_own(key.src) && !matches!(rejection, Rejection::TooBig { .. }) {
-            self.limiter.take(key.src.into(), tick)?;
-        }
-        self.build(frame, |original, out| {
-            reject::icmp_error(original, packet, rejection, from, out)
-        })
-    }
-
-    /// A frame of its own, built from another.
-    fn build(
-        &mut self,
-        frame: &Frame,
-        build: impl FnOnce(&[u8], &mut [u8]) -> Result<usize, DropReason>,
-    ) -> Result<Frame, DropReason> {
-        let mut built = self.memory.alloc().ok_or(DropReason::NoFrame)?;
-        let room = self.memory.max_packet();
-        let fits = self.memory.set_len(&mut built, room);
-        debug_assert!(fits, "a fresh frame holds max_packet bytes");
-        match build(self.memory.bytes(frame), self.memory.bytes_mut(&mut built)) {
-            Ok(len) => {
-                let fits = self.memory.set_len(&mut built, len);
-                debug_assert!(fits, "shorter than before");
-                Ok(built)
-            }
-            Err(reason) => {
-                self.memory.free(built);
-                Err(reason)
-            }
-        }
-    }
-
-    /// Sends a packet that is larger than the link takes, and may be fragmented: all of it, or nothing.
-    fn send_in_fragments(
-        &mut self,
-        shared: &Shared,
-        out: NicPortIndex,
-        to: Mac,
-        frame: Frame,
-        l3: u16,
-        mtu: usize,
-    ) {
-        let mut pieces = Burst::new_const();
-        let cut = self.cut(&frame, l3.into(), mtu, &mut pieces);
-        for piece in pieces {
-            match cut {
-                Ok(()) => self.send(shared, out, to, piece),
-                Err(_) => self.memory.free(piece),
-            }
-        }
-        match cut {
-            Ok(()) => self.memory.free(frame),
-            Err(reason) => self.drop_frame(frame, reason),
-        }
-    }
-
-    /// The fragments of a packet, each in a frame with the link's header before it.
-    fn cut(&mut self, frame: &Frame, l3: usize, mtu: usize, pieces: &mut Burst) -> Result<(), DropReason> {
-        // Frames first: what they are filled from is borrowed while they are. A header has 60 bytes at most, and a piece a
-        // multiple of eight.
-        let least = mtu.saturating_sub(60 + 7).max(8);
-        let most = frame.len().div_ceil(least);
-        if most > pieces.capacity() {
-            return Err(DropReason::TooBig);
-        }
-        for _ in 0..most {
-            pieces.push(self.memory.alloc().ok_or(DropReason::NoFrame)?);
-        }
-        let (link, packet) = self
-            .memory
-            .bytes(frame)
-            .split_at_checked(l3)
-            .ok_or(DropReason::Truncated)?;
-        let mut fragments = fragments_out::Fragments::of(packet, mtu)?;
-        let mut used = 0;
-        for piece in pieces.iter_mut() {
-            let room = self.memory.max_packet();
-            let fits = self.memory.set_len(piece, room);
-            debug_assert!(fits, "a fresh frame holds max_packet bytes");
-            let (out_link, out) = self
-                .memory
-                .bytes_mut(piece)
-                .split_at_mut_checked(l3)
-                .ok_or(DropReason::NoFrame)?;
-            let Some(len) = fragments.next(out) else { break };
-            out_link.copy_from_slice(link);
-            let len = l3 + len?;
-            let fits = self.memory.set_len(piece, len);
-            debug_assert!(fits, "shorter than before");
-            used += 1;
-        }
-        for unused in pieces.drain(used..) {
-            self.memory.free(unused);
-        }
-        Ok(())
-    }
-
     /// Addresses a frame to its next station and sends it.
-    fn send(&mut self, shared: &Shared, out: NicPortIndex, to: Mac, mut frame: Frame) {
+    pub(super) fn send(&mut self, shared: &Shared, out: NicPortIndex, to: Mac, mut frame: Frame) {
         let interface = &shared.network.interfaces()[out.get()];
         // A tag of VLAN 0 gives a priority up to the next station (IEEE 802.1Q §9.6); Linux takes it off, too.
         if Ethernet::new(self.memory.bytes(&frame)).is_ok_and(|ethernet| ethernet.vlan() == Some(0)) {
@@ -444,7 +284,7 @@ impl Worker {
         }
     }
 
-    fn drop_frame(&mut self, frame: Frame, reason: DropReason) {
+    pub(super) fn drop_frame(&mut self, frame: Frame, reason: DropReason) {
         self.count_drops(reason, 1);
         self.memory.free(frame);
     }
@@ -501,10 +341,4 @@ impl<'a> Egress<'a> {
         );
         self.nic.queue.push(frame);
     }
-}
-
-/// Routers may fragment the IPv4 packet that starts at `l3` (RFC 791 §3.1: "don't fragment" is not set).
-fn may_be_fragmented(bytes: &[u8], l3: u16) -> bool {
-    let ip = bytes.get(usize::from(l3)..).unwrap_or_default();
-    Ipv4::new(ip).is_ok_and(|ip| !ip.dont_fragment())
 }

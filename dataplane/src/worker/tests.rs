@@ -1,5 +1,6 @@
 use std::os::fd::BorrowedFd;
 
+use super::idle::{OWING, SLEEP};
 use super::*;
 use crate::addr::Mac;
 use crate::conntrack::ports::{PortPoolConfig, Rest, SourcePorts};

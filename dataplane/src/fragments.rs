@@ -10,22 +10,18 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 
-use arrayvec::ArrayVec;
-
 use crate::addr::{Address, FlowKey, Port, Protocol, V4, V6};
 use crate::index::NicPortIndex;
-use crate::nic::{Frame, FrameMemory};
+use crate::nic::FrameMemory;
 use crate::parse::{Fragment, Packet};
 use crate::tick::{TICKS_PER_SECOND, Tick};
 use crate::verdict::DropReason;
 use crate::wire::{Ip, Ipv4, Ipv6, sctp, tcp, udp};
 
-/// Fragments of one datagram that can wait for its first: the longest datagram, 65,535 bytes, in an Ethernet's packets
-/// of 1,500.
-const HELD_MAX: usize = 45;
+mod datagram;
 
-/// Gaps that one datagram may have at a time. More than this is no reordering but an attack on our memory.
-const RUNS_MAX: usize = 16;
+use datagram::Datagram;
+pub use datagram::Piece;
 
 /// How fragments are kept.
 #[derive(Clone, Copy, Debug)]
@@ -48,17 +44,6 @@ impl Default for FragmentConfig {
             frame_size: 2_048,
         }
     }
-}
-
-/// Where a fragment belongs in its datagram (RFC 791 §3.1, RFC 8200 §4.5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// Its first byte's place.
-    pub start: u32,
-    /// The place after its last byte.
-    pub end: u32,
-    /// No fragment comes after it.
-    pub last: bool,
 }
 
 /// An address family whose packets can be fragments.
@@ -134,86 +119,6 @@ pub struct Fragments<A: Address> {
     ready: VecDeque<FlowKey<A>>,
     /// Held fragments that made room for others, not yet told.
     evicted: usize,
-}
-
-struct Datagram {
-    /// Tells it from a later datagram of the same key in `by_age`.
-    since: Tick,
-    transport: Option<Transport>,
-    /// Bytes between the fragment header and the transport header (IPv6 destination options).
-    options: u32,
-    held: ArrayVec<(NicPortIndex, Frame), HELD_MAX>,
-    /// Bytes seen: ascending, apart.
-    runs: ArrayVec<(u32, u32), RUNS_MAX>,
-    /// Bytes in all, once the last fragment has come.
-    total: Option<u32>,
-    /// Nothing of it passes any more (RFC 5722 §4).
-    broken: bool,
-}
-
-/// A piece contradicts what was seen of its datagram.
-struct Contradiction;
-
-impl Datagram {
-    const fn new(since: Tick) -> Self {
-        Self {
-            since,
-            transport: None,
-            options: 0,
-            held: ArrayVec::new_const(),
-            runs: ArrayVec::new_const(),
-            total: None,
-            broken: false,
-        }
-    }
-
-    /// Notes a piece. One that was seen whole before is a duplicate, and welcome.
-    fn see(&mut self, piece: Piece) -> Result<(), Contradiction> {
-        let past_the_end = |total| piece.end > total || piece.last && piece.end != total;
-        let beyond = self
-            .runs
-            .last()
-            .is_some_and(|run| piece.last && run.1 > piece.end);
-        if self.total.is_some_and(past_the_end) || beyond {
-            return Err(Contradiction);
-        }
-        if piece.last {
-            self.total = Some(piece.end);
-        }
-        let run = (piece.start, piece.end);
-        if self.runs.iter().any(|seen| seen.0 <= run.0 && run.1 <= seen.1) {
-            return Ok(());
-        }
-        if self.runs.iter().any(|seen| seen.0 < run.1 && run.0 < seen.1) {
-            return Err(Contradiction);
-        }
-        let at = self.runs.partition_point(|seen| seen.0 < run.0);
-        self.runs.try_insert(at, run).map_err(|_| Contradiction)?;
-        self.join(at);
-        self.join(at.wrapping_sub(1));
-        Ok(())
-    }
-
-    /// Makes one run of `at` and the next, if they touch.
-    fn join(&mut self, at: usize) {
-        if let (Some(&before), Some(&after)) = (self.runs.get(at), self.runs.get(at.wrapping_add(1)))
-            && before.1 == after.0
-        {
-            self.runs[at] = (before.0, after.1);
-            self.runs.remove(at + 1);
-        }
-    }
-
-    fn complete(&self) -> bool {
-        self.total
-            .is_some_and(|total| self.runs.as_slice() == [(0, total)])
-    }
-
-    /// The transport header with which what is held goes on, once it may.
-    fn lets_go(&self) -> Option<Transport> {
-        self.transport
-            .filter(|transport| transport.protocol != Protocol::SCTP || self.complete())
-    }
 }
 
 impl<A: Fragmented> Fragments<A> {

@@ -32,6 +32,9 @@ use crate::tick::{TICKS_PER_SECOND, Tick};
 use crate::verdict::DropReason;
 use crate::worker::Shared;
 
+#[cfg(feature = "nic")]
+mod interfaces;
+
 /// Letters read before the channel has its turn: a few bursts.
 const LETTERS_PER_TURN: usize = 256;
 
@@ -43,10 +46,6 @@ const WAKE: Timespec = Timespec {
 
 /// Between two looks at which neighbours are still wanted, as far as something was deleted: a look goes over all records.
 const WANT: u32 = 60 * TICKS_PER_SECOND;
-
-/// Frames of neighbours that are read at once from one interface.
-#[cfg(feature = "nic")]
-const OVERHEARD: usize = 256;
 
 /// Percent of a worker's source ports toward one endpoint from which on it is said that they run out: time to act.
 const ALARM_PERCENT: u64 = 80;
@@ -104,89 +103,6 @@ impl Steward {
         }
     }
 
-    /// Says to the programs of interfaces that the kernel uses, too, what is Services'; and hears what it is told of neighbours
-    /// there.
-    #[cfg(feature = "nic")]
-    pub fn share(&mut self, ports: SharedPorts, heard: Vec<(NicPortIndex, Overhear)>, shared: &Shared) {
-        self.shared_ports = Some((ports, heard));
-        let tables = Arc::clone(self.builder.tables());
-        self.extend_shared(shared, &tables);
-    }
-
-    /// Reads these once a second.
-    #[cfg(feature = "nic")]
-    pub fn refresh(&mut self, transmit_drops: Vec<TransmitDrops>) {
-        self.transmit_drops.0 = transmit_drops;
-    }
-
-    /// What is asked of interfaces once a second.
-    #[cfg(feature = "nic")]
-    fn refresh_interfaces(&mut self) {
-        let (drops, refreshed) = &mut self.transmit_drops;
-        if Tick::now().since(*refreshed) < TICKS_PER_SECOND {
-            return;
-        }
-        *refreshed = Tick::now();
-        drops.iter().for_each(TransmitDrops::refresh);
-        if let Some((_, heard)) = &mut self.shared_ports {
-            heard.iter_mut().for_each(|(_, socket)| socket.follow());
-        }
-    }
-
-    /// Before workers take new tables.
-    #[cfg(feature = "nic")]
-    fn extend_shared(&mut self, shared: &Shared, tables: &Tables) {
-        if let Some((ports, _)) = &mut self.shared_ports {
-            ports.extend(self.builder.records(), tables, &shared.network);
-            let missing = ports.missing();
-            if missing > 0 {
-                log::error!(
-                    "{missing} frontends or endpoints found no room in the maps of shared interfaces and are left to the kernel: raise \
-                     tables.frontends and tables.backends"
-                );
-            }
-        }
-    }
-
-    #[cfg(feature = "nic")]
-    fn count_shared(&mut self) {
-        let Some((ports, _)) = &mut self.shared_ports else {
-            return;
-        };
-        let lost = ports.renew(Tick::now());
-        let ([prefixes, used], [most_prefixes, most]) = (ports.used(), ports.limits());
-        for (id, value) in [
-            (CounterId::SHARED_PREFIXES_USED, prefixes as u64),
-            (CounterId::SHARED_PREFIXES_LIMIT, most_prefixes.into()),
-            (CounterId::SHARED_PORTS_USED, used as u64),
-            (CounterId::SHARED_PORTS_LIMIT, most.into()),
-            (CounterId::SHARED_MISSING, ports.missing() as u64),
-        ] {
-            self.counters.set(id, value);
-        }
-        self.count(DropReason::NoProcess, usize::try_from(lost).unwrap_or(usize::MAX));
-    }
-
-    /// ARP and neighbour discovery that came to the kernel.
-    #[cfg(feature = "nic")]
-    fn overhear(&mut self, shared: &Shared) {
-        let Some((_, heard)) = &self.shared_ports else {
-            return;
-        };
-        for (port, socket) in heard {
-            // Bounded: what comes while we read is read after the channel has had its turn.
-            for _ in 0..OVERHEARD {
-                let neighbours = &mut self.neighbours;
-                let mut post = Post { shared };
-                if !socket
-                    .read(|frame| neighbours.received(&shared.network, *port, frame, Tick::now(), &mut post))
-                {
-                    break;
-                }
-            }
-        }
-    }
-
     /// Serves until `quit` is readable. Errors: poll(2) failed, which leaves nothing to serve by; a worker ended, which
     /// leaves its queues to nobody.
     pub fn run(&mut self, shared: &Shared, quit: BorrowedFd<'_>) -> io::Result<()> {
@@ -225,7 +141,7 @@ impl Steward {
             shared.steward.quiet();
             self.letters(shared);
             #[cfg(feature = "nic")]
-            self.overhear(shared);
+            self.overhear(shared, Tick::now());
             self.acknowledge(shared);
             while let Some(event) = self.server.poll() {
                 self.channel(shared, event);
@@ -242,8 +158,8 @@ impl Steward {
             self.counters.set(CounterId::NEIGHBOURS_LIMIT, limit as u64);
             #[cfg(feature = "nic")]
             {
-                self.count_shared();
-                self.refresh_interfaces();
+                self.count_shared(Tick::now());
+                self.refresh_interfaces(Tick::now());
             }
             self.alarm();
             self.want_afresh(shared);

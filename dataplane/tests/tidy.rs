@@ -94,7 +94,7 @@ fn unsafe_is_only_in_the_files_that_are_listed() {
     };
     let found: BTreeSet<_> = sources()
         .into_iter()
-        .filter(|(_, text)| is_unsafe(text))
+        .filter(|(name, text)| !name.ends_with("/tests.rs") && is_unsafe(text))
         .map(|(name, _)| name)
         .collect();
     let listed: BTreeSet<_> = UNSAFE.iter().map(|&name| name.to_owned()).collect();

@@ -1,6 +1,7 @@
 //! Takes  a packet of no flow, and the frontend it addresses.   Gives  a decision, and a flow where there is to be one.
 //! Drops  by policy, and what pools and tables have no room for.
-//! Never  opens a flow for a packet that goes no further (RJ-5).
+//! Never  opens a flow for a packet that goes no further (RJ-5); one that waits for a next hop opens it when it comes again,
+//!        unless it is a first fragment.
 //! Next   `nat`.
 //!
 //! In this order: source ranges, the matrix of semantics §3.3 (which endpoint set, SNAT or not), affinity, the endpoint,
@@ -50,20 +51,18 @@ impl<A: Family> Lookup<'_, A> {
     /// Opens a flow to one of the frontend's endpoints.
     pub(crate) fn open(&mut self, packet: &Packet<A>, frontend: Frontend) -> Decision<A> {
         let prepared = self.prepare(packet, frontend);
-        prepared
-            .and_then(|prepared| self.commit(&prepared).map_err(refusal))
-            .map_or_else(Decision::plain, Decision::from)
+        match prepared.and_then(|prepared| self.commit(&prepared).map_err(refusal)) {
+            // It waits, as do the later fragments of its datagram: each as a packet of the flow that is open now.
+            Ok(way) if way.next_hop == NextHopIndex::UNKNOWN => self.packet(packet, None),
+            Ok(way) => way.into(),
+            Err(verdict) => Decision::plain(verdict),
+        }
     }
 
     /// Decides where a new flow goes. The table's line for its replies begins to come in.
     pub(crate) fn prepare(&mut self, packet: &Packet<A>, frontend: Frontend) -> Result<Prepared<A>, Verdict> {
         if packet.fragment == Fragment::Later {
-            // Its first was refused, or waits for the client's next hop; then so does it, behind it. (Endpoints are asked for
-            // before anybody needs them.)
-            return Err(match self.next_hop(packet.key.src) {
-                Err(waits @ Verdict::Resolve(..)) => waits,
-                _ => Verdict::Drop(DropReason::FragmentWithoutFlow),
-            });
+            return Err(Verdict::Drop(DropReason::FragmentWithoutFlow));
         }
         let state = self
             .opening(packet)
@@ -92,10 +91,14 @@ impl<A: Family> Lookup<'_, A> {
         };
         snat |= backend.address == packet.key.src; // TP-5: hairpin
         let (backend_address, backend_port, generation) = (backend.address, backend.port, backend.generation);
-        let to_backend = self.next_hop(backend_address)?;
-        let to_client = self.next_hop(packet.key.src)?;
+        let to_backend = self.next_hop_of_flow(packet, backend_address)?;
+        let to_client = self.next_hop_of_flow(packet, packet.key.src)?;
+        let mut next_hops = [to_backend, to_client];
+        if next_hops.contains(&NextHopIndex::UNKNOWN) {
+            next_hops = [NextHopIndex::UNKNOWN; 2];
+        }
         let source = if snat {
-            Some(self.snat_address(to_backend)?)
+            Some(self.snat_address(to_backend, backend_address)?)
         } else {
             None
         };
@@ -111,7 +114,7 @@ impl<A: Family> Lookup<'_, A> {
             backend: backend_index,
             backend_generation: generation,
             service_port: frontend.service_port,
-            next_hops: [to_backend, to_client],
+            next_hops,
         };
         let source = match source {
             // The node's own address stays, but not a port with which replies would be looked for where their sender's
@@ -127,7 +130,7 @@ impl<A: Family> Lookup<'_, A> {
             None if !self.returns_here(&flow.forwarded)
                 && self.tables.address(packet.key.src) != AddressKind::Other =>
             {
-                Some(self.snat_address(to_backend)?)
+                Some(self.snat_address(to_backend, backend_address)?)
             }
             source => source,
         };
@@ -248,10 +251,22 @@ impl<A: Family> Lookup<'_, A> {
         Some(choice.backend.slot)
     }
 
-    fn snat_address(&self, next_hop: NextHopIndex) -> Result<A, Verdict> {
-        let (port, _) = self.network.next_hops().get(next_hop);
-        self.network
-            .source_address(port)
+    /// The next hop that a flow is opened with: one that answers. A first fragment opens its flow though it must wait, since
+    /// the others of its datagram cannot: `UNKNOWN`.
+    fn next_hop_of_flow(&mut self, packet: &Packet<A>, address: A) -> Result<NextHopIndex, Verdict> {
+        match self.next_hop(address) {
+            Err(Verdict::Resolve(..)) if packet.fragment == Fragment::First => Ok(NextHopIndex::UNKNOWN),
+            found => found,
+        }
+    }
+
+    /// The address that the endpoint sees, by the way to it.
+    fn snat_address(&self, next_hop: NextHopIndex, backend: A) -> Result<A, Verdict> {
+        let port = match next_hop {
+            NextHopIndex::UNKNOWN => self.network.route(backend).map(|(port, _)| port),
+            known => Some(self.network.next_hops().get(known).0),
+        };
+        port.and_then(|port| self.network.source_address(port))
             .ok_or(Verdict::Drop(DropReason::NoRoute))
     }
 

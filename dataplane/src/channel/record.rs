@@ -137,10 +137,18 @@ pub struct BackendRecord {
     pub in_local_set: bool,
     /// Ready, or serving and terminating: counts for "has any endpoints" (CAT-7).
     pub usable: bool,
-    /// Serving (CT-5): flows to it stay. A backend that is present but not serving loses its UDP flows.
+    /// Serving (CT-5).
     pub serving: bool,
     /// On this node.
     pub local: bool,
+}
+
+impl BackendRecord {
+    /// Whether UDP flows to it stay: it serves, or new flows may come to it, as to one that is published though not ready
+    /// (EPC-4). No answer of such a one would pass else.
+    pub const fn keeps_flows(&self) -> bool {
+        self.serving || self.usable || self.in_cluster_set || self.in_local_set
+    }
 }
 
 /// A network whose addresses may be clients of a service port's load-balancer IPs (LBR-1). A family without any is

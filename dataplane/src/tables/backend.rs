@@ -31,9 +31,9 @@ const _: () = assert!(
 /// What became of the backend a flow was opened to (CT-2 to CT-13).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackendState {
-    /// Present and serving: the flow goes on.
+    /// Present, and keeps its flows (`BackendRecord::keeps_flows`): the flow goes on.
     Serving,
-    /// Present but not serving (CT-5): a UDP flow leaves it, others stay.
+    /// Present but neither serving (CT-5) nor to be chosen: a UDP flow leaves it, others stay.
     NotServing,
     /// Removed, whoever may be in its slot now: a UDP flow leaves it, others drain.
     Gone,

@@ -51,9 +51,10 @@ fn empty<A: Keyed>(next: &mut Tables, slot: BackendIndex) {
 /// Writes a backend into its slot, be it new there or changed.
 pub(super) fn occupy<A: Keyed>(next: &mut Tables, slot: BackendIndex, address: A, record: &BackendRecord) {
     let generation = generation(next, slot);
+    let keeps_flows = record.keeps_flows();
     next.states
-        .set(slot.get(), SlotState::new(generation, record.serving));
-    next.losses += u32::from(!record.serving);
+        .set(slot.get(), SlotState::new(generation, keeps_flows));
+    next.losses += u32::from(!keeps_flows);
     let backend = Backend {
         address,
         port: Port::new(record.port),

@@ -163,9 +163,9 @@ impl Chance {
         let [local, terminating, unready, not_serving] =
             [self.one_in(2), self.one_in(5), self.one_in(6), self.one_in(8)];
         let mut sets = [false; 3];
-        // Control puts whom new flows may come to into sets, and nobody else.
+        // Control puts whom new flows may come to into sets, and nobody else: also who is published though not ready.
         let usable = !not_serving && (terminating || !unready);
-        if usable && self.one_in(2) {
+        if (usable || not_serving && !terminating) && self.one_in(2) {
             sets = self.of(&[
                 [true, false, false],
                 [true, true, false],

@@ -71,11 +71,12 @@ impl Tables {
         self.backends.insert(name, backend);
     }
 
-    /// CT-5: the very endpoint is still there, and serves.
+    /// CT-5: the very endpoint is still there, and serves; or new flows may come to it, published though not ready (EPC-4).
     pub fn serves(&self, name: BackendName, life: u64) -> bool {
-        self.backends
-            .get(&name)
-            .is_some_and(|backend| backend.life == life && backend.serving)
+        self.backends.get(&name).is_some_and(|backend| {
+            let chosen = backend.usable || backend.sets.contains(&true);
+            backend.life == life && (backend.serving || chosen)
+        })
     }
 
     /// Those of the family of `client` (SVC-2).

@@ -304,7 +304,8 @@ fn expect_equal_endpoints<A: Keyed>(tables: &Tables, model: &Model, index: Servi
         let expected: Vec<_> = backends
             .iter()
             .filter(member)
-            .map(|b| (b.address, b.port, b.local, b.serving))
+            // Whoever is chosen keeps its flows.
+            .map(|b| (b.address, b.port, b.local, true))
             .collect();
         let seen = |slot: BackendIndex| {
             let backend = tables.backend::<A>(slot).unwrap();

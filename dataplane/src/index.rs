@@ -50,7 +50,7 @@ index!(
 );
 
 impl NextHopIndex {
-    /// None yet: of a flow that was adopted from another process.
+    /// None yet: of a flow that was adopted from another process, or that a first fragment opened while it waits.
     pub const UNKNOWN: Self = Self(u32::MAX);
 }
 

@@ -258,7 +258,7 @@ impl<A: Family> Lookup<'_, A> {
     }
 
     /// On along a flow, without being a packet of it.
-    fn follow(&mut self, index: FlowIndex, direction: Direction) -> Decision<A> {
+    pub(crate) fn follow(&mut self, index: FlowIndex, direction: Direction) -> Decision<A> {
         let mut next_hop = self.tracked.flows.flow(index).next_hop(direction);
         let rewrite = self.tracked.flows.rewrite(index, direction);
         if next_hop == NextHopIndex::UNKNOWN {
@@ -317,7 +317,7 @@ impl<A: Family> Lookup<'_, A> {
         true
     }
 
-    /// Likewise its next hops: what the process before knew of neighbours is gone with it.
+    /// Next hops of a flow that has none: it was adopted, waits with its first fragment, or its neighbour was forgotten.
     #[cold]
     fn find_next_hops(&mut self, index: FlowIndex) -> Result<[NextHopIndex; 2], Verdict> {
         let flows = &self.tracked.flows;

@@ -53,7 +53,10 @@ impl<A: Family> Lookup<'_, A> {
         let prepared = self.prepare(packet, frontend);
         match prepared.and_then(|prepared| self.commit(&prepared).map_err(refusal)) {
             // It waits, as do the later fragments of its datagram: each as a packet of the flow that is open now.
-            Ok(way) if way.next_hop == NextHopIndex::UNKNOWN => self.packet(packet, None),
+            Ok(way) if way.next_hop == NextHopIndex::UNKNOWN => match self.tracked.flows.find(&packet.key) {
+                Some((index, direction)) => self.follow(index, direction),
+                None => Decision::plain(Verdict::Drop(DropReason::FragmentWithoutFlow)), // never: it was opened
+            },
             Ok(way) => way.into(),
             Err(verdict) => Decision::plain(verdict),
         }

@@ -28,7 +28,7 @@ pub(crate) fn run(data: &[u8]) {
 fn read(mut data: &[u8], piece: usize) -> Content {
     let mut records = Records::new(ROOM);
     let mut content = Content::default();
-    // Every record, but for the first of a section, takes bytes; so does every piece.
+    // Every record takes bytes, and so does every piece.
     for _ in 0..=2 * data.len() + 2 {
         match records.next() {
             Record::Packet(packet) => {

@@ -352,7 +352,8 @@ impl<A: Family> Lookup<'_, A> {
         Decision::plain(self.unserved(packet))
     }
 
-    /// The next hop to an address; a verdict where there is none that answers. So a flow never names another.
+    /// The next hop to an address; a verdict where there is none that answers. So a flow names no other, but for one that a
+    /// first fragment opens while it waits.
     pub(crate) fn next_hop(&mut self, address: A) -> Result<NextHopIndex, Verdict> {
         if let Some(index) = self.tracked.recent.get(self.network.next_hops(), address) {
             return Ok(index);

@@ -60,6 +60,7 @@ impl Worker {
             lost |= sockopt::socket_error(fd).is_err();
         }
         if lost {
+            // poll(2) no longer waits, and a worker that idles must not take the core: one look a millisecond.
             std::thread::sleep(Duration::from_millis(1));
         }
         mailbox.quiet();
